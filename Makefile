@@ -1,0 +1,49 @@
+# Everything runs in a virtual environment of its own; only Python 3 with venv has to be there.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+# Idle OpenMP threads must sleep: spinning ones slow torch down many times over as soon as another process is busy.
+export OMP_WAIT_POLICY := PASSIVE
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check fix clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(READY) ## create the virtual environment
+
+# torch goes first and alone: what is installed after it then takes it as it is, and pulls no second build.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "valuembed needs Python 3.10 or newer; name one with: make PYTHON=python3.x")'
+	@echo "Setting up $(VENV): a few minutes the first time, not again."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(READY) ## embed the sample sentences with the bundled model, then search them
+	@mkdir -p demo
+	HF_HUB_OFFLINE=1 $(BIN)/valuembed embed examples/sentences.txt -o demo/sentences.parquet --overwrite
+	HF_HUB_OFFLINE=1 $(BIN)/valuembed search "The train was late." --in demo/sentences.parquet -k 3
+	HF_HUB_OFFLINE=1 $(BIN)/valuembed search "A musician played a song." --in demo/sentences.parquet -k 3
+	HF_HUB_OFFLINE=1 $(BIN)/valuembed search "The doctor looked after the patient." --in demo/sentences.parquet -k 3
+
+test: $(READY) ## run the tests
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+check: $(READY) ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+fix: $(READY) ## format, and repair what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove the virtual environment, caches and results
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist demo
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
