@@ -1,0 +1,67 @@
+"""The arithmetic of pooling: tensors in, tensors out, sums in float32.
+
+Mask convention: 1 is a real token that counts. A mask enters as a weight of zero in a sum, so whatever stands in
+the padding never reaches a result.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def span_mask(span: Tensor, length: int) -> Tensor:
+    """Token ranges as a mask.
+
+    Args:
+        span: ``[b, 2]`` start and end (exclusive) of each row's tokens.
+        length: t, the padded length.
+
+    Returns:
+        ``[b, t]`` bool.
+    """
+    positions = torch.arange(length, device=span.device)
+    return (positions >= span[:, :1]) & (positions < span[:, 1:])
+
+
+def mean_over_tokens(signal: Tensor, mask: Tensor) -> Tensor:
+    """Mean of the tokens that the mask selects.
+
+    Args:
+        signal: ``[b, t, width]`` hidden states or ``[b, g, t, d]`` values.
+        mask: ``[b, t]``, at least one 1 in each row.
+
+    Returns:
+        ``[b, width]`` or ``[b, g, d]`` in float32.
+    """
+    weights = mask.to(device=signal.device, dtype=torch.float32)
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    equation = "btw,bt->bw" if signal.dim() == 3 else "bgtd,bt->bgd"
+    return torch.einsum(equation, signal.float(), weights)
+
+
+def take_token(signal: Tensor, index: Tensor) -> Tensor:
+    """One token of each row.
+
+    Args:
+        signal: ``[b, t, ...]``.
+        index: ``[b]`` position of the token in each row.
+
+    Returns:
+        ``[b, ...]`` in float32.
+    """
+    rows = torch.arange(signal.shape[0], device=signal.device)
+    return signal[rows, index.to(signal.device)].float()
+
+
+def expand_heads(values: Tensor, query_heads: int) -> Tensor:
+    """Repeat value heads for the query heads that read them: query head i reads value head ``i // (h/g)``.
+
+    Args:
+        values: ``[b, g, d]``.
+        query_heads: h, a multiple of g.
+
+    Returns:
+        ``[b, h, d]``.
+    """
+    return values.repeat_interleave(query_heads // values.shape[1], dim=1)
