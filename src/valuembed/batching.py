@@ -1,0 +1,98 @@
+"""Cutting many rows into steps by a budget of tokens, so that padding stays small and memory stays bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+TOKENS_PER_STEP = 8192
+"""Padded tokens computed in one step. Larger steps gain little on any device; memory grows with them."""
+
+
+def plan_steps(
+    lengths: Sequence[int],
+    budget: int = TOKENS_PER_STEP,
+    group: Callable[[int], Hashable] = lambda length: None,
+) -> Iterator[list[int]]:
+    """Sort rows by exact length, longest first, and cut them into steps.
+
+    Args:
+        lengths: tokens of each row.
+        budget: rows x longest row of a step stays within this, except where a single row is longer.
+        group: rows share a step only if this gives the same for their lengths.
+
+    Yields:
+        Indices of the rows of one step; each row is in exactly one.
+    """
+    step: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        if step:
+            longest = lengths[step[0]]
+            if (len(step) + 1) * longest > budget or group(longest) != group(lengths[row]):
+                yield step
+                step = []
+        step.append(row)
+    if step:
+        yield step
+
+
+def rope_groups(model: PreTrainedModel) -> Callable[[int], Hashable]:
+    """Which lengths may share a step in a model whose rotary frequencies follow the longest text of a batch.
+
+    Longrope has two sets of frequencies, so texts on the two sides of the switch are kept apart; dynamic scaling has
+    another set for each length beyond the switch. In every other model all lengths are alike.
+    """
+    switches: set[tuple[str, int]] = set()
+    for module, layer_type, rope_type in _changing_ropes(model):
+        if rope_type == "longrope":
+            parameters = module.config.rope_parameters
+            parameters = parameters if layer_type is None else parameters[layer_type]
+            switches.add((rope_type, parameters["original_max_position_embeddings"]))
+        else:
+            switches.add((rope_type, module.original_max_seq_len))
+    ordered = sorted(switches)
+    return lambda length: tuple(
+        (length > switch) if rope_type == "longrope" else max(length - switch, 0) for rope_type, switch in ordered
+    )
+
+
+def reset_dynamic_rope(model: PreTrainedModel) -> None:
+    """Forget the frequencies of earlier, longer texts, which dynamic scaling would go on using."""
+    for module, layer_type, rope_type in _changing_ropes(model):
+        if rope_type == "longrope":
+            continue
+        prefix = "" if layer_type is None else f"{layer_type}_"
+        setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)
+        current: Tensor = getattr(module, f"{prefix}inv_freq")
+        original: Tensor = getattr(module, f"{prefix}original_inv_freq")
+        module.register_buffer(f"{prefix}inv_freq", original.to(current.device, copy=True), persistent=False)
+
+
+def _changing_ropes(model: nn.Module) -> Iterator[tuple[Any, str | None, str]]:
+    for module in model.modules():
+        types = getattr(module, "rope_type", None)
+        named = types.items() if isinstance(types, dict) else [(None, types)]
+        for layer_type, rope_type in named:
+            if isinstance(rope_type, str) and (rope_type == "longrope" or "dynamic" in rope_type):
+                yield module, layer_type, rope_type
+
+
+def pad_right(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Rows of ids as one tensor, shorter ones filled on the right with their own last id.
+
+    Nothing ever attends to the filling, so no padding token is needed, and no model wonders about one.
+
+    Args:
+        rows: b rows of at least one and at most t ids.
+
+    Returns:
+        ids ``[b, t]`` and mask ``[b, t]``, 1 where there is a token.
+    """
+    longest = max(map(len, rows))
+    ids = torch.tensor([[*row, *[row[-1]] * (longest - len(row))] for row in rows], dtype=torch.long)
+    lengths = torch.tensor([len(row) for row in rows])
+    return ids, (torch.arange(longest) < lengths[:, None]).long()

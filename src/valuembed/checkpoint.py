@@ -1,0 +1,249 @@
+"""Where a model comes from: its configuration, which layers to keep, and which weight files are needed for that.
+
+Nothing is asked of a hub, and nothing is read from disk, that the chosen layers do not need.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, PretrainedConfig
+from transformers.utils.hub import cached_file
+
+from valuembed.errors import CheckpointError
+
+BUNDLED = "bundled"
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+ADAPTER_CONFIG = "adapter_config.json"
+PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+# Where an image-text checkpoint keeps its text decoder, as saved by the releases of transformers so far.
+TEXT_DECODER_KEYS = {r"^(?:model\.)?(?:language_model|text_model)\.(?:model\.)?": ""}
+
+_LAYER_KEY = re.compile(r"(?:^|\.)(?:layers|h|blocks?)\.(\d+)\.")
+_HEAD_KEY = re.compile(r"(?:^|\.)(?:lm_head|embed_out|score)\.")
+_OTHER_MODALITY_KEY = re.compile(r"(?:^|\.)(?:visual|vision_\w+|audio_\w+|multi_modal_projector|embed_vision)\.")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A place that holds a model, and the rights to read it.
+
+    Attributes:
+        name: as the user wrote it: a hub id, a folder, or ``"bundled"``.
+        location: what transformers is given: a hub id or a folder.
+        hub: keyword arguments for everything that may reach a hub.
+        trust_remote_code: whether code that comes with the checkpoint may run.
+    """
+
+    name: str
+    location: str
+    hub: dict[str, Any] = field(default_factory=dict)
+    trust_remote_code: bool = False
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder of this machine."""
+        return os.path.isdir(self.location)
+
+    @property
+    def public_name(self) -> str:
+        """A name that is safe to record: a folder's own name, never its path."""
+        return Path(self.location).name if self.is_local and self.name != BUNDLED else self.name
+
+    def file(self, filename: str) -> str | None:
+        """Local path of one of its files (downloaded if need be), or None where there is no such file.
+
+        Raises:
+            CheckpointError: the hub does not know the id, or refuses it, or cannot be reached.
+        """
+        if self.is_local:
+            path = os.path.join(self.location, filename)
+            return path if os.path.isfile(path) else None
+        try:
+            return cached_file(self.location, filename, _raise_exceptions_for_missing_entries=False, **self.hub)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"model {self.name!r}: {filename} cannot be fetched: {_first_line(error)}") from error
+
+
+def locate(
+    model: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    token: bool | str | None = None,
+    cache_folder: str | None = None,
+    local_files_only: bool = False,
+    trust_remote_code: bool = False,
+) -> Checkpoint:
+    """Find out what ``model`` names: ``"bundled"``, a folder, or a hub id.
+
+    Raises:
+        CheckpointError: a path that does not exist, a file, or a folder that holds no model.
+    """
+    name = os.fspath(model)
+    hub = {
+        "revision": revision,
+        "token": token,
+        "cache_dir": cache_folder,
+        "local_files_only": local_files_only,
+    }
+    if name == BUNDLED:
+        return Checkpoint(BUNDLED, str(Path(__file__).parent / BUNDLED))
+    if os.path.isdir(name):
+        if not any(os.path.isfile(os.path.join(name, file)) for file in ("config.json", ADAPTER_CONFIG)):
+            held = ", ".join(sorted(os.listdir(name))[:6]) or "nothing"
+            raise CheckpointError(
+                f"folder {name!r} holds no model: neither config.json nor {ADAPTER_CONFIG} in it (it holds {held})"
+            )
+    elif os.path.exists(name):
+        raise CheckpointError(f"{name!r} is a file; give the folder that holds it, a hub id, or {BUNDLED!r}")
+    elif name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip():
+        raise CheckpointError(
+            f"no folder {name!r}; give a folder that exists, a hub id such as Qwen/Qwen3-0.6B, or {BUNDLED!r}"
+        )
+    return Checkpoint(name, name, hub, trust_remote_code)
+
+
+def read_config(checkpoint: Checkpoint) -> PretrainedConfig:
+    """The configuration of the text decoder; an image-text checkpoint gives that part of it alone.
+
+    Raises:
+        CheckpointError: no readable configuration, or one that wants to run code of its own without leave.
+    """
+    try:
+        config = AutoConfig.from_pretrained(
+            checkpoint.location, trust_remote_code=checkpoint.trust_remote_code, **checkpoint.hub
+        )
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+        if "trust_remote_code" in str(error):
+            raise CheckpointError(
+                f"model {checkpoint.name!r} wants to run code of its own; read that code, and if you trust it load "
+                "with "
+                "trust_remote_code=True"
+            ) from error
+        raise CheckpointError(
+            f"model {checkpoint.name!r}: its configuration cannot be read: {_first_line(error)}"
+        ) from error
+    text_config: PretrainedConfig = config.get_text_config(decoder=True)
+    if text_config is not config:
+        for inherited in ("quantization_config", "dtype", "auto_map"):
+            if getattr(text_config, inherited, None) is None and getattr(config, inherited, None) is not None:
+                setattr(text_config, inherited, getattr(config, inherited))
+        text_config._commit_hash = getattr(config, "_commit_hash", None)
+    if any(getattr(part, "is_encoder_decoder", False) for part in (config, text_config)):
+        raise CheckpointError(
+            f"model {checkpoint.name!r} ({config.model_type}) is an encoder-decoder; a decoder is needed"
+        )
+    return text_config
+
+
+def cut_config(config: PretrainedConfig, num_layers: int) -> PretrainedConfig:
+    """A copy of a configuration that describes the first ``num_layers`` layers only.
+
+    Every per-layer list is cut too: without that the copy loads, and then cannot be saved.
+    """
+    whole = config.num_hidden_layers
+    cut = deepcopy(config)
+    per_layer = {
+        name: list(value)[:num_layers]
+        for name, value in vars(config).items()
+        if isinstance(value, (list, tuple)) and len(value) == whole and ("layer" in name or "block" in name)
+    }
+    for name, value in {"num_hidden_layers": num_layers, **per_layer}.items():
+        setattr(cut, name, value)
+    return cut
+
+
+@contextmanager
+def weights_folder(checkpoint: Checkpoint, keep_layers: int) -> Iterator[str]:
+    """A folder from which transformers loads exactly the needed tensors.
+
+    A checkpoint in one file is its own folder. For one in shards an index of the needed tensors is written to a
+    temporary folder, pointing at the shards that hold them; other shards are neither downloaded nor opened.
+
+    Args:
+        checkpoint: the place.
+        keep_layers: layers ``0 .. keep_layers - 1`` are needed.
+
+    Raises:
+        CheckpointError: there are no weights, a shard is missing, or the weights are pickled.
+    """
+    with tempfile.TemporaryDirectory(prefix="valuembed-") as folder:
+        weight_map = _weight_map(checkpoint, keep_layers)
+        with open(os.path.join(folder, INDEX_FILE), "w", encoding="utf-8") as file:
+            json.dump({"metadata": {}, "weight_map": weight_map}, file)
+        yield folder
+
+
+def _weight_map(checkpoint: Checkpoint, keep_layers: int) -> dict[str, str]:
+    index_path = checkpoint.file(INDEX_FILE)
+    if index_path is None:
+        single = checkpoint.file(SINGLE_FILE)
+        if single is None:
+            pickled = next((name for name in PICKLED if checkpoint.file(name)), None)
+            raise CheckpointError(
+                f"model {checkpoint.name!r} holds {pickled} only: pickled weights can run code, so only "
+                "safetensors are read; "
+                "convert it, or take a revision with safetensors"
+                if pickled
+                else f"model {checkpoint.name!r} holds no weights: neither {SINGLE_FILE} nor {INDEX_FILE}"
+            )
+        names = _tensor_names(checkpoint, single)
+        return {name: os.path.abspath(single) for name in names if is_needed(name, keep_layers)}
+    try:
+        with open(index_path, encoding="utf-8") as file:
+            listed: dict[str, str] = json.load(file)["weight_map"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"model {checkpoint.name!r}: {INDEX_FILE} is damaged: {_first_line(error)}") from error
+    needed = {name: shard for name, shard in listed.items() if is_needed(name, keep_layers)}
+    paths = {}
+    for shard in sorted(set(needed.values())):
+        # An index is data from elsewhere: it may name files of its own folder and nothing else.
+        if os.path.basename(shard) != shard or not shard.endswith(".safetensors"):
+            raise CheckpointError(
+                f"model {checkpoint.name!r}: {INDEX_FILE} names {shard!r}, which is no safetensors file beside it"
+            )
+        path = checkpoint.file(shard)
+        if path is None:
+            raise CheckpointError(f"model {checkpoint.name!r}: weight file {shard} is missing")
+        paths[shard] = os.path.abspath(path)
+    return {name: paths[shard] for name, shard in needed.items()}
+
+
+def _tensor_names(checkpoint: Checkpoint, path: str) -> list[str]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return list(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"model {checkpoint.name!r}: {os.path.basename(path)} is damaged: {_first_line(error)}; download it again"
+        ) from error
+
+
+def is_needed(tensor: str, keep_layers: int) -> bool:
+    """Whether a decoder cut to its first ``keep_layers`` layers may need this tensor.
+
+    Leaves out what certainly is not needed: later layers, language model heads and other modalities.
+    """
+    if _HEAD_KEY.search(tensor) or _OTHER_MODALITY_KEY.search(tensor):
+        return False
+    layer = _LAYER_KEY.search(tensor)
+    return layer is None or int(layer.group(1)) < keep_layers
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__

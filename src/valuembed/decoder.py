@@ -1,0 +1,170 @@
+"""Loading a decoder cut to what a recipe needs, in the right precision, with its attention behind the reader's door."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from valuembed.anatomy import Anatomy
+from valuembed.checkpoint import TEXT_DECODER_KEYS, Checkpoint, cut_config, weights_folder
+from valuembed.errors import CheckpointError, UnsupportedModelError
+from valuembed.reader import open_door
+
+logger = logging.getLogger(__name__)
+
+
+def load_decoder(
+    checkpoint: Checkpoint,
+    config: PretrainedConfig,
+    anatomy: Anatomy,
+    *,
+    keep_layers: int,
+    keep_tail: bool,
+    dtype: torch.dtype | None = None,
+    device: str | None = None,
+    model_kwargs: dict[str, Any] | None = None,
+) -> PreTrainedModel:
+    """Load the first layers of a decoder, without LM head and, unless asked, without the final norm.
+
+    Args:
+        checkpoint: where the weights are.
+        config: of the whole text decoder.
+        anatomy: its survey.
+        keep_layers: layers ``0 .. keep_layers - 1`` are loaded.
+        keep_tail: load what runs after the last layer too; only with all layers.
+        dtype: None is the checkpoint's own, raised to float32 where the device has no fast arithmetic for it.
+        device: where the model will run, to judge the dtype; placing it there is the caller's.
+        model_kwargs: passed to ``from_pretrained`` (``attn_implementation``, ``device_map``, quantization, ...).
+
+    Raises:
+        CheckpointError: files are missing or damaged, or a needed weight is not in them.
+        UnsupportedModelError: the attention cannot be led through the reader.
+    """
+    model_kwargs = dict(model_kwargs or {})
+    if "gguf_file" in model_kwargs or model_kwargs.get("use_safetensors") is False:
+        raise CheckpointError("only safetensors weights are read; drop gguf_file and use_safetensors=False")
+    cut = cut_config(config, keep_layers)
+    dtype = dtype or usable_dtype(checkpoint_dtype(config), device)
+    removed = () if keep_tail else anatomy.tail
+    model_class = _lean_class(anatomy.model_class, removed)
+    with weights_folder(checkpoint, keep_layers) as folder, _quiet():
+        try:
+            loaded: Any = model_class.from_pretrained(
+                folder,
+                config=cut,
+                dtype=dtype if dtype is not None else "auto",
+                use_safetensors=True,
+                key_mapping=TEXT_DECODER_KEYS,
+                output_loading_info=True,
+                **model_kwargs,
+            )
+        except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise CheckpointError(
+                f"model {checkpoint.name!r}: its weights cannot be loaded: {' '.join(reason[:3])}"
+            ) from error
+    model: PreTrainedModel = loaded[0]
+    report: dict[str, Any] = loaded[1]
+    model.__class__ = anatomy.model_class
+    missing = sorted(
+        name for name in report["missing_keys"] if not name.startswith(tuple(f"{path}." for path in removed))
+    )
+    if missing:
+        listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise CheckpointError(
+            f"model {checkpoint.name!r}: {len(missing)} needed weights are not in the checkpoint: {listed}; they "
+            "would be random"
+        )
+    model.config.name_or_path = checkpoint.public_name
+    # Saving would undo every renaming of this load, and give a text decoder the names of the image-text model it came
+    # from; without the note transformers saves under the names of the class.
+    if hasattr(model, "_weight_conversions"):
+        del model._weight_conversions
+    if dtype is None and (usable := usable_dtype(model.dtype, device)) != model.dtype:
+        nn.Module.to(model, usable)
+    open_door(model, anatomy)
+    model.train(False)
+    return model
+
+
+def checkpoint_dtype(config: PretrainedConfig) -> torch.dtype | None:
+    """The precision that the configuration names, or None where only the weights know."""
+    named = getattr(config, "dtype", None)
+    return getattr(torch, named) if isinstance(named, str) else named
+
+
+def usable_dtype(dtype: torch.dtype | None, device: str | None) -> torch.dtype | None:
+    """The checkpoint's precision, or float32 (with one log line) where the device computes it slowly or not at all."""
+    if dtype not in (torch.float16, torch.bfloat16) or has_fast(dtype, device):
+        return dtype
+    logger.warning(
+        "the checkpoint is in %s, for which %s has no fast arithmetic: computing in float32 (dtype= decides otherwise)",
+        str(dtype).removeprefix("torch."),
+        device or "this CPU",
+    )
+    return torch.float32
+
+
+def has_fast(dtype: torch.dtype, device: str | None) -> bool:
+    """Whether a device computes a half precision natively."""
+    kind = torch.device(device).type if device else ("cuda" if torch.cuda.is_available() else "cpu")
+    if kind == "cuda":
+        return dtype == torch.float16 or torch.cuda.is_bf16_supported(including_emulation=False)
+    if kind == "cpu":
+        if dtype == torch.bfloat16:
+            return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and bool(
+                torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+            )
+        return bool(torch.cpu._is_amx_fp16_supported())
+    return True
+
+
+def _lean_class(model_class: type[PreTrainedModel], removed: tuple[str, ...]) -> type[PreTrainedModel]:
+    """A subclass that is built without some modules, so that their weights are never read.
+
+    The loaded model is given its own class back; only construction differs.
+    """
+    if not removed:
+        return model_class
+
+    class Lean(model_class):  # type: ignore[misc, valid-type]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            for path in removed:
+                self.set_submodule(path, nn.Identity())
+
+    # transformers finds weight conversions and flags by the class's name and file.
+    for name in ("__name__", "__qualname__", "__module__"):
+        setattr(Lean, name, getattr(model_class, name))
+    return Lean
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence transformers' report of tensors it did not use: leaving them out is the point here."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def check_cuttable(anatomy: Anatomy, keep_layers: int, held_layers: int, source: str) -> None:
+    """Raise unless the layers to keep are among those that a checkpoint holds.
+
+    Raises:
+        UnsupportedModelError: the checkpoint was cut and the layers asked for are gone.
+    """
+    if keep_layers > held_layers:
+        raise UnsupportedModelError(
+            f"layers up to {keep_layers - 1} are asked for, but only layers 0-{held_layers - 1} are held; load {source}"
+        )

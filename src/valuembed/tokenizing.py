@@ -1,0 +1,251 @@
+"""From a text and a template to token ids, with the text's own tokens marked and only they ever cut.
+
+The rendered string is tokenized whole: prefix, text and suffix tokenized apart would give other ids wherever a
+tokenizer merges across their borders. The text's tokens are found by character offsets afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tokenizers import AddedToken, Encoding
+from transformers import PreTrainedTokenizerBase
+
+from valuembed.errors import InputError, TemplateError, UnsupportedModelError
+from valuembed.templates import TEMPLATES, Rendered, Template, TemplateSpec, parse_template
+
+CHAT = "chat"
+# Stand-ins for special tokens of a template, in a private-use plane: no text holds them by accident.
+_ALIAS = "\U0010fa5e{}\U0010fa5f"
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """One sequence to feed.
+
+    Attributes:
+        ids: token ids, BOS included where the tokenizer adds one, an added EOS left out.
+        span: range ``[start, end)`` of the tokens that a mean over the text covers; never empty.
+        truncated: whether tokens of the text were cut away.
+    """
+
+    ids: list[int]
+    span: tuple[int, int]
+    truncated: bool = False
+
+
+class TextTokenizer:
+    """Tokenizes texts inside templates.
+
+    Special tokens are parsed in templates and never in texts: ``<|eos|>`` typed by a user is four or five ordinary
+    tokens.
+
+    Args:
+        tokenizer: a tokenizer backed by the ``tokenizers`` library, which reports character offsets.
+
+    Raises:
+        UnsupportedModelError: the tokenizer reports no offsets.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        if not tokenizer.is_fast:
+            raise UnsupportedModelError(
+                f"tokenizer {type(tokenizer).__name__} reports no character offsets, without which a text's tokens "
+                "cannot be "
+                "told from its prompt's; a tokenizer.json is needed"
+            )
+        self.tokenizer = tokenizer
+        self._with_aliases: dict[str, tuple[PreTrainedTokenizerBase, Template, dict[int, int]]] = {}
+        flags = self._encode(tokenizer, ["a"])[0].special_tokens_mask
+        content = [i for i, special in enumerate(flags) if not special] or [len(flags)]
+        self._added_before = content[0]
+        self._added_after = len(flags) - 1 - content[-1]
+
+    def rows(self, texts: Sequence[str], template: str, prompt: str = "", *, max_tokens: int | None) -> list[TokenRow]:
+        """Tokenize texts in one template.
+
+        Args:
+            texts: b texts; a blank one is the template around nothing.
+            template: a template string.
+            prompt: an instruction, placed by the template.
+            max_tokens: the longest sequence to feed; tokens are cut from the end of the text (of both copies, where
+                the template has two), never from prompt, prefix or suffix.
+
+        Raises:
+            InputError: a blank text without template on a tokenizer without BOS and EOS.
+            TemplateError: template and prompt alone leave no room for a single token of the text.
+        """
+        tokenizer, parsed, originals = self._prepare(parse_template(template))
+        rendered = [parsed.render(text if text.strip() else "", prompt) for text in texts]
+        encodings = self._encode(tokenizer, [item.string for item in rendered])
+        rows = []
+        for item, encoding in zip(rendered, encodings, strict=True):
+            row = self._row(item, encoding, max_tokens, template)
+            rows.append(_translate(row, originals) if originals else row)
+        return rows
+
+    @staticmethod
+    def _encode(tokenizer: PreTrainedTokenizerBase, strings: list[str]) -> list[Encoding]:
+        if not strings:
+            return []
+        batch = tokenizer(
+            strings,
+            split_special_tokens=True,
+            return_offsets_mapping=False,
+            padding=False,
+            truncation=False,
+            verbose=False,
+        )
+        return batch.encodings or []
+
+    def _row(self, item: Rendered, encoding: Encoding, max_tokens: int | None, template: str) -> TokenRow:
+        ids = encoding.ids
+        first, stop = self._added_before, len(ids) - self._added_after
+        ids = ids[:stop]
+        if not ids:
+            return TokenRow([self._blank_id()], (0, 1))
+        whole = len(item.string)
+        start, end = _token_range(encoding.offsets, item.text, first, stop, whole)
+        excess = len(ids) - max_tokens if max_tokens is not None else 0
+        if excess > 0:
+            inner = _without_suffix(encoding.offsets, (start, end), item.text[1])
+            echo = (start, start)
+            if item.echo:
+                echo = _token_range(encoding.offsets, item.echo, first, stop, whole)
+                echo = _without_suffix(encoding.offsets, echo, item.echo[1])
+            row = _cut(ids, inner, echo, excess, template)
+            return replace(row, span=(row.span[0], row.span[1] + end - inner[1]))
+        return TokenRow(ids, (start, end) if end > start else (0, len(ids)))
+
+    def _blank_id(self) -> int:
+        for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
+            if isinstance(token, int):
+                return token
+        raise InputError(
+            "a blank text without template is BOS, else EOS, and this tokenizer has neither; use a template or "
+            "leave blanks out"
+        )
+
+    def _prepare(self, template: Template) -> tuple[PreTrainedTokenizerBase, Template, dict[int, int]]:
+        """The tokenizer to use for a template, the template to render, and what ids to put back afterwards.
+
+        Special tokens are parsed all or none in one call. Where a template holds some, a copy of the tokenizer knows
+        each by an alias that is no special token, so that the whole string is tokenized with special tokens off.
+        """
+        known = {token for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        used = [token for token in known if any(token.content in literal for literal in template.literals)]
+        if not used:
+            return self.tokenizer, template, {}
+        if template.source not in self._with_aliases:
+            used.sort(key=lambda token: len(token.content), reverse=True)
+            copy = deepcopy(self.tokenizer)
+            literals = list(template.literals)
+            originals: dict[int, int] = {}
+            for index, token in enumerate(used):
+                alias = _ALIAS.format(index)
+                literals = [literal.replace(token.content, alias) for literal in literals]
+                copy.add_tokens(AddedToken(alias, normalized=False, lstrip=token.lstrip, rstrip=token.rstrip))
+                originals[_id(copy, alias)] = _id(self.tokenizer, token.content)
+            self._with_aliases[template.source] = (copy, template.with_literals(literals), originals)
+        return self._with_aliases[template.source]
+
+
+def _id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+    number = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(number, int)
+    return number
+
+
+def _token_range(
+    offsets: Sequence[tuple[int, int]], characters: tuple[int, int], first: int, stop: int, whole: int
+) -> tuple[int, int]:
+    """The tokens that hold at least one of the characters, as a range.
+
+    A token that straddles the border of text and prompt belongs to the text. At the ends of the string the text takes
+    every token, also those without characters of their own, such as the blank that Metaspace puts in front.
+    """
+    low, high = characters
+    if low == high:
+        start = next((i for i in range(first, stop) if offsets[i][0] >= low), stop)
+        return start, start
+    start = first if low == 0 else next((i for i in range(first, stop) if offsets[i][1] > low), stop)
+    end = (
+        stop if high == whole else next((i + 1 for i in range(stop - 1, start - 1, -1) if offsets[i][0] < high), start)
+    )
+    return start, max(start, end)
+
+
+def _without_suffix(offsets: Sequence[tuple[int, int]], tokens: tuple[int, int], high: int) -> tuple[int, int]:
+    """A text's tokens less the one at its end that holds characters of what follows too, such as ``."`` in a quotation.
+
+    Cutting that one would take a character of the suffix away.
+    """
+    start, end = tokens
+    while end > start and offsets[end - 1][1] > high:
+        end -= 1
+    return start, end
+
+
+def _cut(ids: list[int], text: tuple[int, int], echo: tuple[int, int], excess: int, template: str) -> TokenRow:
+    """Take ``excess`` tokens from the end of the text, or from both of its copies."""
+    copies = 2 if echo[1] > echo[0] else 1
+    drop = -(-excess // copies)
+    room = min(text[1] - text[0], echo[1] - echo[0] if copies == 2 else text[1] - text[0])
+    if drop >= room:
+        fixed = len(ids) - (text[1] - text[0]) - (echo[1] - echo[0])
+        raise TemplateError(
+            f"template {template!r} and prompt take {fixed} tokens by themselves, of {len(ids) - excess} allowed "
+            "(max_tokens): no "
+            "room is left for the text; raise max_tokens or shorten the prompt"
+        )
+    start, end = text[0], text[1] - drop
+    ids = ids[:end] + ids[text[1] :]
+    if copies == 2:
+        ids = ids[: echo[1] - drop] + ids[echo[1] :]
+        start, end = start - drop, end - drop
+    return TokenRow(ids, (start, end), truncated=True)
+
+
+def _translate(row: TokenRow, originals: Mapping[int, int]) -> TokenRow:
+    return TokenRow([originals.get(token, token) for token in row.ids], row.span, row.truncated)
+
+
+def expand_chat(spec: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """Replace ``"chat"`` and ``"chat:NAME"`` by the tokenizer's chat template around the text or around template NAME.
+
+    The text stands in the user's turn, the assistant's turn is opened, and a BOS that the tokenizer adds by itself is
+    not
+    written twice. Other templates are returned as they are.
+
+    Args:
+        spec: whatever :func:`valuembed.load` takes as ``template``.
+        tokenizer: the model's.
+
+    Raises:
+        TemplateError: the tokenizer has no chat template, or NAME is unknown.
+    """
+    if isinstance(spec, Mapping):
+        return {role: expand_chat(part, tokenizer) for role, part in spec.items()}
+    if isinstance(spec, str):
+        return _chat_template(spec, tokenizer) if spec == CHAT or spec.startswith(f"{CHAT}:") else spec
+    if isinstance(spec, Sequence):
+        return [expand_chat(part, tokenizer) for part in spec]
+    return spec
+
+
+def _chat_template(spec: str, tokenizer: PreTrainedTokenizerBase) -> TemplateSpec:
+    if not tokenizer.chat_template:
+        raise TemplateError(f"template {spec!r}: this model's tokenizer has no chat template")
+    name = spec.removeprefix(CHAT).removeprefix(":") or "none"
+    inner = TEMPLATES.get(name)
+    if not isinstance(inner, str):
+        legal = ", ".join(name for name, value in TEMPLATES.items() if isinstance(value, str))
+        raise TemplateError(f"template {spec!r}: {name!r} cannot stand in a chat; legal: {legal}")
+    turns = [{"role": "user", "content": "{prompt}" + inner}]
+    string = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    bos = tokenizer.bos_token
+    adds_bos = bos is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    return str(string).removeprefix(bos) if adds_bos and bos else str(string)

@@ -1,0 +1,110 @@
+"""Every family in the table against the independent float64 reference: 4 methods x padding side x template."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import pytest
+import torch
+from reference import reference
+from torch import Tensor
+
+from valuembed.anatomy import Anatomy, survey
+from valuembed.errors import UnsupportedModelError
+from valuembed.reader import Plan, Reading, open_door
+from valuembed.recipes import METHODS
+from valuembed.testing import ARCHITECTURES, HYBRIDS, tiny_config, tiny_decoder
+
+VALUE_METHODS = ("va", "aligned_va", "wva", "aligned_wva")
+# Longer than the sliding windows of 8 tokens, about one window, shorter than one.
+LENGTHS = torch.tensor([21, 9, 4])
+# Without template the text is the whole sequence; with one it starts later and ends earlier.
+SPANS = {
+    "none": torch.tensor([[0, 21], [0, 9], [0, 4]]),
+    "template": torch.tensor([[3, 17], [2, 8], [1, 3]]),
+}
+# Stock llama4 numbers its attention temperature by place in the padded row, so that left padding alone changes its
+# output; with the temperature constant the two sides have to agree.
+LEFT_PADDED_OVERRIDES = {"llama4_text": {"attn_temperature_tuning": False}}
+
+
+@lru_cache(maxsize=4)
+def _opened(architecture: str, side: str) -> tuple[torch.nn.Module, Anatomy]:
+    overrides = LEFT_PADDED_OVERRIDES.get(architecture, {}) if side == "left" else {}
+    anatomy = survey(tiny_config(architecture, **overrides))
+    model = tiny_decoder(architecture, **overrides)
+    open_door(model, anatomy)
+    return model, anatomy
+
+
+def _batch(side: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Ids, mask and positions ``[3, 21]`` and how far each row is shifted ``[3]``; the padding is a real token."""
+    generator = torch.Generator().manual_seed(7)
+    ids = torch.full((3, 21), 17)
+    mask = torch.zeros(3, 21, dtype=torch.long)
+    shift = (21 - LENGTHS) * (side == "left")
+    for row, (length, first) in enumerate(zip(LENGTHS.tolist(), shift.tolist(), strict=True)):
+        ids[row, first : first + length] = torch.randint(5, 500, (length,), generator=generator)
+        mask[row, first : first + length] = 1
+    return ids, mask, (mask.cumsum(1) - 1).clamp(min=0), shift
+
+
+@pytest.mark.parametrize("template", SPANS)
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_four_methods_equal_the_float64_reference(architecture: str, side: str, template: str) -> None:
+    model, anatomy = _opened(architecture, side)
+    ids, mask, positions, shift = _batch(side)
+    span = SPANS[template] + shift[:, None]
+    layers = anatomy.value_layers[:-1] if len(anatomy.value_layers) > 1 else anatomy.value_layers
+    within = torch.arange(21)
+    span_mask = (within >= span[:, :1]) & (within < span[:, 1:])
+    tolerance = 1e-4 if architecture in HYBRIDS else 1e-5
+    for method in VALUE_METHODS:
+        plan = Plan(METHODS[method], layers, anatomy)
+        with torch.no_grad():
+            got = Reading(model, plan, last=shift + LENGTHS - 1, mask=span_mask).run(
+                input_ids=ids, attention_mask=mask, position_ids=positions
+            )
+        expected = reference(architecture, model, ids, mask, positions, span, method, layers)
+        error = ((got.double() - expected).norm(dim=1) / expected.norm(dim=1)).max().item()
+        assert error < tolerance, f"{architecture} {method} {side} {template}: relative error {error:.2e}"
+
+
+def test_at_least_forty_families_with_every_kind_of_attention() -> None:
+    assert len(ARCHITECTURES) >= 40
+    assert {"gpt_oss", "gemma2", "mistral", "qwen3_moe", "deepseek_v3", "lfm2", "gpt2"} <= set(ARCHITECTURES)
+
+
+@pytest.mark.parametrize("architecture", ["bloom", "mpt", "gptj", "xglm", "falcon"])
+def test_families_without_the_registry_are_refused_by_name(architecture: str) -> None:
+    from transformers import CONFIG_MAPPING
+
+    config = CONFIG_MAPPING[architecture]()
+    message = rf"^{architecture}: its attention values cannot be read: .* AttentionInterface.*choose another decoder"
+    with pytest.raises(UnsupportedModelError, match=message):
+        survey(config)
+
+
+def test_two_attention_calls_in_a_layer_are_refused() -> None:
+    from transformers import DiffLlamaConfig
+
+    config = DiffLlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    with pytest.raises(UnsupportedModelError, match="^diffllama: layers 0-1 compute attention more than once"):
+        survey(config)
+
+
+def test_layers_that_share_keys_and_values_are_refused() -> None:
+    from transformers import CONFIG_MAPPING
+
+    config = CONFIG_MAPPING["gemma3n_text"]()
+    assert config.num_kv_shared_layers == 15
+    with pytest.raises(UnsupportedModelError, match="the last 15 layers reuse the keys and values"):
+        survey(config)

@@ -1,0 +1,232 @@
+"""The door that all families share: what goes wrong without each of its cures, early stop, verification, gradients."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+from valuembed.anatomy import Anatomy, survey
+from valuembed.errors import ReadingError, UnsupportedModelError
+from valuembed.reader import KERNELS, Plan, Reading, open_door
+from valuembed.recipes import METHODS, Recipe
+from valuembed.testing import tiny_config, tiny_decoder
+
+VALUE_METHODS = ("va", "aligned_va", "wva", "aligned_wva")
+HIDDEN_MEAN = METHODS["hidden_mean"]
+
+
+def opened(architecture: str, **overrides: Any) -> tuple[nn.Module, Anatomy]:
+    anatomy = survey(tiny_config(architecture, **overrides))
+    model = tiny_decoder(architecture, **overrides)
+    open_door(model, anatomy)
+    return model, anatomy
+
+
+def read(model: nn.Module, plan: Plan, ids: Tensor, **inputs: Any) -> Tensor:
+    rows, t = ids.shape
+    mask = inputs.get("attention_mask", torch.ones(rows, t, dtype=torch.long))
+    last = (mask * torch.arange(t)).argmax(dim=1)
+    inputs.setdefault("position_ids", torch.arange(t).expand(rows, t))
+    return Reading(model, plan, last=last, mask=mask).run(input_ids=ids, **inputs)
+
+
+def some_ids(rows: int, t: int, seed: int = 0) -> Tensor:
+    return torch.randint(5, 500, (rows, t), generator=torch.Generator().manual_seed(seed))
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return ((a - b).norm() / b.norm()).item()
+
+
+@torch.no_grad()
+def test_a_kernel_without_its_mask_builder_would_lose_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, anatomy = opened("mistral")
+    plan = Plan(METHODS["wva"], (2, 3), anatomy)
+    ids = some_ids(2, 20)
+    stock = copy.deepcopy(model)
+    stock.set_attn_implementation("eager")
+    whole = stock(input_ids=ids).last_hidden_state
+    through_door = model(input_ids=ids).last_hidden_state
+    assert relative(through_door, whole) < 1e-5
+    right = read(model, plan, ids)
+    monkeypatch.delitem(ALL_MASK_ATTENTION_FUNCTIONS._global_mapping, "valuembed_sdpa")
+    assert relative(read(model, plan, ids), right) > 0.1
+
+
+def test_every_kernel_has_its_own_mask_builder() -> None:
+    for kernel in KERNELS:
+        registered = ALL_MASK_ATTENTION_FUNCTIONS._global_mapping[f"valuembed_{kernel}"]
+        assert registered is ALL_MASK_ATTENTION_FUNCTIONS._global_mapping[kernel]
+
+
+@pytest.mark.parametrize(("architecture", "dropped"), [("gpt_oss", "s_aux"), ("gemma2", "softcap")])
+def test_sinks_and_softcap_are_never_left_to_sdpa(architecture: str, dropped: str) -> None:
+    model, anatomy = opened(architecture)
+    assert {need for block in anatomy.blocks for need in block.needs} == {dropped}
+    assert model.config._attn_implementation == "valuembed_eager"
+    model.config._attn_implementation_internal = "valuembed_sdpa"
+    with pytest.raises(
+        UnsupportedModelError, match=rf"sdpa kernel would drop {dropped} in silence; load with model_kwargs"
+    ):
+        read(model, Plan(METHODS["wva"], (0, 1), anatomy), some_ids(1, 6))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", ["gpt2", "gpt_bigcode", "biogpt"])
+def test_left_padding_without_positions_would_be_wrong(architecture: str) -> None:
+    model, anatomy = opened(architecture)
+    plan = Plan(METHODS["va"], anatomy.value_layers, anatomy)
+    ids = some_ids(1, 7)
+    padded = torch.cat([torch.full((1, 6), 9), ids], dim=1)
+    mask = torch.tensor([[0] * 6 + [1] * 7])
+    alone = read(model, plan, ids)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    assert relative(read(model, plan, padded, attention_mask=mask, position_ids=positions), alone) < 1e-5
+    counted_from_padding = torch.arange(13).expand(1, 13)
+    assert relative(read(model, plan, padded, attention_mask=mask, position_ids=counted_from_padding), alone) > 0.1
+
+
+class Counting(nn.Module):
+    """Stands in front of a module and counts its calls."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.calls = 0
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls += 1
+        return self.inner(*args, **kwargs)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("method", "last_projection_runs"), [("va", 0), ("aligned_va", 1), ("wva", 0), ("aligned_wva", 1)]
+)
+def test_the_pass_ends_inside_the_last_chosen_layer(method: str, last_projection_runs: int) -> None:
+    model, anatomy = opened("qwen3")
+    feed_forward = [Counting(layer.mlp) for layer in model.layers]
+    for layer, counting in zip(model.layers, feed_forward, strict=True):
+        layer.mlp = counting
+    last = model.layers[2].self_attn
+    calls = {"o_proj": 0, "q_proj": 0}
+    for name in calls:
+        last.get_submodule(name).register_forward_hook(lambda *_, name=name: calls.__setitem__(name, calls[name] + 1))
+    read(model, Plan(METHODS[method], (1, 2), anatomy), some_ids(2, 5))
+    assert [counting.calls for counting in feed_forward] == [1, 1, 0, 0]
+    assert calls["o_proj"] == last_projection_runs
+
+
+@torch.no_grad()
+def test_hidden_states_with_layers_are_the_stream_before_the_norm() -> None:
+    model, anatomy = opened("llama")
+    ids = some_ids(2, 6)
+    stock = model(input_ids=ids, output_hidden_states=True).hidden_states
+    # hidden_states[0] is the embedding, hidden_states[l + 1] follows layer l (the last one comes after the norm).
+    got = read(model, Plan(replace(HIDDEN_MEAN, layers=(0, 2)), (0, 2), anatomy), ids)
+    assert torch.allclose(got, (stock[1] + stock[3]).mean(dim=1) / 2, atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3_text", "opt"])
+def test_hidden_states_without_layers_are_the_last_hidden_state_after_the_norm(architecture: str) -> None:
+    model, anatomy = opened(architecture)
+    ids = some_ids(2, 6)
+    stock = model(input_ids=ids).last_hidden_state
+    assert torch.allclose(read(model, Plan(HIDDEN_MEAN, (), anatomy), ids), stock.mean(dim=1), atol=1e-6)
+    last = read(model, Plan(METHODS["hidden_last"], (), anatomy), ids)
+    assert torch.allclose(last, stock[:, -1], atol=1e-6)
+
+
+@torch.no_grad()
+def test_a_model_changed_after_loading_is_noticed() -> None:
+    model, anatomy = opened("llama")
+    model.set_attn_implementation("sdpa")
+    with pytest.raises(
+        ReadingError, match=r"LlamaModel: each of layers 1-2 has to report once .* 1-2 reported \[0\] times"
+    ):
+        read(model, Plan(METHODS["va"], (1, 2), anatomy), some_ids(1, 4))
+
+
+@torch.no_grad()
+def test_a_shape_that_was_not_expected_is_noticed() -> None:
+    model, anatomy = opened("llama")
+    wider = replace(anatomy, blocks=tuple(replace(block, head_width=9) for block in anatomy.blocks))
+    message = r"LlamaModel, layer 1: values of shape \(1, 2, 4, 9\) expected, got \(1, 2, 4, 8\)"
+    with pytest.raises(ReadingError, match=message):
+        read(model, Plan(METHODS["va"], (1,), wider), some_ids(1, 4))
+
+
+def test_a_kernel_that_cannot_be_read_is_refused() -> None:
+    anatomy = survey(tiny_config("llama"))
+    model = tiny_decoder("llama")
+    model.config._attn_implementation_internal = "paged|eager"
+    with pytest.raises(
+        UnsupportedModelError, match=r"attn_implementation='paged\|eager' cannot be read; legal: eager, sdpa"
+    ):
+        open_door(model, anatomy)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", VALUE_METHODS)
+def test_kernels_agree(method: str) -> None:
+    ids = some_ids(2, 12)
+    vectors = []
+    for kernel in ("eager", "sdpa"):
+        anatomy = survey(tiny_config("qwen3"))
+        model = tiny_decoder("qwen3", attn_implementation=kernel)
+        assert open_door(model, anatomy) == kernel
+        vectors.append(read(model, Plan(METHODS[method], (1, 3), anatomy), ids))
+    assert relative(*vectors) < 1e-5
+
+
+@torch.no_grad()
+def test_nothing_is_read_and_nothing_changes_outside_a_reading() -> None:
+    stock = tiny_decoder("qwen3")
+    model, anatomy = opened("qwen3")
+    ids = some_ids(2, 9)
+    read(model, Plan(METHODS["va"], (0,), anatomy), ids)
+    assert torch.equal(model(input_ids=ids).last_hidden_state, stock(input_ids=ids).last_hidden_state)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+@torch.no_grad()
+def test_half_precision_is_summed_in_float32() -> None:
+    model, anatomy = opened("llama", dtype=torch.bfloat16)
+    for method in VALUE_METHODS:
+        assert read(model, Plan(METHODS[method], (0, 1), anatomy), some_ids(1, 5)).dtype == torch.float32
+
+
+def gradients(model: nn.Module, plan: Plan, ids: Tensor, checkpointing: dict[str, Any] | None) -> dict[str, Tensor]:
+    model = copy.deepcopy(model).train()
+    if checkpointing is not None:
+        model.activation_checkpointing_enable(checkpointing)
+    read(model, plan, ids).square().sum().backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("method", [*VALUE_METHODS, "hidden_mean"])
+def test_gradient_checkpointing_changes_no_gradient(method: str) -> None:
+    model, anatomy = opened("qwen3")
+    recipe: Recipe = replace(METHODS[method], layers=(1, 2))
+    plan = Plan(recipe, (1, 2), anatomy)
+    ids = some_ids(2, 7)
+    plain = gradients(model, plan, ids, None)
+    recomputed = gradients(model, plan, ids, {"use_reentrant": False})
+    assert "layers.0.mlp.down_proj.weight" in plain
+    assert "layers.3.self_attn.v_proj.weight" not in plain
+    assert plain.keys() == recomputed.keys()
+    for name, gradient in plain.items():
+        assert torch.allclose(gradient, recomputed[name], rtol=1e-4, atol=1e-6), name
+
+
+def test_reentrant_checkpointing_is_refused() -> None:
+    model, anatomy = opened("qwen3")
+    with pytest.raises(ReadingError, match="reentrant gradient checkpointing gives the embeddings no gradient; use"):
+        gradients(model, Plan(METHODS["va"], (1, 2), anatomy), some_ids(2, 7), {"use_reentrant": True})
