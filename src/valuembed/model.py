@@ -1,0 +1,277 @@
+"""What users import: ``load`` a model, look at one with ``info``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from sentence_transformers.base.modules import Normalize
+
+from valuembed.adapters import base_of, find
+from valuembed.anatomy import survey
+from valuembed.checkpoint import locate, read_config
+from valuembed.decoder import checkpoint_dtype, usable_dtype
+from valuembed.encoder import ValueEncoder
+from valuembed.errors import RecipeError
+from valuembed.layers import LayerSpec, describe
+from valuembed.module import ValueTransformer, build
+from valuembed.recipes import Recipe, resolve_recipe
+from valuembed.resolution import load_tokenizer, resolve_plan, saved_config
+from valuembed.templates import TemplateSpec
+from valuembed.tokenizing import expand_chat
+
+
+class _Default(str):
+    """A default that can be told from the same word written by a user.
+
+    A folder saved by this library carries its recipe; only a method that was really asked for replaces it.
+    """
+
+
+DEFAULT_METHOD = _Default("aligned_wva")
+
+
+def load(
+    model: str | os.PathLike[str] = "bundled",
+    method: str | Recipe | Mapping[str, Any] = DEFAULT_METHOD,
+    layers: LayerSpec = None,
+    template: TemplateSpec | Mapping[str, TemplateSpec] = "auto",
+    prompts: dict[str, str] | None = None,
+    normalize: bool = True,
+    dtype: str | torch.dtype | None = None,
+    device: str | None = None,
+    max_tokens: int | None = None,
+    revision: str | None = None,
+    token: bool | str | None = None,
+    cache_folder: str | None = None,
+    local_files_only: bool = False,
+    trust_remote_code: bool = False,
+    model_kwargs: dict[str, Any] | None = None,
+) -> ValueEncoder:
+    """Turn a decoder into a sentence-embedding model, without training.
+
+    Args:
+        model: a hub id, a local checkpoint folder, a folder saved by this library, or ``"bundled"``. A saved folder
+        keeps its
+            own recipe unless another method is asked for.
+        method: a name of :data:`valuembed.recipes.METHODS`, a :class:`Recipe`, or a recipe as plain data.
+        layers: what to average over; see :func:`valuembed.layers.resolve_layers`. None is the backbone's preset,
+            else the layers at 0.65 to 0.90 of the depth (ours); for hidden states, the last layer after the final norm.
+        template: ``"auto"`` is the method's own; None or ``"none"`` the text alone; a name; a string with one
+        ``{text}``; a
+            list of these (raw vectors averaged); or a mapping from ``"query"``, ``"document"`` and ``"default"`` to
+            any of them.
+        prompts: instructions by name, for ``encode(prompt_name=...)``, ``encode_query`` and ``encode_document``.
+        normalize: scale the vectors to unit length. On a saved folder, False removes a normalisation that it has.
+        dtype: of the weights, such as ``"bfloat16"``; None is the checkpoint's own. Sums and vectors are float32
+        always.
+        device: None picks a GPU where there is one.
+        max_tokens: longest sequence fed, template included; None is the model's own limit.
+        revision, token, cache_folder, local_files_only: as on the hub.
+        trust_remote_code: run code that comes with the checkpoint. Never needed for this library's own folders.
+        model_kwargs: for transformers' ``from_pretrained``: ``attn_implementation``, ``device_map``, quantization, ...
+
+    Returns:
+        A ``SentenceTransformer`` whose ``encode`` gives ``[b, width]`` float32.
+
+    Raises:
+        RecipeError: method, layers or template are unknown or do not fit together.
+        CheckpointError: the model is missing, damaged, or refused for safety.
+        UnsupportedModelError: its attention values cannot be read.
+
+    Source: Zhang et al., arXiv 2602.01572 (VA, AlignedVA, WVA, AlignedWVA).
+    """
+    if backend := (model_kwargs or {}).get("backend"):
+        raise RecipeError(
+            f"model_kwargs: backend={backend!r} is not possible, values are read while torch computes them"
+        )
+    checkpoint = locate(
+        model,
+        revision=revision,
+        token=token,
+        cache_folder=cache_folder,
+        local_files_only=local_files_only,
+        trust_remote_code=trust_remote_code,
+    )
+    torch_dtype = _parse_dtype(dtype)
+    saved = saved_config(checkpoint)
+    if template != "auto":
+        template = expand_chat(template, load_tokenizer(checkpoint))
+    if saved is not None and isinstance(method, _Default):
+        method = Recipe.from_dict(saved["recipe"])
+    recipe = resolve_recipe(method, layers, template)
+    device_map = (model_kwargs or {}).get("device_map")
+    reader = build(
+        checkpoint,
+        recipe,
+        saved=saved,
+        max_tokens=max_tokens,
+        dtype=torch_dtype,
+        device=device if device_map is None else None,
+        model_kwargs=model_kwargs,
+    )
+    if saved is None:
+        modules: list[torch.nn.Module] = [reader, *([Normalize()] if normalize else [])]
+        return ValueEncoder(modules=modules, device=_placement(device, device_map, reader), prompts=prompts)
+    encoder = _SavedParts(reader).restore(checkpoint.location, device, prompts, checkpoint.hub)
+    if not normalize:
+        for name, module in list(encoder.named_children()):
+            if isinstance(module, Normalize):
+                del encoder._modules[name]
+    return encoder
+
+
+class _SavedParts:
+    """Restores a saved ``SentenceTransformer`` (prompts, later modules) around a reader that is already built."""
+
+    def __init__(self, reader: ValueTransformer) -> None:
+        self.reader = reader
+
+    def restore(
+        self, location: str, device: str | None, prompts: dict[str, str] | None, hub: Mapping[str, Any]
+    ) -> ValueEncoder:
+        reader = self.reader
+
+        class Built(ValueTransformer):
+            @classmethod
+            def load(cls, *args: Any, **kwargs: Any) -> ValueTransformer:  # type: ignore[override]
+                return reader
+
+        return ValueEncoder._load_with_module_classes(
+            location,
+            {"valuembed.module.ValueTransformer": Built},
+            device=device,
+            prompts=prompts,
+            revision=hub.get("revision"),
+            token=hub.get("token"),
+            cache_folder=hub.get("cache_dir"),
+            local_files_only=bool(hub.get("local_files_only")),
+        )
+
+
+def _placement(device: str | None, device_map: Any, reader: ValueTransformer) -> str | None:
+    """Where to put a finished module list; a device map has already placed the decoder."""
+    return device if device_map is None else str(reader.model.device)
+
+
+def _parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    legal = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+    if dtype is None or dtype == "auto":
+        return None
+    named = legal.get(dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
+    if named not in legal.values():
+        raise RecipeError(f"dtype={dtype!r} is unknown; legal: auto, {', '.join(legal)}")
+    return named
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What :func:`info` finds out about a model and a recipe without reading any weights.
+
+    Attributes:
+        name: the model as given.
+        source: where its layers come from, for a folder saved by this library; else its name.
+        architecture: class of the decoder.
+        num_layers: L of the decoder as the checkpoint holds it.
+        value_layers: 0-based layers whose values can be read.
+        query_heads, value_heads, head_width, model_width: h, g, d (of the first chosen layer) and m.
+        recipe: with absolute layers.
+        chosen_layers: what the recipe averages over; empty for hidden states after the final norm.
+        width: of the vectors.
+        kept_layers: layers that are loaded.
+        not_loaded: what is left on disk, in plain words.
+        dtype: of the weights on this device.
+        weight_bytes, full_weight_bytes: memory for the weights as loaded, and of the whole decoder.
+    """
+
+    name: str
+    source: str
+    architecture: str
+    num_layers: int
+    value_layers: tuple[int, ...]
+    query_heads: int
+    value_heads: int
+    head_width: int
+    model_width: int
+    recipe: Recipe
+    chosen_layers: tuple[int, ...]
+    width: int
+    kept_layers: int
+    not_loaded: tuple[str, ...]
+    dtype: str
+    weight_bytes: int
+    full_weight_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {**asdict(self), "recipe": self.recipe.to_dict()}
+
+
+def info(
+    model: str | os.PathLike[str] = "bundled",
+    method: str | Recipe | Mapping[str, Any] = DEFAULT_METHOD,
+    layers: LayerSpec = None,
+    template: TemplateSpec | Mapping[str, TemplateSpec] = "auto",
+    dtype: str | torch.dtype | None = None,
+    device: str | None = None,
+    revision: str | None = None,
+    token: bool | str | None = None,
+    cache_folder: str | None = None,
+    local_files_only: bool = False,
+    trust_remote_code: bool = False,
+) -> ModelInfo:
+    """What a recipe would read from a model, and what it would cost; arguments as in :func:`load`.
+
+    Only the configuration is read (and the tokenizer, for a chat template).
+    """
+    checkpoint = locate(
+        model,
+        revision=revision,
+        token=token,
+        cache_folder=cache_folder,
+        local_files_only=local_files_only,
+        trust_remote_code=trust_remote_code,
+    )
+    saved = saved_config(checkpoint)
+    if saved is not None and isinstance(method, _Default):
+        method = Recipe.from_dict(saved["recipe"])
+    if template != "auto":
+        template = expand_chat(template, load_tokenizer(checkpoint))
+    config = read_config(base_of(checkpoint, saved) if find(checkpoint) else checkpoint)
+    anatomy = survey(config, trust_remote_code=trust_remote_code)
+    plan = resolve_plan(resolve_recipe(method, layers, template), config, anatomy, saved)
+    recipe = plan.recipe
+    kept = plan.layers[-1] + 1 if plan.layers else anatomy.num_layers
+    layer_sizes, tail_size, rest_size = anatomy.sizes
+    kept_size = sum(layer_sizes[:kept]) + rest_size + (tail_size if not plan.layers else 0)
+    loaded_as = _parse_dtype(dtype) or usable_dtype(checkpoint_dtype(config), device) or torch.float32
+    block = anatomy.block(
+        next((layer for layer in plan.layers if layer in anatomy.value_layers), anatomy.value_layers[0])
+    )
+    above = tuple(range(kept, anatomy.num_layers))
+    return ModelInfo(
+        name=checkpoint.name,
+        source=saved["origin"]["name"] if saved else checkpoint.name,
+        architecture=anatomy.model_class.__name__,
+        num_layers=anatomy.num_layers,
+        value_layers=anatomy.value_layers,
+        query_heads=block.query_heads,
+        value_heads=block.value_heads,
+        head_width=block.head_width,
+        model_width=anatomy.model_width,
+        recipe=recipe,
+        chosen_layers=plan.layers,
+        width=anatomy.width(plan.layers, signal=recipe.signal, weights=recipe.weights, aligned=recipe.aligned),
+        kept_layers=kept,
+        not_loaded=(
+            *((f"layers {describe(above)}",) if above else ()),
+            *(("the final norm",) if plan.layers else ()),
+            "the language model head",
+        ),
+        dtype=str(loaded_as).removeprefix("torch."),
+        weight_bytes=kept_size * loaded_as.itemsize,
+        full_weight_bytes=(sum(layer_sizes) + tail_size + rest_size) * loaded_as.itemsize,
+    )

@@ -1,0 +1,330 @@
+"""The sentence-transformers module: texts in, one vector a text out, read from inside the decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from sentence_transformers.base.modules import InputModule, Transformer
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from valuembed import adapters
+from valuembed.anatomy import survey
+from valuembed.batching import TOKENS_PER_STEP, pad_right, plan_steps, reset_dynamic_rope, rope_groups
+from valuembed.checkpoint import BUNDLED, Checkpoint, locate, read_config
+from valuembed.decoder import load_decoder
+from valuembed.errors import CheckpointError, InputError, RecipeError, UnsupportedModelError
+from valuembed.inputs import check_text
+from valuembed.layers import describe
+from valuembed.pooling import span_mask
+from valuembed.reader import Plan, Reading
+from valuembed.recipes import Recipe
+from valuembed.resolution import CONFIG_FILE, Origin, load_tokenizer, resolve_plan, saved_config, token_limit
+from valuembed.tokenizing import TextTokenizer, TokenRow
+
+
+class ValueTransformer(Transformer):
+    """Reads one vector a text from a decoder, as a recipe says.
+
+    A ``Transformer`` for the ecosystem (adapters, trainer, saving), but built from finished parts: its parent's
+    constructor would load the whole model and a multimodal processor, so it is not called.
+
+    Args:
+        model: the decoder, cut or whole, its attention behind the reader's door.
+        tokenizer: the model's.
+        plan: what to read; its recipe holds absolute layers.
+        origin: where the decoder comes from.
+        max_tokens: the longest sequence that is fed; None for no limit.
+    """
+
+    config_file_name = CONFIG_FILE
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        plan: Plan,
+        origin: Origin,
+        max_tokens: int | None,
+    ) -> None:
+        InputModule.__init__(self)  # type: ignore[no-untyped-call]
+        # What the methods inherited from Transformer look at.
+        self.transformer_task = "feature-extraction"
+        self.backend = "torch"
+        self.can_flatten_inputs = False
+        self.module_output_name = "sentence_embedding"
+        self.modality_config = {"text": {"method": "forward", "method_output_name": None}}
+        self.processor = tokenizer
+        self.model = model
+        self.plan = plan
+        self.origin = origin
+        self.max_tokens = max_tokens
+        self.tokens_per_step = TOKENS_PER_STEP
+        self.texts = TextTokenizer(tokenizer)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe, its layers absolute."""
+        return self.plan.recipe
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """The longest sequence that is fed, prompt and template included."""
+        return self.max_tokens
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int | None) -> None:
+        self.max_tokens = value
+
+    def get_embedding_dimension(self) -> int:
+        """Width of the vectors."""
+        recipe = self.recipe
+        return self.plan.anatomy.width(
+            self.plan.layers, signal=recipe.signal, weights=recipe.weights, aligned=recipe.aligned
+        )
+
+    def tokenize_texts(
+        self, texts: Sequence[str], prompt: str | None, role: str | None, max_tokens: int | None = None
+    ) -> list[list[TokenRow]]:
+        """Tokenize texts in the recipe's templates.
+
+        Args:
+            texts: b texts.
+            prompt: an instruction, or None.
+            role: ``"query"``, ``"document"`` or None: whose templates.
+            max_tokens: a limit for this call in place of the module's.
+
+        Returns:
+            For each of the k templates, b rows.
+        """
+        return [
+            self.texts.rows(texts, template, prompt or "", max_tokens=max_tokens or self.max_tokens)
+            for template in self.recipe.templates_for(role)
+        ]
+
+    def features(self, rows: list[list[TokenRow]]) -> dict[str, Tensor]:
+        """Rows as batch-first tensors.
+
+        Args:
+            rows: for each of the k templates, b rows.
+
+        Returns:
+            ``input_ids`` and ``attention_mask`` ``[b, k, t]``, padded on the right, ``text_span`` ``[b, k, 2]`` and
+            ``truncated`` ``[b]``; the axis k is left out for one template.
+        """
+        by_text = [row for text_rows in zip(*rows, strict=True) for row in text_rows]
+        ids, mask = pad_right([row.ids for row in by_text])
+        span = torch.tensor([row.span for row in by_text])
+        k, b = len(rows), len(rows[0])
+        truncated = torch.tensor([row.truncated for row in by_text]).view(b, k).any(dim=1)
+        shape = (b,) if k == 1 else (b, k)
+        return {
+            "input_ids": ids.view(*shape, -1),
+            "attention_mask": mask.view(*shape, -1),
+            "text_span": span.view(*shape, 2),
+            "truncated": truncated,
+        }
+
+    def preprocess(  # type: ignore[override]
+        self, inputs: Sequence[Any], prompt: str | None = None, task: str | None = None, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Texts as features. Plain text stays plain: a chat template is used only where the recipe names it.
+
+        Args:
+            inputs: b texts.
+            prompt: an instruction for all of them.
+            task: ``"query"`` or ``"document"``.
+            kwargs: ``max_length`` from the trainer; anything else is refused by name.
+
+        Raises:
+            InputError: something that is not a text, with its position.
+        """
+        limit = kwargs.pop("max_length", None)
+        if unknown := sorted(key for key, value in kwargs.items() if value is not None):
+            raise InputError(f"preprocess() does not take {', '.join(unknown)}")
+        check_texts(inputs)
+        return self.features(self.tokenize_texts(inputs, prompt, task, max_tokens=limit))
+
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Read the vectors of a batch of any size, cut into steps by their tokens.
+
+        Args:
+            features: from :meth:`preprocess`; without ``text_span`` a mean covers every token.
+            kwargs: ignored; sentence-transformers passes bookkeeping of its own.
+
+        Returns:
+            The features with ``sentence_embedding`` ``[b, width]``, float32.
+        """
+        ids, mask = features["input_ids"], features["attention_mask"]
+        batch, t = ids.shape[0], ids.shape[-1]
+        ids, mask = ids.reshape(-1, t), mask.reshape(-1, t)
+        lengths = mask.sum(dim=1)
+        span = features.get("text_span")
+        if span is None or self.recipe.span == "all":
+            span = torch.stack((torch.zeros_like(lengths), lengths), dim=1)
+        span = span.reshape(-1, 2)
+        if bool((mask[:, 0] == 0).any()):
+            raise InputError(
+                "attention_mask pads on the left; this module wants rows padded on the right, as preprocess() does"
+            )
+        sizes = lengths.tolist()
+        steps = list(plan_steps(sizes, self.tokens_per_step, rope_groups(self.model)))
+        vectors = [self._read(ids[step], lengths[step], span[step], sizes[step[0]]) for step in steps]
+        order = torch.tensor([row for step in steps for row in step], device=vectors[0].device)
+        rows = torch.cat(vectors)[order.argsort()]
+        features["sentence_embedding"] = rows.view(batch, -1, rows.shape[-1]).mean(dim=1)
+        return features
+
+    def _read(self, ids: Tensor, lengths: Tensor, span: Tensor, t: int) -> Tensor:
+        """One step: rows padded on the right to t tokens.
+
+        No attention mask is passed. Under causal attention a token never sees what stands to its right, so padding
+        changes nothing, and kernels are at their fastest without a mask. Positions are passed, as some families
+        number them wrongly by themselves.
+        """
+        reset_dynamic_rope(self.model)
+        positions = torch.arange(t, device=ids.device).expand(len(ids), t)
+        reading = Reading(self.model, self.plan, last=lengths - 1, mask=span_mask(span, t))
+        return reading.run(input_ids=ids[:, :t], position_ids=positions)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """What a saved folder records beside the weights."""
+        return {
+            "recipe": self.recipe.to_dict(),
+            "max_tokens": self.max_tokens,
+            "origin": asdict(self.origin),
+            "held_layers": self.model.config.num_hidden_layers,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+        }
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """Write the kept layers (or only the adapter, where the origin can be fetched again), tokenizer and recipe."""
+        if not safe_serialization:
+            raise RecipeError("safe_serialization=False would write pickled weights; only safetensors are written")
+        adapters.save(self.model, output_path, with_base=not self.origin.fetchable)
+        self.processor.save_pretrained(output_path)
+        self.save_config(output_path)
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls,
+        model_name_or_path: str,
+        *,
+        subfolder: str = "",
+        token: bool | str | None = None,
+        cache_folder: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        trust_remote_code: bool = False,
+        model_kwargs: dict[str, Any] | None = None,
+        processor_kwargs: dict[str, Any] | None = None,
+        config_kwargs: dict[str, Any] | None = None,
+        backend: str = "torch",
+        **kwargs: Any,
+    ) -> ValueTransformer:
+        """Load what :meth:`save` wrote; called by sentence-transformers.
+
+        Raises:
+            UnsupportedModelError: a backend other than torch.
+        """
+        if backend != "torch":
+            raise UnsupportedModelError(
+                f"backend={backend!r} cannot be used: attention values are read while torch computes them; use "
+                "backend='torch'"
+            )
+        checkpoint = locate(
+            model_name_or_path,
+            revision=revision,
+            token=token,
+            cache_folder=cache_folder,
+            local_files_only=local_files_only,
+            trust_remote_code=trust_remote_code,
+        )
+        saved = saved_config(checkpoint)
+        if saved is None:
+            raise CheckpointError(f"model {model_name_or_path!r} holds no {CONFIG_FILE}: it was not saved by valuembed")
+        return build(checkpoint, Recipe.from_dict(saved["recipe"]), saved=saved, model_kwargs=model_kwargs)
+
+    def __repr__(self) -> str:
+        recipe = self.recipe
+        return (
+            f"ValueTransformer({self.origin.name!r}, method={recipe.method!r}, "
+            f"layers={describe(self.plan.layers) or 'final'!r}, "
+            f"width={self.get_embedding_dimension()}, dtype={self.model.dtype})"
+        )
+
+
+def check_texts(texts: Sequence[Any]) -> None:
+    """Raise on the first things that are no texts, naming their rows.
+
+    Raises:
+        InputError: with up to five rows and the reason for each.
+    """
+    wrong = [(row, reason) for row, text in enumerate(texts) if (reason := check_text(text))]
+    if wrong:
+        listed = "; ".join(f"row {row} is {reason}" for row, reason in wrong[:5])
+        more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise InputError(f"{len(wrong)} of {len(texts)} texts cannot be embedded: {listed}{more}")
+
+
+def build(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    *,
+    saved: dict[str, Any] | None = None,
+    max_tokens: int | None = None,
+    dtype: torch.dtype | None = None,
+    device: str | None = None,
+    model_kwargs: dict[str, Any] | None = None,
+) -> ValueTransformer:
+    """Load a decoder cut for a recipe and make the module around it.
+
+    Args:
+        checkpoint: where the model is.
+        recipe: what to read.
+        saved: what :func:`saved_config` says of the checkpoint.
+        max_tokens: None is the model's own limit.
+        dtype, device, model_kwargs: as in :func:`valuembed.load`.
+    """
+    model_kwargs = dict(model_kwargs or {})
+    asked = model_kwargs.pop("dtype", model_kwargs.pop("torch_dtype", None))
+    dtype = dtype or (
+        getattr(torch, asked) if isinstance(asked, str) and asked != "auto" else asked if asked != "auto" else None
+    )
+    adapter = adapters.find(checkpoint)
+    base = adapters.base_of(checkpoint, saved) if adapter else checkpoint
+    config = read_config(base)
+    anatomy = survey(config, trust_remote_code=base.trust_remote_code)
+    plan = resolve_plan(recipe, config, anatomy, saved)
+    keep_tail = plan.recipe.reads_final_norm
+    keep_layers = anatomy.num_layers if keep_tail else plan.layers[-1] + 1
+    if saved and dtype is None:
+        dtype = getattr(torch, saved["dtype"])
+    model = load_decoder(
+        base,
+        config,
+        anatomy,
+        keep_layers=keep_layers,
+        keep_tail=keep_tail,
+        dtype=dtype,
+        device=device,
+        model_kwargs=model_kwargs,
+    )
+    if adapter:
+        adapters.attach(model, checkpoint)
+    tokenizer = load_tokenizer(checkpoint if checkpoint.file("tokenizer_config.json") else base)
+    origin = (
+        Origin(**saved["origin"])
+        if saved
+        else Origin(
+            name=base.public_name,
+            revision=getattr(config, "_commit_hash", None),
+            num_layers=anatomy.num_layers,
+            fetchable=base.name == BUNDLED or not base.is_local,
+        )
+    )
+    limit = max_tokens if max_tokens is not None else (saved or {}).get("max_tokens")
+    return ValueTransformer(model, tokenizer, plan, origin, token_limit(limit, tokenizer, config))
