@@ -1,0 +1,166 @@
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fakes import FakeEncoder
+
+from valuembed import search as module
+from valuembed.corpus import embed_file
+from valuembed.errors import InputError, ReadingError
+from valuembed.search import Hit, read_make, search, similarity_matrix
+
+
+@pytest.fixture
+def texts():
+    words = np.random.default_rng(0).integers(97, 123, (300, 12))
+    return ["".join(map(chr, word)) for word in words]
+
+
+@pytest.fixture
+def stored(tmp_path, texts):
+    (tmp_path / "in.txt").write_text("\n".join(texts))
+    embed_file(FakeEncoder(), tmp_path / "in.txt", tmp_path / "out.parquet", rows_per_chunk=70)
+    return tmp_path / "out.parquet"
+
+
+def rewrite(path, columns=None, metadata=None):
+    """The same file with other columns or metadata."""
+    table = pq.read_table(path)
+    columns = {name: table[name] for name in table.schema.names} | (columns or {})
+    kept = table.schema.metadata if metadata is None else metadata
+    table = pa.table({name: column for name, column in columns.items() if column is not None})
+    pq.write_table(table.replace_schema_metadata(kept), path)
+
+
+@pytest.mark.parametrize("rows_per_batch", [1, 64, 4096])
+@pytest.mark.parametrize("k", [1, 7, 300, 500])
+def test_search_is_exact(stored, texts, k, rows_per_batch, monkeypatch):
+    monkeypatch.setattr(module, "ROWS_PER_BATCH", rows_per_batch)
+    model = FakeEncoder()
+    vectors = FakeEncoder().encode(texts).astype(np.float64)
+    query = FakeEncoder().encode(["hello world"])[0].astype(np.float64)
+    scores = vectors @ query / np.linalg.norm(vectors, axis=1) / np.linalg.norm(query)
+    hits = search(model, "hello world", stored, k)
+    assert [hit.rank for hit in hits] == list(range(1, min(k, 300) + 1))
+    np.testing.assert_allclose([hit.score for hit in hits], np.sort(scores)[::-1][:k], atol=1e-6)
+    for hit in hits:
+        assert hit.text == texts[hit.id]
+        assert abs(hit.score - scores[hit.id]) < 1e-6
+    assert ("query", ["hello world"]) in model.calls
+
+
+def test_of_equal_scores_the_earlier_row_comes_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "ROWS_PER_BATCH", 2)
+    (tmp_path / "in.txt").write_text("ab\nba\nzz\nabab\nbbaa\n")
+    embed_file(FakeEncoder(), tmp_path / "in.txt", tmp_path / "out.parquet")
+    hits = search(FakeEncoder(), "ab", tmp_path / "out.parquet", 3)
+    assert [(hit.rank, hit.id, hit.text) for hit in hits] == [(1, 0, "ab"), (2, 1, "ba"), (3, 3, "abab")]
+
+
+def test_ids_come_back_as_they_were_stored(tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"key": "one", "text": "a text"}')
+    embed_file(FakeEncoder(), tmp_path / "in.jsonl", tmp_path / "out.parquet", id_column="key")
+    assert search(FakeEncoder(), "a text", tmp_path / "out.parquet") == [Hit(1, pytest.approx(1.0), "one", "a text")]
+
+
+def test_a_file_without_rows_has_no_hits(tmp_path):
+    (tmp_path / "in.txt").touch()
+    embed_file(FakeEncoder(), tmp_path / "in.txt", tmp_path / "out.parquet")
+    assert search(FakeEncoder(), "anything", tmp_path / "out.parquet") == []
+
+
+@pytest.mark.parametrize(
+    ("model", "difference"),
+    [
+        (FakeEncoder(layers=(1,)), r"layers \[2, 3\] against \[1\]$"),
+        (FakeEncoder(template=("x {text}",)), r"template \['\{text\}'\] against \['x \{text\}'\]$"),
+        (FakeEncoder(width=8), "width 16 against 8$"),
+        (FakeEncoder("other/model", shift=9.0), r"other weights or prompts: the same sentence has cosine 0\.\d{3}$"),
+        (FakeEncoder(extra=1), "extra None against 1$"),
+    ],
+)
+def test_vectors_of_another_make_are_refused(stored, model, difference):
+    with pytest.raises(InputError, match=difference) as caught:
+        search(model, "hello", stored)
+    assert "out.parquet was made by model 'fake', method 'aligned_wva', layers [2, 3], width 16" in str(caught.value)
+    assert f"the query would be made by model {model.reader.origin.name!r}" in str(caught.value)
+
+
+def test_a_renamed_model_and_a_renamed_method_are_the_same_make(stored):
+    assert search(FakeEncoder("renamed", method="my_own"), "hello", stored, 1)
+
+
+@pytest.mark.parametrize(
+    ("query", "k", "message"),
+    [
+        ("hello", 0, "k=0 has to be at least 1"),
+        (" ", 1, "the query ' ' is blank"),
+        ("a\0", 1, "is not text: NUL character at character 1"),
+        (None, 1, "the query None is not a string but NoneType"),
+    ],
+)
+def test_queries_that_cannot_be(stored, query, k, message):
+    with pytest.raises(InputError, match=message):
+        search(FakeEncoder(), query, stored, k)
+
+
+def test_files_that_are_not_ours(stored, tmp_path):
+    with pytest.raises(InputError, match=r"nothing\.parquet does not exist; give a file of embeddings"):
+        read_make(tmp_path / "nothing.parquet")
+    with pytest.raises(InputError, match="is a folder; give a file of embeddings"):
+        read_make(tmp_path)
+    (tmp_path / "text.parquet").write_text("text")
+    with pytest.raises(InputError, match=r"text\.parquet is no readable Parquet file: "):
+        read_make(tmp_path / "text.parquet")
+    rewrite(stored, metadata={})
+    with pytest.raises(InputError, match=r"does not say which model made its vectors; write it with: valuembed embed"):
+        search(FakeEncoder(), "hello", stored)
+
+
+@pytest.mark.parametrize("record", [b"{", b"[]", b'{"model": "m"}', b'{"model": "m", "recipe": {}, "probe": "?"}'])
+def test_a_damaged_record(stored, record):
+    rewrite(stored, metadata={b"valuembed": record})
+    with pytest.raises(InputError, match="holds a damaged record of the model that made its vectors"):
+        search(FakeEncoder(), "hello", stored)
+
+
+def test_damaged_vectors(stored):
+    vectors = np.array(pq.read_table(stored)["embedding"].to_pylist(), np.float32)
+
+    def column(values, width=16):
+        return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), width)
+
+    for value in (np.nan, 0.0):
+        broken = vectors.copy()
+        broken[5] = value
+        rewrite(stored, {"embedding": column(broken)})
+        with pytest.raises(ReadingError, match=r"rows from 0: vector 5 \(counted from 0\) is zero or not finite"):
+            search(FakeEncoder(), "hello", stored)
+    rewrite(stored, {"embedding": column(vectors.astype(np.float64))})
+    with pytest.raises(InputError, match=r"holds fixed_size_list<\w+: double>\[16\], expected a list of 16 float32"):
+        search(FakeEncoder(), "hello", stored)
+    missing = [None if row == 3 else vector.tolist() for row, vector in enumerate(vectors)]
+    rewrite(stored, {"embedding": pa.array(missing, pa.list_(pa.float32(), 16))})
+    with pytest.raises(InputError, match="is damaged: vectors are missing in rows from 0"):
+        search(FakeEncoder(), "hello", stored)
+    rewrite(stored, {"text": None, "embedding": column(vectors)})
+    with pytest.raises(InputError, match="has no column 'text'; its columns are id, embedding"):
+        search(FakeEncoder(), "hello", stored)
+
+
+def test_the_record_survives_the_file(stored):
+    make = read_make(stored)
+    assert (make.model, make.width) == ("fake", 16)
+    assert make.recipe["layers"] == [2, 3]
+    assert json.loads(make.to_metadata()[b"valuembed"])["model"] == "fake"
+
+
+def test_similarity_matrix():
+    # Letters modulo 16: a, b and c are different places. Counts (2,0), (0,3), (1,1): cosines 0 and 1/sqrt(2).
+    matrix = similarity_matrix(FakeEncoder(), ["aa", "bbb", "ab"])
+    half = 0.5**0.5
+    np.testing.assert_allclose(matrix, [[1, 0, half], [0, 1, half], [half, half, 1]], atol=1e-6)
+    assert matrix.dtype == np.float32
+    assert similarity_matrix(FakeEncoder(), []).shape == (0, 0)
