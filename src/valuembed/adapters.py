@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel
@@ -62,20 +63,21 @@ def attach(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
     model.train(False)
 
 
-def save(model: PreTrainedModel, folder: str, *, with_base: bool) -> None:
+def save(model: PreTrainedModel, folder: str, *, base_name: str, with_base: bool) -> None:
     """Write a decoder, and its adapters where it has any.
 
     Args:
         model: with or without adapters.
         folder: where to.
+        base_name: hub id of the decoder, or ``"bundled"``.
         with_base: also write the weights under the adapters, so that the folder needs nothing else.
     """
     if not getattr(model, "_hf_peft_config_loaded", False):
         model.save_pretrained(folder)
         return
     for config in model.peft_config.values():
-        # A path of this machine would mean nothing elsewhere; the record beside it names the base.
-        config.base_model_name_or_path = model.config.name_or_path
+        # peft would ask a hub about a base that is named; it is named afterwards, in the file.
+        config.base_model_name_or_path = None
     if with_base:
         # transformers writes either the adapter or the model; here the model comes first, under its plain names.
         model._hf_peft_config_loaded = False
@@ -85,6 +87,10 @@ def save(model: PreTrainedModel, folder: str, *, with_base: bool) -> None:
             model._hf_peft_config_loaded = True
     model.save_pretrained(folder)
     model.config.save_pretrained(folder)
+    path = Path(folder) / ADAPTER_CONFIG
+    # A path of this machine would mean nothing elsewhere, so a base that lies in the same folder has no name.
+    named = {**json.loads(path.read_text("utf-8")), "base_model_name_or_path": None if with_base else base_name}
+    path.write_text(json.dumps(named, indent=2), "utf-8")
 
 
 def _base_weights(model: PreTrainedModel) -> dict[str, Tensor]:

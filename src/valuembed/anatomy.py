@@ -185,7 +185,19 @@ def _built_on_meta(config: PretrainedConfig, trust_remote_code: bool) -> Iterato
                 config, trust_remote_code=trust_remote_code
             )
     except (KeyError, ValueError) as error:
+        if "Unrecognized configuration class" in str(error):
+            raise UnsupportedModelError(
+                f"{config.model_type}: transformers has no class for this text decoder alone, without the model around "
+                "it; choose a decoder that has one, for example a llama, mistral, qwen3 or gemma3 model"
+            ) from error
         raise _without_registry(config, error) from error
+    for module in model.modules():
+        # Dynamic rotary scaling looks at the positions, which have no data here; shapes do not depend on it.
+        types = getattr(module, "rope_type", None)
+        if isinstance(types, str) and "dynamic" in types:
+            module.rope_type = "default"
+        elif isinstance(types, dict):
+            module.rope_type = {kind: "default" if "dynamic" in name else name for kind, name in types.items()}
     yield model.train(False)
 
 
@@ -290,9 +302,9 @@ def _refuse_encoder(model: PreTrainedModel, blocks: list[AttentionBlock], notes:
     ]
     if both_ways:
         raise UnsupportedModelError(
-            f"{model.config.model_type}: layers {describe(both_ways)} attend to later tokens too, so it is an encoder and no "
-            "decoder; choose a decoder, for example a llama, mistral, qwen3 or gemma3 model (sentence-transformers embeds "
-            "with encoders)"
+            f"{model.config.model_type}: layers {describe(both_ways)} attend to later tokens too, so it is an encoder "
+            "and no decoder; choose a decoder, for example a llama, mistral, qwen3 or gemma3 model "
+            "(sentence-transformers embeds with encoders)"
         )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PretrainedConfig
-from transformers.utils.hub import cached_file
+from transformers.utils.hub import cached_file, has_file
 
 from valuembed.errors import CheckpointError
 
@@ -62,6 +62,13 @@ class Checkpoint:
         """A name that is safe to record: a folder's own name, never its path."""
         return Path(self.location).name if self.is_local and self.name != BUNDLED else self.name
 
+    @property
+    def commit(self) -> str | None:
+        """Commit of a hub id, as the hub's cache files it; None for a folder."""
+        path = None if self.is_local else self.file("config.json")
+        found = re.search(r"[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]", path or "")
+        return found.group(1) if found else None
+
     def file(self, filename: str) -> str | None:
         """Local path of one of its files (downloaded if need be), or None where there is no such file.
 
@@ -73,6 +80,17 @@ class Checkpoint:
             return path if os.path.isfile(path) else None
         try:
             return cached_file(self.location, filename, _raise_exceptions_for_missing_entries=False, **self.hub)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"model {self.name!r}: {filename} cannot be fetched: {_first_line(error)}") from error
+
+    def has(self, filename: str) -> bool:
+        """Whether it holds a file, found out without downloading it.
+
+        Raises:
+            CheckpointError: the hub does not know the id, or refuses it.
+        """
+        try:
+            return bool(has_file(self.location, filename, **self.hub))
         except (OSError, ValueError) as error:
             raise CheckpointError(f"model {self.name!r}: {filename} cannot be fetched: {_first_line(error)}") from error
 
@@ -140,7 +158,6 @@ def read_config(checkpoint: Checkpoint) -> PretrainedConfig:
         for inherited in ("quantization_config", "dtype", "auto_map"):
             if getattr(text_config, inherited, None) is None and getattr(config, inherited, None) is not None:
                 setattr(text_config, inherited, getattr(config, inherited))
-        text_config._commit_hash = getattr(config, "_commit_hash", None)
     if any(getattr(part, "is_encoder_decoder", False) for part in (config, text_config)):
         raise CheckpointError(
             f"model {checkpoint.name!r} ({config.model_type}) is an encoder-decoder; a decoder is needed"
@@ -166,59 +183,78 @@ def cut_config(config: PretrainedConfig, num_layers: int) -> PretrainedConfig:
 
 
 @contextmanager
-def weights_folder(checkpoint: Checkpoint, keep_layers: int) -> Iterator[str]:
+def weights_folder(checkpoint: Checkpoint, keep_layers: int, tail: tuple[str, ...] = ()) -> Iterator[str]:
     """A folder from which transformers loads exactly the needed tensors.
 
-    A checkpoint in one file is its own folder. For one in shards an index of the needed tensors is written to a
-    temporary folder, pointing at the shards that hold them; other shards are neither downloaded nor opened.
+    It holds an index of the needed tensors, pointing at the files that hold them; other files of the checkpoint are
+    neither downloaded nor opened.
 
     Args:
         checkpoint: the place.
         keep_layers: layers ``0 .. keep_layers - 1`` are needed.
+        tail: paths of the modules after the last layer, where these are not needed.
 
     Raises:
-        CheckpointError: there are no weights, a shard is missing, or the weights are pickled.
+        CheckpointError: there are no weights, a file is missing or damaged, or the weights are pickled.
     """
     with tempfile.TemporaryDirectory(prefix="valuembed-") as folder:
-        weight_map = _weight_map(checkpoint, keep_layers)
+        weight_map = _weight_map(checkpoint, keep_layers, tail)
         with open(os.path.join(folder, INDEX_FILE), "w", encoding="utf-8") as file:
             json.dump({"metadata": {}, "weight_map": weight_map}, file)
         yield folder
 
 
-def _weight_map(checkpoint: Checkpoint, keep_layers: int) -> dict[str, str]:
+def _weight_map(checkpoint: Checkpoint, keep_layers: int, tail: tuple[str, ...]) -> dict[str, str]:
     index_path = checkpoint.file(INDEX_FILE)
     if index_path is None:
         single = checkpoint.file(SINGLE_FILE)
         if single is None:
-            pickled = next((name for name in PICKLED if checkpoint.file(name)), None)
-            raise CheckpointError(
-                f"model {checkpoint.name!r} holds {pickled} only: pickled weights can run code, so only "
-                "safetensors are read; "
-                "convert it, or take a revision with safetensors"
-                if pickled
-                else f"model {checkpoint.name!r} holds no weights: neither {SINGLE_FILE} nor {INDEX_FILE}"
-            )
-        names = _tensor_names(checkpoint, single)
-        return {name: os.path.abspath(single) for name in names if is_needed(name, keep_layers)}
-    try:
-        with open(index_path, encoding="utf-8") as file:
-            listed: dict[str, str] = json.load(file)["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"model {checkpoint.name!r}: {INDEX_FILE} is damaged: {_first_line(error)}") from error
-    needed = {name: shard for name, shard in listed.items() if is_needed(name, keep_layers)}
+            raise _without_safetensors(checkpoint)
+        listed = dict.fromkeys(_tensor_names(checkpoint, single), SINGLE_FILE)
+    else:
+        listed = _read_index(checkpoint, index_path)
+    needed = {name: shard for name, shard in listed.items() if is_needed(name, keep_layers, tail)}
+    if not needed:
+        raise CheckpointError(
+            f"model {checkpoint.name!r}: {INDEX_FILE if index_path else SINGLE_FILE} names none of the weights that "
+            f"are needed; it names {', '.join(sorted(listed)[:3]) or 'nothing'}"
+        )
     paths = {}
     for shard in sorted(set(needed.values())):
-        # An index is data from elsewhere: it may name files of its own folder and nothing else.
+        path = checkpoint.file(shard)
+        if path is None:
+            raise CheckpointError(f"model {checkpoint.name!r}: weight file {shard} is missing")
+        if index_path is not None:
+            _tensor_names(checkpoint, path)  # here a damaged file can still be named
+        paths[shard] = os.path.abspath(path)
+    return {name: paths[shard] for name, shard in needed.items()}
+
+
+def _without_safetensors(checkpoint: Checkpoint) -> CheckpointError:
+    pickled = next((name for name in PICKLED if checkpoint.has(name)), None)
+    return CheckpointError(
+        f"model {checkpoint.name!r} holds {pickled} only: pickled weights can run code, so only safetensors are read; "
+        "convert it, or take a revision with safetensors"
+        if pickled
+        else f"model {checkpoint.name!r} holds no weights: neither {SINGLE_FILE} nor {INDEX_FILE}"
+    )
+
+
+def _read_index(checkpoint: Checkpoint, path: str) -> dict[str, str]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            listed = json.load(file)["weight_map"]
+        if not isinstance(listed, dict) or not all(isinstance(shard, str) for shard in listed.values()):
+            raise TypeError("weight_map has to name a file for each weight")
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"model {checkpoint.name!r}: {INDEX_FILE} is damaged: {_first_line(error)}") from error
+    # An index is data from elsewhere: it may name files of its own folder and nothing else.
+    for shard in listed.values():
         if os.path.basename(shard) != shard or not shard.endswith(".safetensors"):
             raise CheckpointError(
                 f"model {checkpoint.name!r}: {INDEX_FILE} names {shard!r}, which is no safetensors file beside it"
             )
-        path = checkpoint.file(shard)
-        if path is None:
-            raise CheckpointError(f"model {checkpoint.name!r}: weight file {shard} is missing")
-        paths[shard] = os.path.abspath(path)
-    return {name: paths[shard] for name, shard in needed.items()}
+    return listed
 
 
 def _tensor_names(checkpoint: Checkpoint, path: str) -> list[str]:
@@ -233,15 +269,19 @@ def _tensor_names(checkpoint: Checkpoint, path: str) -> list[str]:
         ) from error
 
 
-def is_needed(tensor: str, keep_layers: int) -> bool:
+def is_needed(tensor: str, keep_layers: int, tail: tuple[str, ...] = ()) -> bool:
     """Whether a decoder cut to its first ``keep_layers`` layers may need this tensor.
 
-    Leaves out what certainly is not needed: later layers, language model heads and other modalities.
+    Leaves out what certainly is not needed: later layers, language model heads, other modalities, and the modules of
+    ``tail``, which run after the last layer.
     """
     if _HEAD_KEY.search(tensor) or _OTHER_MODALITY_KEY.search(tensor):
         return False
     layer = _LAYER_KEY.search(tensor)
-    return layer is None or int(layer.group(1)) < keep_layers
+    if layer is not None:
+        return int(layer.group(1)) < keep_layers
+    module = f".{tensor.rpartition('.')[0]}"
+    return not any(module.endswith(f".{path}") for path in tail)
 
 
 def _first_line(error: BaseException) -> str:

@@ -15,10 +15,19 @@ from transformers.utils import logging as transformers_logging
 
 from valuembed.anatomy import Anatomy
 from valuembed.checkpoint import TEXT_DECODER_KEYS, Checkpoint, cut_config, weights_folder
-from valuembed.errors import CheckpointError, UnsupportedModelError
+from valuembed.errors import CheckpointError
 from valuembed.reader import open_door
 
 logger = logging.getLogger(__name__)
+
+WORTH_A_BAR = 200_000_000
+"""Models of fewer parameters load within a second or two."""
+
+RESERVED = frozenset(
+    {"cache_dir", "config", "force_download", "ignore_mismatched_sizes", "key_mapping", "local_files_only"}
+    | {"output_loading_info", "revision", "state_dict", "subfolder", "token", "trust_remote_code", "variant"}
+)
+"""Arguments of ``from_pretrained`` that a caller cannot give: some would be overruled, others ignored in silence."""
 
 
 def load_decoder(
@@ -49,13 +58,18 @@ def load_decoder(
         UnsupportedModelError: the attention cannot be led through the reader.
     """
     model_kwargs = dict(model_kwargs or {})
-    if "gguf_file" in model_kwargs or model_kwargs.get("use_safetensors") is False:
+    if "gguf_file" in model_kwargs or not model_kwargs.pop("use_safetensors", True):
         raise CheckpointError("only safetensors weights are read; drop gguf_file and use_safetensors=False")
+    if reserved := sorted(RESERVED.intersection(model_kwargs)):
+        raise CheckpointError(
+            f"model_kwargs cannot hold {', '.join(reserved)}: what is read, and from where, is for load() to decide "
+            "(it takes revision, token, cache_folder, local_files_only and trust_remote_code itself)"
+        )
     cut = cut_config(config, keep_layers)
     dtype = dtype or usable_dtype(checkpoint_dtype(config), device)
     removed = () if keep_tail else anatomy.tail
     model_class = _lean_class(anatomy.model_class, removed)
-    with weights_folder(checkpoint, keep_layers) as folder, _quiet():
+    with weights_folder(checkpoint, keep_layers, removed) as folder, _quiet(sum(anatomy.sizes[0][:keep_layers])):
         try:
             loaded: Any = model_class.from_pretrained(
                 folder,
@@ -64,6 +78,8 @@ def load_decoder(
                 use_safetensors=True,
                 key_mapping=TEXT_DECODER_KEYS,
                 output_loading_info=True,
+                # Looked at below, where the weights can be named.
+                ignore_mismatched_sizes=True,
                 **model_kwargs,
             )
         except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
@@ -72,17 +88,8 @@ def load_decoder(
                 f"model {checkpoint.name!r}: its weights cannot be loaded: {' '.join(reason[:3])}"
             ) from error
     model: PreTrainedModel = loaded[0]
-    report: dict[str, Any] = loaded[1]
     model.__class__ = anatomy.model_class
-    missing = sorted(
-        name for name in report["missing_keys"] if not name.startswith(tuple(f"{path}." for path in removed))
-    )
-    if missing:
-        listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        raise CheckpointError(
-            f"model {checkpoint.name!r}: {len(missing)} needed weights are not in the checkpoint: {listed}; they "
-            "would be random"
-        )
+    _check_report(checkpoint, loaded[1], removed)
     model.config.name_or_path = checkpoint.public_name
     # Saving would undo every renaming of this load, and give a text decoder the names of the image-text model it came
     # from; without the note transformers saves under the names of the class.
@@ -93,6 +100,24 @@ def load_decoder(
     open_door(model, anatomy)
     model.train(False)
     return model
+
+
+def _check_report(checkpoint: Checkpoint, report: dict[str, Any], removed: tuple[str, ...]) -> None:
+    """Raise where a weight would be random: it is not in the checkpoint, or has another shape there."""
+    for name, held, expected in sorted(report["mismatched_keys"]):
+        raise CheckpointError(
+            f"model {checkpoint.name!r}: weight {name} has the shape {tuple(held)} in the checkpoint, but its "
+            f"configuration asks for {tuple(expected)}"
+        )
+    missing = sorted(
+        name for name in report["missing_keys"] if not name.startswith(tuple(f"{path}." for path in removed))
+    )
+    if missing:
+        listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise CheckpointError(
+            f"model {checkpoint.name!r}: {len(missing)} needed weights are not in the checkpoint: {listed}; they "
+            "would be random"
+        )
 
 
 def checkpoint_dtype(config: PretrainedConfig) -> torch.dtype | None:
@@ -148,23 +173,15 @@ def _lean_class(model_class: type[PreTrainedModel], removed: tuple[str, ...]) ->
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence transformers' report of tensors it did not use: leaving them out is the point here."""
-    verbosity = transformers_logging.get_verbosity()
+def _quiet(parameters: int) -> Iterator[None]:
+    """Silence transformers' report of tensors it did not use, which is the point here, and bars over in no time."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(logging.ERROR)
+    if parameters < WORTH_A_BAR:
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         transformers_logging.set_verbosity(verbosity)
-
-
-def check_cuttable(anatomy: Anatomy, keep_layers: int, held_layers: int, source: str) -> None:
-    """Raise unless the layers to keep are among those that a checkpoint holds.
-
-    Raises:
-        UnsupportedModelError: the checkpoint was cut and the layers asked for are gone.
-    """
-    if keep_layers > held_layers:
-        raise UnsupportedModelError(
-            f"layers up to {keep_layers - 1} are asked for, but only layers 0-{held_layers - 1} are held; load {source}"
-        )
+        if bars:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from valuembed.batching import plan_steps, rope_groups
 from valuembed.errors import ReadingError, RecipeError
 from valuembed.module import ValueTransformer, check_texts
 from valuembed.recipes import Recipe
+
+_BETWEEN = ("sentence_transformers", "torch", "contextlib")
 
 TEXTS_PER_WINDOW = 8192
 """Texts that are tokenized and sorted together: enough to keep padding small, few enough to keep memory flat."""
@@ -48,6 +51,19 @@ class EncodeReport:
     tokens: int
     truncated: int
     blank: int
+
+    @classmethod
+    def total(cls, reports: Iterable[EncodeReport]) -> EncodeReport:
+        """One report for the parts of a call."""
+        return cls(*(sum(counts) for counts in zip(*(astuple(report) for report in reports), strict=True)))
+
+
+def _callers_level() -> int:
+    """The ``stacklevel`` at which a warning points to the user's line, past this library and those between."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in ("valuembed", *_BETWEEN):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 class ValueEncoder(SentenceTransformer):
@@ -104,51 +120,46 @@ class ValueEncoder(SentenceTransformer):
             return torch.zeros(0, width, device=result.device)
         return result
 
+    def _inference(self, inputs: list[Any], **kwargs: Any) -> Any:
+        check_texts(inputs)
+        if kwargs["output_value"] == "token_embeddings":
+            raise RecipeError(
+                "output_value='token_embeddings': a recipe reads one vector a text and keeps none of its tokens'"
+            )
+        if kwargs["output_value"] is None:
+            return super()._inference(inputs, **kwargs)
+        return self._finish(*self._embed(inputs, **kwargs))
+
     @torch.inference_mode()
-    def _inference(  # type: ignore[override]
+    def _embed(
         self,
-        inputs: list[Any],
+        texts: list[str],
         *,
         prompt: str | None,
         show_progress_bar: bool,
-        output_value: str | None,
         save_to_cpu: bool,
         normalize_embeddings: bool,
         truncate_dim: int | None,
         device: str | torch.device | None = None,
         task: str | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        if output_value == "token_embeddings":
-            raise RecipeError(
-                "output_value='token_embeddings': a recipe reads one vector a text and keeps none of its tokens'"
-            )
-        check_texts(inputs)
-        if output_value is None:
-            kwargs.update(save_to_cpu=save_to_cpu, normalize_embeddings=normalize_embeddings, truncate_dim=truncate_dim)
-            return super()._inference(
-                inputs,
-                prompt=prompt,
-                show_progress_bar=show_progress_bar,
-                output_value=None,
-                device=device,
-                task=task,
-                **kwargs,
-            )
+        **_: Any,
+    ) -> tuple[Tensor, EncodeReport]:
+        """Vectors ``[b, width]`` of texts that are known to be texts, and what was done to get them."""
         target = self._resolve_inference_device(device)
         self.eval()
         width = truncate_dim or self.reader.get_embedding_dimension()
-        result = torch.empty(len(inputs), width, device="cpu" if save_to_cpu else target)
+        result = torch.empty(len(texts), width, device="cpu" if save_to_cpu else target)
         tokens = truncated = 0
-        with tqdm(total=len(inputs), desc="Texts", unit="text", disable=not show_progress_bar) as bar:
-            for start in range(0, len(inputs), TEXTS_PER_WINDOW):
-                window = inputs[start : start + TEXTS_PER_WINDOW]
-                rows = self.reader.tokenize_texts(window, prompt, task)
-                lengths = [max(len(row.ids) for row in of_text) for of_text in zip(*rows, strict=True)]
-                tokens += sum(len(row.ids) for of_template in rows for row in of_template)
-                truncated += sum(any(row.truncated for row in of_text) for of_text in zip(*rows, strict=True))
+        group = rope_groups(self.reader.model)
+        with tqdm(total=len(texts), desc="Texts", unit="text", disable=not show_progress_bar) as bar:
+            for start in range(0, len(texts), TEXTS_PER_WINDOW):
+                rows = self.reader.tokenize_texts(texts[start : start + TEXTS_PER_WINDOW], prompt, task)
+                by_text = list(zip(*rows, strict=True))
+                tokens += sum(len(row.ids) for of_text in by_text for row in of_text)
+                truncated += sum(any(row.truncated for row in of_text) for of_text in by_text)
+                lengths = [max(len(row.ids) for row in of_text) for of_text in by_text]
                 budget = max(1, self.reader.tokens_per_step // len(rows))
-                for step in plan_steps(lengths, budget, rope_groups(self.reader.model)):
+                for step in plan_steps(lengths, budget, group):
                     features = batch_to_device(self.reader.features([[part[i] for i in step] for part in rows]), target)
                     vectors = self(features)["sentence_embedding"]
                     if truncate_dim is not None:
@@ -157,36 +168,65 @@ class ValueEncoder(SentenceTransformer):
                         vectors = torch.nn.functional.normalize(vectors, p=2, dim=1)
                     result[[start + i for i in step]] = vectors.to(result.device)
                     bar.update(len(step))
-                self._check_finite(result[start : start + len(window)], start)
-        blank = sum(not text.strip() for text in inputs)
-        self.report = EncodeReport(len(inputs), tokens, truncated, blank)
-        self._warn(self.report)
-        return result
+        return result, EncodeReport(len(texts), tokens, truncated, sum(not text.strip() for text in texts))
 
-    def _check_finite(self, vectors: Tensor, start: int) -> None:
+    def _finish(self, vectors: Tensor, report: EncodeReport) -> Tensor:
+        """Check what one call gave, and report it once.
+
+        Raises:
+            ReadingError: rows that are not finite.
+        """
         bad = (~torch.isfinite(vectors).all(dim=1)).nonzero().flatten().tolist()
         if bad:
-            rows = ", ".join(str(start + row) for row in bad[:10]) + (", ..." if len(bad) > 10 else "")
+            rows = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
             raise ReadingError(
                 f"the embedding of {len(bad)} texts is not finite (NaN or infinite): rows {rows}; the weights are "
-                "damaged or "
-                f"{self.reader.model.dtype} overflows in this model, try dtype='float32'"
+                f"damaged or {self.reader.model.dtype} overflows in this model, try dtype='float32'"
             )
+        self.report = report
+        self._warn(report)
+        return vectors
+
+    def _multi_process(self, inputs: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        check_texts(inputs)
+        if kwargs["output_value"] != "sentence_embedding":
+            raise RecipeError(f"output_value={kwargs['output_value']!r} is not possible with several processes")
+        self._reports: list[EncodeReport] = []
+        vectors: Any = super()._multi_process(inputs, **kwargs)
+        return self._finish(vectors, EncodeReport.total(self._reports)) if len(inputs) else vectors
+
+    @classmethod
+    def _multi_process_worker(cls, target_device: str, model: Any, input_queue: Any, results_queue: Any) -> None:
+        """Embed chunks in a process of its own; rows are checked and warnings given where the whole call is known."""
+        while True:
+            chunk, texts, kwargs = input_queue.get()
+            try:
+                vectors, report = model._embed(texts, device=target_device, **kwargs)
+                results_queue.put([chunk, (vectors.cpu(), report)])
+            except Exception as error:
+                results_queue.put(cls._report_worker_failure(chunk, error, target_device))
+
+    def _get_worker_result(self, pool: Any, poll_interval: float = 1.0) -> Any:  # type: ignore[override]
+        chunk, output = super()._get_worker_result(pool, poll_interval)
+        if isinstance(output, Exception):
+            return chunk, output
+        vectors, report = output
+        self._reports.append(report)
+        return chunk, vectors
 
     def _warn(self, report: EncodeReport) -> None:
         if report.truncated:
             warnings.warn(
                 f"{report.truncated} of {report.texts} texts were cut to fit max_tokens={self.reader.max_tokens} "
-                "(prompt and template "
-                "included); model.report counts them",
+                "(prompt and template included); model.report counts them",
                 TruncationWarning,
-                stacklevel=5,
+                stacklevel=_callers_level(),
             )
         if report.blank:
             warnings.warn(
                 f"{report.blank} of {report.texts} texts are blank and were embedded as the template around nothing",
                 BlankTextWarning,
-                stacklevel=5,
+                stacklevel=_callers_level(),
             )
 
     def _create_model_card(self, path: str, *args: Any, **kwargs: Any) -> None:

@@ -88,6 +88,8 @@ def resolve_layers(
         LayerError: the form is unknown, an index is not legal or given twice, or nothing is selected.
     """
     legal = tuple(sorted(legal))
+    if isinstance(spec, tuple):
+        spec = list(spec)
     if not legal:
         raise LayerError(f"layers={spec!r}: none of the {num_layers} layers of this model can be read")
     if spec is None and preset is None:

@@ -204,7 +204,7 @@ class ValueTransformer(Transformer):
         """Write the kept layers (or only the adapter, where the origin can be fetched again), tokenizer and recipe."""
         if not safe_serialization:
             raise RecipeError("safe_serialization=False would write pickled weights; only safetensors are written")
-        adapters.save(self.model, output_path, with_base=not self.origin.fetchable)
+        adapters.save(self.model, output_path, base_name=self.origin.name, with_base=not self.origin.fetchable)
         self.processor.save_pretrained(output_path)
         self.save_config(output_path)
 
@@ -321,7 +321,7 @@ def build(
         if saved
         else Origin(
             name=base.public_name,
-            revision=getattr(config, "_commit_hash", None),
+            revision=base.commit,
             num_layers=anatomy.num_layers,
             fetchable=base.name == BUNDLED or not base.is_local,
         )

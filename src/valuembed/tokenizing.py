@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 from tokenizers import AddedToken, Encoding
@@ -108,14 +109,15 @@ class TextTokenizer:
         if not ids:
             return TokenRow([self._blank_id()], (0, 1))
         whole = len(item.string)
-        start, end = _token_range(encoding.offsets, item.text, first, stop, whole)
+        offsets = _by_character(encoding.offsets, item.string)
+        start, end = _token_range(offsets, item.text, first, stop, whole)
         excess = len(ids) - max_tokens if max_tokens is not None else 0
         if excess > 0:
-            inner = _without_suffix(encoding.offsets, (start, end), item.text[1])
+            inner = _without_suffix(offsets, (start, end), item.text[1])
             echo = (start, start)
             if item.echo:
-                echo = _token_range(encoding.offsets, item.echo, first, stop, whole)
-                echo = _without_suffix(encoding.offsets, echo, item.echo[1])
+                echo = _token_range(offsets, item.echo, first, stop, whole)
+                echo = _without_suffix(offsets, echo, item.echo[1])
             row = _cut(ids, inner, echo, excess, template)
             return replace(row, span=(row.span[0], row.span[1] + end - inner[1]))
         return TokenRow(ids, (start, end) if end > start else (0, len(ids)))
@@ -157,6 +159,21 @@ def _id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
     number = tokenizer.convert_tokens_to_ids(token)
     assert isinstance(number, int)
     return number
+
+
+def _by_character(offsets: list[tuple[int, int]], string: str) -> list[tuple[int, int]]:
+    """Offsets with every byte token at its own character.
+
+    A Unigram model that falls back on bytes reports one range for all tokens of a run of unknown characters, and such
+    a run may begin in the prompt and end in the text.
+    """
+    for shared, run in groupby(range(len(offsets)), key=list(offsets).__getitem__):
+        tokens = list(run)
+        if len(tokens) > 1 and shared[1] - shared[0] > 1:
+            characters = [at for at in range(*shared) for _ in string[at].encode()]
+            if len(characters) == len(tokens):
+                offsets[tokens[0] : tokens[-1] + 1] = [(at, at + 1) for at in characters]
+    return offsets
 
 
 def _token_range(
