@@ -1,0 +1,235 @@
+"""The documentation is run: its code, its commands, its links, and its tables against the tables of the library."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import runpy
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from transformers import CONFIG_MAPPING
+from typer.testing import CliRunner
+
+import valuembed
+from valuembed import cli
+from valuembed.anatomy import survey
+from valuembed.errors import UnsupportedModelError
+from valuembed.testing import ARCHITECTURES
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "valuembed"
+CARD = SOURCE / "bundled" / "README.md"
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), CARD]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+NO_RUN = "no-run"
+HUB_ID = re.compile(r"""["'][\w.-]+/[\w.-]+["']""")
+OURS = ("FutureEOL", "default layers", "MetaEOL", "mean covers", "blank text")
+FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block: the words after the fence, its text, and the line it starts on."""
+
+    info: list[str]
+    text: str
+    line: int
+
+
+def named(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def blocks(page: Path, language: str) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    found = [
+        Block(match[1].split(), match[2], text.count("\n", 0, match.start()) + 2) for match in FENCE.finditer(text)
+    ]
+    return [block for block in found if block.info[:1] == [language]]
+
+
+def without_code(page: Path) -> str:
+    return FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub calls the headings of a page in a link."""
+    headings = re.findall(r"^#+ (.*)$", without_code(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+PYTHON_PAGES = [page for page in PAGES if blocks(page, "python")]
+COMMAND_PAGES = [page for page in PAGES if blocks(page, "bash")]
+
+
+def test_there_is_something_to_run() -> None:
+    assert {"README.md", "docs/index.md", "docs/methods.md", "docs/choosing.md", "docs/faq.md"} <= set(
+        map(named, PYTHON_PAGES)
+    )
+    assert len(EXAMPLES) >= 6
+
+
+@pytest.mark.parametrize("page", PYTHON_PAGES, ids=named)
+def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks of a page share a namespace, as for someone who types them one after the other."""
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "__main__"}
+    for block in blocks(page, "python"):
+        if NO_RUN not in block.info:
+            # Blank lines in front, so that an error names the line of the page.
+            exec(compile("\n" * (block.line - 1) + block.text, named(page), "exec"), namespace)
+
+
+@pytest.mark.parametrize("page", PYTHON_PAGES, ids=named)
+def test_only_blocks_that_need_the_network_are_not_run(page: Path) -> None:
+    for block in blocks(page, "python"):
+        assert block.info in (["python"], ["python", NO_RUN]), f"{named(page)}:{block.line}: {block.info}"
+        compile(block.text, named(page), "exec")
+        names_a_hub_id = bool(HUB_ID.search(block.text))
+        assert (NO_RUN in block.info) == names_a_hub_id, (
+            f"{named(page)}:{block.line}: a hub id and {NO_RUN} go together"
+        )
+
+
+@pytest.mark.parametrize("page", COMMAND_PAGES, ids=named)
+def test_commands_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that name a hub id are only parsed; ``make`` has the targets that are named."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    targets = set(re.findall(r"^(\w+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for line in (line for block in blocks(page, "bash") for line in block.text.splitlines()):
+        program, *arguments = shlex.split(line, comments=True) or [""]
+        if program == "make":
+            assert set(arguments) <= targets, line
+        elif program == "valuembed":
+            needs_network = any(
+                re.fullmatch(r"[\w-]+/[\w.-]+", argument) for argument in arguments if "examples" not in argument
+            )
+            result = CliRunner().invoke(cli.app, [*arguments, "--help"] if needs_network else arguments)
+            assert result.exit_code == 0, f"{line}\n{result.output}"
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=named)
+def test_examples_run(
+    example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert len(example.read_text(encoding="utf-8").splitlines()) < 40
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(example), run_name="__main__")
+    assert capsys.readouterr().out.strip()
+    assert not list(tmp_path.iterdir()), "an example leaves nothing behind"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_code(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        aim = (page.parent / path).resolve() if path else page
+        assert aim.exists(), f"{named(page)} links to {target}"
+        assert aim.is_relative_to(ROOT), f"{named(page)} links out of the repository: {target}"
+        if anchor:
+            assert anchor in anchors(aim), f"{named(page)} links to {target}; headings are {sorted(anchors(aim))}"
+
+
+def test_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 250
+
+
+def table(page: Path, heading: str) -> list[list[str]]:
+    """The rows of the first table under a heading, without its header."""
+    section = page.read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2]
+    rows = []
+    for line in section.splitlines():
+        if line.startswith("|"):
+            rows.append([cell.strip() for cell in line.strip("|").split("|")])
+        elif rows:
+            break
+    return rows[2:]
+
+
+def in_backticks(cells: list[str]) -> list[str]:
+    return [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
+
+
+def test_readme_lists_every_method() -> None:
+    assert in_backticks([row[0] for row in table(ROOT / "README.md", "Methods")]) == list(valuembed.METHODS)
+
+
+def test_methods_page_names_every_method() -> None:
+    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    assert [method for method in valuembed.METHODS if f"`{method}`" not in text] == []
+
+
+def test_readme_widths_are_the_models() -> None:
+    for method, _, _, width, _ in table(ROOT / "README.md", "Methods"):
+        found = valuembed.info("bundled", method=method.strip("`"))
+        letters = {"g": found.value_heads, "h": found.query_heads, "d": found.head_width, "m": found.model_width}
+        product = 1
+        for letter in width.split("*"):
+            product *= letters[letter]
+        assert product == found.width, method
+
+
+def test_readme_names_every_template() -> None:
+    rows = [row[0] for row in table(ROOT / "README.md", "Templates")]
+    assert [name for name in valuembed.TEMPLATES if f'`"{name}"`' not in "".join(rows)] == []
+
+
+def test_readme_lists_the_families_that_are_tested() -> None:
+    rows = table(ROOT / "README.md", "Supported families")
+    assert sorted(in_backticks([row[1] for row in rows])) == sorted(ARCHITECTURES)
+
+
+def test_readme_lists_what_is_refused() -> None:
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("\nRefused, ")[2].partition("\n## ")[0]
+    refused = re.findall(
+        r"`(\w+)`", "".join(line.split("|")[1] for line in section.splitlines() if line.startswith("| `"))
+    )
+    assert {"bloom", "diffllama", "gemma3n_text", "bert"} <= set(refused)
+    for architecture in refused:
+        with pytest.raises(UnsupportedModelError, match=f"^{architecture}: "):
+            survey(CONFIG_MAPPING[architecture]())
+
+
+def test_layers_table_is_right() -> None:
+    """Every row of the table on the choosing page, on the bundled model's eight layers."""
+    for forms, _, expected in table(ROOT / "docs" / "choosing.md", "Layers"):
+        for form in in_backticks([forms]):
+            spec = eval(form)
+            with contextlib.suppress(ValueError):
+                shown = valuembed.info("bundled", layers=spec).chosen_layers
+                ends = expected.split("-")
+                meant = range(int(ends[0]), int(ends[1]) + 1) if len(ends) == 2 else map(int, expected.split(","))
+                assert shown == tuple(meant), form
+                continue
+            assert expected == "an error", form
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/methods.md"])
+def test_what_is_ours_is_said(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    text = " ".join(text.split("Ours, where" if page == "README.md" else "## What is ours")[1].split()).lower()
+    assert [claim for claim in OURS if claim.lower() not in text.replace("span of a mean", "mean covers")] == []
+
+
+def test_architecture_has_a_line_for_every_file() -> None:
+    listed = in_backticks([row[1] for row in table(ROOT / "ARCHITECTURE.md", "Levels")])
+    assert sorted(listed) == sorted(path.name for path in SOURCE.glob("*.py") if path.name != "__init__.py")
+
+
+def test_command_line_page_names_every_command() -> None:
+    text = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
+    commands = [command.callback.__name__ for command in cli.app.registered_commands if command.callback]
+    assert [name for name in commands if f"\n## {name}\n" not in text] == []
+    assert len(commands) >= 4
+
+
+def test_the_sample_file_is_large_enough() -> None:
+    lines = (ROOT / "examples" / "sentences.txt").read_text(encoding="utf-8").splitlines()
+    assert len(lines) >= 100
+    assert all(line.strip() for line in lines)
