@@ -97,7 +97,7 @@ def test_two_attention_calls_in_a_layer_are_refused() -> None:
         num_attention_heads=4,
         num_key_value_heads=2,
     )
-    with pytest.raises(UnsupportedModelError, match="^diffllama: layers 0-1 compute attention more than once"):
+    with pytest.raises(UnsupportedModelError, match=r"^diffllama: layers 0-1 compute attention more than once"):
         survey(config)
 
 

@@ -341,6 +341,10 @@ def test_mistakes_are_named(folder: Path) -> None:
         RecipeError, match="dtype='float99' is unknown; legal: auto, float32, bfloat16, float16, float64"
     ):
         load(folder, dtype="float99")
+    with pytest.raises(
+        InputError, match=r"prompt '.udc00' cannot be embedded: it is not valid Unicode: lone surrogate"
+    ):
+        load(folder, "va").encode(["a"], prompt="\udc00")
     with pytest.raises(RecipeError, match="signal='hidden' with aligned=True means nothing"):
         load(folder, {"signal": "hidden", "weights": "mean", "aligned": True})
 

@@ -14,7 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from valuembed.anatomy import Anatomy
-from valuembed.checkpoint import TEXT_DECODER_KEYS, Checkpoint, cut_config, weights_folder
+from valuembed.checkpoint import TEXT_DECODER_KEYS, Checkpoint, cut_config, is_needed, weights_folder
 from valuembed.errors import CheckpointError
 from valuembed.reader import open_door
 
@@ -68,6 +68,10 @@ def load_decoder(
     cut = cut_config(config, keep_layers)
     dtype = dtype or usable_dtype(checkpoint_dtype(config), device)
     removed = () if keep_tail else anatomy.tail
+    if isinstance(places := model_kwargs.get("device_map"), dict):
+        # A map drawn up for the whole model names modules that this one does not have.
+        kept = {path: place for path, place in places.items() if is_needed(f"{path}.", keep_layers, removed)}
+        model_kwargs["device_map"] = kept
     model_class = _lean_class(anatomy.model_class, removed)
     with weights_folder(checkpoint, keep_layers, removed) as folder, _quiet(sum(anatomy.sizes[0][:keep_layers])):
         try:

@@ -99,7 +99,12 @@ class ValueTransformer(Transformer):
 
         Returns:
             For each of the k templates, b rows.
+
+        Raises:
+            InputError: an instruction that is no text.
         """
+        if reason := check_text(prompt or ""):
+            raise InputError(f"prompt {prompt!r} cannot be embedded: it is {reason}")
         return [
             self.texts.rows(texts, template, prompt or "", max_tokens=max_tokens or self.max_tokens)
             for template in self.recipe.templates_for(role)

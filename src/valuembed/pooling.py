@@ -1,7 +1,7 @@
 """The arithmetic of pooling: tensors in, tensors out, sums in float32.
 
-Mask convention: 1 is a real token that counts. A mask enters as a weight of zero in a sum, so whatever stands in
-the padding never reaches a result.
+Mask convention: 1 is a real token that counts. A mask enters as a weight of zero in a sum, so no number that stands
+in the padding reaches a result.
 """
 
 from __future__ import annotations

@@ -1,0 +1,204 @@
+"""Cutting rows into steps, and the rotary frequencies that follow the longest text of a step."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import valuembed
+from valuembed import batching
+from valuembed.batching import TOKENS_PER_STEP, pad_right, plan_steps, rope_groups
+from valuembed.testing import tiny_checkpoint, tiny_decoder
+
+SWITCH = 32
+DYNAMIC = {
+    "max_position_embeddings": SWITCH,
+    "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0},
+}
+# d = 8, so four frequencies, each with its own factor; the two sets are far apart.
+LONGROPE = {
+    "max_position_embeddings": 256,
+    "original_max_position_embeddings": SWITCH,
+    "sliding_window": None,
+    "rope_parameters": {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0, 1.0, 1.0, 1.0],
+        "long_factor": [3.0, 5.0, 7.0, 9.0],
+        "original_max_position_embeddings": SWITCH,
+    },
+}
+
+
+class TestSteps:
+    def test_by_hand(self):
+        # Sorted: 9 (row 1), 6 (row 3), 5 (rows 0, 2), 2 (row 4). 9 alone, for 2 x 9 > 16. 6 alone: a second row would
+        # fit, but 6 is a quarter of the budget already and 5 < 0.9 x 6. For the same reason 2 does not join the fives.
+        assert list(plan_steps([5, 9, 5, 6, 2], budget=16)) == [[1], [3], [0, 2], [4]]
+        # 36 = 0.9 x 40 is near enough. 19 tokens are less than a quarter of 100, so any row may follow, 2 x 19 more.
+        assert list(plan_steps([36, 40], budget=100)) == [[1, 0]]
+        assert list(plan_steps([1, 19, 18], budget=100)) == [[1, 2], [0]]
+        assert list(plan_steps([1, 19, 1], budget=100)) == [[1, 0], [2]]
+
+    def test_a_row_over_the_budget_goes_alone(self):
+        assert list(plan_steps([3, 40, 3], budget=10)) == [[1], [0, 2]]
+
+    def test_no_rows_no_steps(self):
+        assert list(plan_steps([])) == []
+
+    @given(
+        lengths=st.lists(st.integers(1, 60), max_size=60),
+        budget=st.integers(1, 200),
+        border=st.integers(0, 60),
+    )
+    def test_invariants(self, lengths, budget, border):
+        steps = list(plan_steps(lengths, budget, lambda length: length > border))
+        assert sorted(row for step in steps for row in step) == list(range(len(lengths)))
+        in_order = [lengths[row] for step in steps for row in step]
+        assert in_order == sorted(lengths, reverse=True)
+        for step in steps:
+            longest = lengths[step[0]]
+            assert len(step) == 1 or len(step) * longest <= budget
+            assert len({lengths[row] > border for row in step}) == 1
+        for step, following in itertools.pairwise(steps):
+            # No step ends before it has to: one more row is too much, too short for it, or of another group.
+            longest, more = lengths[step[0]], lengths[following[0]]
+            full = (len(step) + 1) * longest > budget
+            uneven = more < 0.9 * longest and len(step) * longest >= budget / 4
+            assert full or uneven or (more > border) != (longest > border)
+
+    @pytest.mark.parametrize("median", [40, 100])
+    def test_padding_stays_under_five_percent(self, median):
+        # Lengths as texts have them: log-normal with sigma 0.7, from a few tokens to some hundreds.
+        drawn = np.random.default_rng(0).lognormal(np.log(median), 0.7, size=4000)
+        lengths = np.maximum(drawn.astype(int), 1).tolist()
+        steps = list(plan_steps(lengths))
+        computed = sum(len(step) * lengths[step[0]] for step in steps)
+        assert max(len(step) * lengths[step[0]] for step in steps) <= TOKENS_PER_STEP
+        assert computed / sum(lengths) < 1.05
+        # Nor is that bought with small steps: on average they hold more than half of the budget.
+        assert computed / len(steps) > TOKENS_PER_STEP / 2
+        # The measure means something: in the order of arrival, 64 at a time, twice the tokens would be computed.
+        blocks = [lengths[start : start + 64] for start in range(0, 4000, 64)]
+        assert sum(len(block) * max(block) for block in blocks) / sum(lengths) > 2
+
+    def test_padding_is_on_the_right_and_masked(self):
+        ids, mask = pad_right([[5, 6, 7], [8], [9, 10]])
+        assert (ids.dtype, ids.shape) == (torch.long, (3, 3))
+        assert mask.tolist() == [[1, 1, 1], [1, 0, 0], [1, 1, 0]]
+        assert ids[mask.bool()].tolist() == [5, 6, 7, 8, 9, 10]
+
+
+class TestGroups:
+    def test_all_lengths_are_alike_in_most_models(self):
+        for architecture in ("llama", "gpt_oss", "gpt2", "gemma3_text"):
+            group = rope_groups(tiny_decoder(architecture))
+            assert len({group(length) for length in (1, 32, 33, 64, 200)}) == 1
+
+    def test_dynamic_has_one_set_up_to_the_switch_and_one_for_each_length_beyond(self):
+        group = rope_groups(tiny_decoder("llama", **DYNAMIC))
+        assert group(1) == group(SWITCH - 1) == group(SWITCH)
+        assert len({group(length) for length in (SWITCH, SWITCH + 1, SWITCH + 2, 200)}) == 4
+
+    def test_longrope_has_two_sets(self):
+        group = rope_groups(tiny_decoder("phi3", **LONGROPE))
+        assert group(1) == group(SWITCH)
+        assert group(SWITCH + 1) == group(200) != group(SWITCH)
+
+    def test_a_rope_of_one_kind_of_layers_counts_too(self):
+        ropes = {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            "full_attention": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0},
+        }
+        model = tiny_decoder("gemma3_text", max_position_embeddings=SWITCH, rope_parameters=ropes)
+        group = rope_groups(model)
+        assert group(1) == group(SWITCH)
+        assert len({group(length) for length in (SWITCH, SWITCH + 1, 60)}) == 3
+
+
+def everywhere(monkeypatch, name: str, replacement) -> None:
+    """Take a function of ``batching`` away wherever the library has imported it."""
+    original = getattr(batching, name)
+    homes = [module for key, module in sys.modules.items() if key.split(".")[0] == "valuembed"]
+    replaced = [home for home in homes if getattr(home, name, None) is original]
+    assert len(replaced) >= 2
+    for home in replaced:
+        monkeypatch.setattr(home, name, replacement)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("ropes")
+    return {
+        "dynamic": tiny_checkpoint(root / "dynamic", "llama", **DYNAMIC),
+        "longrope": tiny_checkpoint(root / "longrope", "phi3", **LONGROPE),
+    }
+
+
+def load(folder):
+    return valuembed.load(str(folder), "aligned_wva", layers="all", template=None, max_tokens=200, dtype="float32")
+
+
+def letters(count: int) -> str:
+    """A text of exactly so many tokens: no pair of these letters is in the tokenizer's vocabulary."""
+    return "qz" * (count // 2) + "q" * (count % 2)
+
+
+# At the switch, just beyond it, and well on either side; the longest is not next to the shortest on purpose.
+LENGTHS = (10, SWITCH, 120, SWITCH - 1, SWITCH + 1, 60, 3)
+
+
+def apart(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.abs(one - other).max())
+
+
+@pytest.fixture(scope="module")
+def alone(folders):
+    """Each text by a model that has seen no longer one: the shortest first, and never the same frequencies twice."""
+    texts, vectors = [letters(length) for length in LENGTHS], {}
+    for kind, folder in folders.items():
+        model = load(folder)
+        assert [len(model.tokenizer(text)["input_ids"]) for text in texts] == list(LENGTHS)
+        rows = {length: model.encode([text])[0] for length, text in sorted(zip(LENGTHS, texts, strict=True))}
+        vectors[kind] = np.stack([rows[length] for length in LENGTHS])
+    return vectors
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+class TestRopeOfOneText:
+    def test_is_what_a_fresh_model_gives(self, kind, folders, alone):
+        for row in (1, 2, 4):
+            fresh = load(folders[kind]).encode([letters(LENGTHS[row])])[0]
+            assert apart(fresh, alone[kind][row]) < 1e-5
+
+    def test_is_the_same_beside_longer_ones(self, kind, folders, alone):
+        together = load(folders[kind]).encode([letters(length) for length in LENGTHS])
+        assert apart(together, alone[kind]) < 1e-5
+
+    def test_is_the_same_after_longer_ones(self, kind, folders, alone):
+        model = load(folders[kind])
+        for row in (2, 1, 5, 4, 3, 0, 6):
+            assert apart(model.encode([letters(LENGTHS[row])])[0], alone[kind][row]) < 1e-5
+
+    def test_would_change_without_groups(self, kind, folders, alone, monkeypatch):
+        everywhere(monkeypatch, "rope_groups", lambda model: lambda length: None)
+        # Nor may steps be so even that they part the lengths by chance.
+        monkeypatch.setattr(batching, "EVEN", 0.0)
+        together = load(folders[kind]).encode([letters(length) for length in LENGTHS])
+        # All texts up to the switch are pulled along by the longest.
+        assert min(apart(together[row], alone[kind][row]) for row in (0, 1, 3)) > 0.01
+
+
+def test_dynamic_rope_would_change_without_reset(folders, alone, monkeypatch):
+    everywhere(monkeypatch, "reset_dynamic_rope", lambda model: None)
+    model = load(folders["dynamic"])
+    model.encode([letters(120)])
+    # Transformers goes back by itself only below the switch; at it, and beyond, it keeps the frequencies of 120 tokens.
+    assert apart(model.encode([letters(60)])[0], alone["dynamic"][LENGTHS.index(60)]) > 0.01
+    assert apart(model.encode([letters(SWITCH)])[0], alone["dynamic"][LENGTHS.index(SWITCH)]) > 0.01
