@@ -110,7 +110,7 @@ class ValueEncoder(SentenceTransformer):
         return self._no_rows(result, kwargs.get("truncate_dim"), kwargs.get("precision"))
 
     def _no_rows(self, result: Any, truncate_dim: int | None, precision: str | None) -> Any:
-        width = truncate_dim or self.get_embedding_dimension() or 0
+        width = truncate_dim or self.truncate_dim or self.reader.get_embedding_dimension()
         kinds = {"int8": np.int8, "uint8": np.uint8, "binary": np.int8, "ubinary": np.uint8}
         if precision in ("binary", "ubinary"):
             width = -(-width // 8)

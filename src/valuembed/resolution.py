@@ -105,6 +105,13 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     except Exception as error:  # the tokenizers library raises bare Exceptions on damaged files
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"model {checkpoint.name!r}: its tokenizer cannot be loaded: {reason}") from error
+    # Where the files are missing, transformers makes an empty tokenizer for some families: all texts would be blank.
+    special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+    if not tokenizer.get_vocab().keys() - special:
+        raise CheckpointError(
+            f"model {checkpoint.name!r}: its tokenizer cannot be loaded: it knows no words, as without its files "
+            "(tokenizer.json and tokenizer_config.json)"
+        )
     return tokenizer
 
 

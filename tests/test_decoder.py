@@ -1,0 +1,267 @@
+"""The cut decoder is the full one, in the precision and on the devices that were asked for."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel
+
+import valuembed
+from valuembed import decoder
+from valuembed.anatomy import Anatomy, survey
+from valuembed.checkpoint import locate, read_config
+from valuembed.decoder import has_fast, load_decoder
+from valuembed.reader import Plan, Reading, open_door
+from valuembed.recipes import METHODS, Recipe
+from valuembed.testing import ARCHITECTURES, tiny_checkpoint
+
+VALUE_METHODS = ("va", "aligned_va", "wva", "aligned_wva")
+TEXTS = ["a text", "another, longer text about the harbour", "?"]
+
+
+# Cut = full
+
+
+def read(model: nn.Module, recipe: Recipe, layers: tuple[int, ...], anatomy: Anatomy) -> Tensor:
+    """Vectors of three rows of 20, 11 and 5 tokens, longer and shorter than a sliding window."""
+    lengths = torch.tensor([20, 11, 5])
+    ids = torch.randint(5, 500, (3, 20), generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(20) < lengths[:, None]
+    with torch.no_grad():
+        reading = Reading(model, Plan(replace(recipe, layers=layers), layers, anatomy), lengths - 1, mask)
+        return reading.run(input_ids=ids, position_ids=torch.arange(20).expand(3, 20))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_cut_decoder_is_the_full_one_to_the_last_bit(architecture, tmp_path):
+    # transformers has no mistral4 with a head.
+    folder = tiny_checkpoint(tmp_path, architecture, lm_head=architecture != "mistral4")
+    checkpoint = locate(folder)
+    config = read_config(checkpoint)
+    anatomy = survey(config)
+    values = anatomy.value_layers
+    last = values[-2] if len(values) > 1 else values[-1]
+    layers = tuple(layer for layer in values if layer <= last)
+    full = AutoModel.from_pretrained(folder)
+    cut = load_decoder(checkpoint, config, anatomy, keep_layers=last + 1, keep_tail=False)
+    assert type(cut) is type(full) is anatomy.model_class
+    assert len(cut.get_submodule(anatomy.layers_path)) == last + 1 < anatomy.num_layers
+    assert open_door(full, anatomy) == cut.config._attn_implementation.removeprefix("valuembed_")
+    for method in VALUE_METHODS:
+        expected = read(full, METHODS[method], layers, anatomy)
+        got = read(cut, METHODS[method], layers, anatomy)
+        assert expected.std() > 1e-3
+        assert (got - expected).abs().max().item() == 0.0, method
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "gemma3_text", "gpt_neox", "lfm2"])
+def test_hidden_states_of_a_cut_decoder_too(architecture, tmp_path):
+    folder = tiny_checkpoint(tmp_path, architecture)
+    checkpoint = locate(folder)
+    config = read_config(checkpoint)
+    anatomy = survey(config)
+    full = AutoModel.from_pretrained(folder)
+    cut = load_decoder(checkpoint, config, anatomy, keep_layers=3, keep_tail=False)
+    recipe = METHODS["hidden_mean"]
+    assert (read(cut, recipe, (1, 2), anatomy) - read(full, recipe, (1, 2), anatomy)).abs().max().item() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("method", "idle"),
+    [
+        ("va", {"self_attn.o_proj", "mlp.up_proj", "post_attention_layernorm"}),
+        ("aligned_va", {"mlp.up_proj", "post_attention_layernorm"}),
+        ("wva", {"self_attn.o_proj", "mlp.up_proj", "post_attention_layernorm"}),
+        ("aligned_wva", {"mlp.up_proj", "post_attention_layernorm"}),
+    ],
+)
+def test_the_last_layer_stops_as_soon_as_it_has_given_its_signal(method, idle, tmp_path):
+    model = valuembed.load(tiny_checkpoint(tmp_path), method, layers=[1, 2])
+    ran: set[str] = set()
+    for name, module in model.reader.model.named_modules():
+        module.register_forward_hook(lambda module, args, output, name=name: ran.add(name))
+    model.encode(["a text"])
+    in_layer = {
+        layer: {name.removeprefix(f"layers.{layer}.") for name in ran if name.startswith(f"layers.{layer}.")}
+        for layer in range(3)
+    }
+    assert in_layer[1] == in_layer[0] > idle
+    assert "self_attn.v_proj" in in_layer[2]
+    assert in_layer[2].isdisjoint(idle)
+
+
+@pytest.mark.parametrize("method", ["va", "aligned_wva"])
+def test_a_cut_decoder_holds_its_layers_and_the_embedding_alone(method, tmp_path):
+    folder = tiny_checkpoint(tmp_path)
+    model = valuembed.load(folder, method, layers=[0, 2]).reader.model
+    held = {name.rpartition(".layers")[2] for name in model.state_dict()}
+    assert {name.split(".")[1] for name in held if name.startswith("layers.")} == {"0", "1", "2"}
+    assert {name for name in held if not name.startswith("layers.")} == {"embed_tokens.weight"}
+    assert model.config.num_hidden_layers == 3
+    assert model.config.name_or_path == folder.name
+    assert not model.training
+
+
+def test_a_recipe_that_reads_the_final_norm_keeps_it(tmp_path):
+    model = valuembed.load(tiny_checkpoint(tmp_path), "hidden_last").reader.model
+    assert {"norm.weight", "layers.3.mlp.up_proj.weight"} < set(model.state_dict())
+
+
+# Precision
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "valuembed.decoder"]
+
+
+HALVES = [torch.bfloat16, torch.float16]
+
+
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_half_precision_without_fast_support_becomes_float32_with_one_log_line(dtype, tmp_path, monkeypatch, caplog):
+    folder = tiny_checkpoint(tmp_path, dtype=dtype)
+    monkeypatch.setattr(decoder, "has_fast", lambda *_: False)
+    with caplog.at_level(logging.INFO, logger="valuembed"):
+        model = valuembed.load(folder, layers=[1, 2], device="cpu")
+    assert said(caplog) == [
+        f"the checkpoint is in {name_of(dtype)}, for which cpu has no fast arithmetic: computing in float32 "
+        "(dtype= decides otherwise)"
+    ]
+    assert {parameter.dtype for parameter in model.reader.model.parameters()} == {torch.float32}
+    assert model.reader.model.config.dtype == torch.float32
+    assert valuembed.info(folder, device="cpu").dtype == "float32"
+    model.save_pretrained(str(tmp_path / "saved"))
+    assert json.loads((tmp_path / "saved" / "valuembed_config.json").read_text())["dtype"] == "float32"
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_half_precision_with_fast_support_stays(dtype, tmp_path, monkeypatch, caplog):
+    folder = tiny_checkpoint(tmp_path, dtype=dtype)
+    monkeypatch.setattr(decoder, "has_fast", lambda *_: True)
+    with caplog.at_level(logging.INFO, logger="valuembed"):
+        model = valuembed.load(folder, layers=[1, 2], device="cpu")
+    assert said(caplog) == []
+    assert {parameter.dtype for parameter in model.reader.model.parameters()} == {dtype}
+    assert valuembed.info(folder, device="cpu").dtype == name_of(dtype)
+    assert model.encode(TEXTS).dtype == np.float32
+    model.save_pretrained(str(tmp_path / "saved"))
+    assert json.loads((tmp_path / "saved" / "valuembed_config.json").read_text())["dtype"] == name_of(dtype)
+
+
+@pytest.mark.parametrize("asked", ["float32", "bfloat16", torch.float16, "float64"])
+@pytest.mark.parametrize("held", [torch.float32, torch.bfloat16])
+def test_an_explicit_dtype_wins_and_nothing_is_said(asked, held, tmp_path, monkeypatch, caplog):
+    folder = tiny_checkpoint(tmp_path, dtype=held)
+    monkeypatch.setattr(decoder, "has_fast", lambda *_: False)
+    with caplog.at_level(logging.INFO, logger="valuembed"):
+        model = valuembed.load(folder, "va", layers=[1, 2], dtype=asked)
+    expected = getattr(torch, asked) if isinstance(asked, str) else asked
+    assert {parameter.dtype for parameter in model.reader.model.parameters()} == {expected}
+    assert said(caplog) == []
+    vectors = model.encode(TEXTS)
+    assert vectors.dtype == np.float32
+    exact = valuembed.load(folder, "va", layers=[1, 2], dtype="float64").encode(TEXTS)
+    assert (vectors * exact).sum(axis=1).min() > 0.999
+
+
+def test_a_config_that_names_no_dtype_gives_the_same(tmp_path, monkeypatch, caplog):
+    named = tiny_checkpoint(tmp_path / "named", dtype=torch.bfloat16)
+    unnamed = tiny_checkpoint(tmp_path / "unnamed", dtype=torch.bfloat16)
+    config = json.loads((unnamed / "config.json").read_text())
+    assert config.pop("dtype") == "bfloat16"
+    (unnamed / "config.json").write_text(json.dumps(config))
+    for fast, dtype in ((False, torch.float32), (True, torch.bfloat16)):
+        monkeypatch.setattr(decoder, "has_fast", lambda *_, fast=fast: fast)
+        caplog.clear()
+        one, other = (valuembed.load(folder, layers=[1, 2], device="cpu") for folder in (named, unnamed))
+        assert one.reader.model.dtype == other.reader.model.dtype == dtype
+        assert len(said(caplog)) == (0 if fast else 2)
+        assert abs(one.encode(TEXTS) - other.encode(TEXTS)).max() == 0.0
+
+
+def test_an_unknown_dtype_is_refused(tmp_path):
+    message = r"^dtype='int8' is unknown; legal: auto, float32, bfloat16, float16, float64$"
+    with pytest.raises(valuembed.errors.RecipeError, match=message):
+        valuembed.load(tiny_checkpoint(tmp_path), dtype="int8")
+
+
+@pytest.mark.parametrize(
+    ("avx512", "amx", "mkldnn", "expected"),
+    [(True, False, True, True), (False, True, True, True), (False, False, True, False), (True, True, False, False)],
+)
+def test_which_cpu_is_fast_in_bfloat16(avx512, amx, mkldnn, expected, monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: mkldnn)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert has_fast(torch.bfloat16, "cpu") is expected
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_which_gpu_is_fast_in_half_precision(native, monkeypatch):
+    def supported(including_emulation: bool = True) -> bool:
+        return native or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert has_fast(torch.bfloat16, "cuda:0") is native
+    assert has_fast(torch.float16, "cuda:0")
+
+
+# Devices
+
+
+@pytest.mark.parametrize("method", VALUE_METHODS)
+def test_a_device_map_with_everything_on_one_device_gives_the_same(method, tmp_path):
+    folder = tiny_checkpoint(tmp_path)
+    plain = valuembed.load(folder, method, layers=[1, 2], device="cpu").encode(TEXTS)
+    mapped = valuembed.load(folder, method, layers=[1, 2], model_kwargs={"device_map": {"": "cpu"}})
+    assert abs(mapped.encode(TEXTS) - plain).max() == 0.0
+
+
+@pytest.mark.parametrize("device_map", ["cpu", "auto", "sequential"])
+def test_device_maps_by_name(device_map, tmp_path):
+    folder = tiny_checkpoint(tmp_path)
+    plain = valuembed.load(folder, layers=[1, 2], device="cpu").encode(TEXTS)
+    mapped = valuembed.load(folder, layers=[1, 2], model_kwargs={"device_map": device_map})
+    assert abs(mapped.encode(TEXTS) - plain).max() < 1e-6
+
+
+@pytest.mark.parametrize("method", [*VALUE_METHODS, "hidden_mean"])
+def test_layers_that_are_not_all_in_one_place_give_the_same(method, tmp_path):
+    """Layer 2 stays on disk until it runs: the one split that can be tried without a second device."""
+    folder = tiny_checkpoint(tmp_path / "model", shards=3)
+    layers = [1, 2] if method != "hidden_mean" else None
+    plain = valuembed.load(folder, method, layers=layers, device="cpu").encode(TEXTS)
+    places = {"embed_tokens": "cpu", "layers.0": "cpu", "layers.1": "cpu", "layers.2": "disk", "layers.3": "cpu"}
+    # Drawn up for the whole model: where it is cut, layer 3 and the norm are not there, and that is no reason to warn.
+    rest = {"rotary_emb": "cpu", "norm": "cpu", "lm_head": "cpu"}
+    mapped = valuembed.load(
+        folder,
+        method,
+        layers=layers,
+        model_kwargs={"device_map": places | rest, "offload_folder": str(tmp_path / "offloaded")},
+    )
+    on_disk = {name for name, tensor in mapped.reader.model.named_parameters() if tensor.is_meta}
+    assert on_disk
+    assert all(name.startswith("layers.2.") for name in on_disk)
+    assert abs(mapped.encode(TEXTS) - plain).max() == 0.0
+
+
+def test_where_the_decoder_is_built_leaves_no_folder_behind(tmp_path, monkeypatch):
+    import tempfile
+
+    folder = tiny_checkpoint(tmp_path / "model", shards=3)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    Path(tempfile.tempdir).mkdir()
+    valuembed.load(folder, layers=[1, 2])
+    assert list(Path(tempfile.tempdir).iterdir()) == []
