@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from valuembed import decoder
 from valuembed.anatomy import Anatomy, survey
 from valuembed.checkpoint import locate, read_config
 from valuembed.decoder import has_fast, load_decoder
+from valuembed.errors import MissingExtraError
 from valuembed.reader import Plan, Reading, open_door
 from valuembed.recipes import METHODS, Recipe
 from valuembed.testing import ARCHITECTURES, tiny_checkpoint
@@ -226,6 +228,22 @@ def test_a_device_map_with_everything_on_one_device_gives_the_same(method, tmp_p
     plain = valuembed.load(folder, method, layers=[1, 2], device="cpu").encode(TEXTS)
     mapped = valuembed.load(folder, method, layers=[1, 2], model_kwargs={"device_map": {"": "cpu"}})
     assert abs(mapped.encode(TEXTS) - plain).max() == 0.0
+
+
+@pytest.mark.parametrize("prefix", ["model", "model.language_model", "language_model.model"])
+def test_a_device_map_may_use_the_names_of_the_model_around_the_decoder(prefix, tmp_path):
+    folder = tiny_checkpoint(tmp_path)
+    places = {"lm_head": "cpu", f"{prefix}.embed_tokens": "cpu", f"{prefix}.rotary_emb": "cpu"}
+    layers = {f"{prefix}.layers.{layer}": "cpu" for layer in range(4)}
+    mapped = valuembed.load(folder, layers=[1, 2], model_kwargs={"device_map": places | layers})
+    plain = valuembed.load(folder, layers=[1, 2], device="cpu").encode(TEXTS)
+    assert abs(mapped.encode(TEXTS) - plain).max() == 0.0
+
+
+def test_a_device_map_needs_accelerate(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(MissingExtraError, match=r'accelerate is not installed; run: pip install "valuembed\[train\]"'):
+        valuembed.load(tiny_checkpoint(tmp_path), model_kwargs={"device_map": "auto"})
 
 
 @pytest.mark.parametrize("device_map", ["cpu", "auto", "sequential"])

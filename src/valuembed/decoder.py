@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 from valuembed.anatomy import Anatomy
 from valuembed.checkpoint import TEXT_DECODER_KEYS, Checkpoint, cut_config, is_needed, weights_folder
 from valuembed.errors import CheckpointError
+from valuembed.extras import require
 from valuembed.reader import open_door
 
 logger = logging.getLogger(__name__)
@@ -68,10 +71,11 @@ def load_decoder(
     cut = cut_config(config, keep_layers)
     dtype = dtype or usable_dtype(checkpoint_dtype(config), device)
     removed = () if keep_tail else anatomy.tail
-    if isinstance(places := model_kwargs.get("device_map"), dict):
-        # A map drawn up for the whole model names modules that this one does not have.
-        kept = {path: place for path, place in places.items() if is_needed(f"{path}.", keep_layers, removed)}
-        model_kwargs["device_map"] = kept
+    if (places := model_kwargs.get("device_map")) is not None:
+        require("accelerate", "train")
+        if isinstance(places, dict):
+            needed = partial(is_needed, keep_layers=keep_layers, tail=removed)
+            model_kwargs["device_map"] = _own_places(places, needed, anatomy.model_class.base_model_prefix)
     model_class = _lean_class(anatomy.model_class, removed)
     with weights_folder(checkpoint, keep_layers, removed) as folder, _quiet(sum(anatomy.sizes[0][:keep_layers])):
         try:
@@ -104,6 +108,12 @@ def load_decoder(
     open_door(model, anatomy)
     model.train(False)
     return model
+
+
+def _own_places(places: dict[str, Any], needed: Callable[[str], bool], prefix: str) -> dict[str, Any]:
+    """A device map drawn up for a whole model, in the names of its decoder and without what is not loaded."""
+    wrapped = re.compile(rf"^(?:{re.escape(prefix)}\.)?(?:(?:language_model|text_model)\.)?(?:model\.)?")
+    return {wrapped.sub("", f"{path}.").rstrip("."): place for path, place in places.items() if needed(f"{path}.")}
 
 
 def _check_report(checkpoint: Checkpoint, report: dict[str, Any], removed: tuple[str, ...]) -> None:
