@@ -37,8 +37,8 @@ def read(model: nn.Module, recipe: Recipe, layers: tuple[int, ...], anatomy: Ana
     ids = torch.randint(5, 500, (3, 20), generator=torch.Generator().manual_seed(0))
     mask = torch.arange(20) < lengths[:, None]
     with torch.no_grad():
-        reading = Reading(model, Plan(replace(recipe, layers=layers), layers, anatomy), lengths - 1, mask)
-        return reading.run(input_ids=ids, position_ids=torch.arange(20).expand(3, 20))
+        reading = Reading(model, [Plan(replace(recipe, layers=layers), layers, anatomy)], lengths - 1, mask)
+        return reading.run(input_ids=ids, position_ids=torch.arange(20).expand(3, 20))[0]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

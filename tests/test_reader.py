@@ -33,7 +33,7 @@ def read(model: nn.Module, plan: Plan, ids: Tensor, **inputs: Any) -> Tensor:
     mask = inputs.get("attention_mask", torch.ones(rows, t, dtype=torch.long))
     last = (mask * torch.arange(t)).argmax(dim=1)
     inputs.setdefault("position_ids", torch.arange(t).expand(rows, t))
-    return Reading(model, plan, last=last, mask=mask).run(input_ids=ids, **inputs)
+    return Reading(model, [plan], last=last, mask=mask).run(input_ids=ids, **inputs)[0]
 
 
 def some_ids(rows: int, t: int, seed: int = 0) -> Tensor:
@@ -201,6 +201,31 @@ def test_half_precision_is_summed_in_float32() -> None:
     model, anatomy = opened("llama", dtype=torch.bfloat16)
     for method in VALUE_METHODS:
         assert read(model, Plan(METHODS[method], (0, 1), anatomy), some_ids(1, 5)).dtype == torch.float32
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", ["qwen3", "gpt_oss", "gpt2", "deepseek_v3"])
+def test_recipes_read_in_one_pass_are_the_recipes_read_alone(architecture: str) -> None:
+    model, anatomy = opened(architecture)
+    layers = {"va": (0, 2), "aligned_va": (2, 3), "wva": (1,), "aligned_wva": (1, 2), "hidden_last": (0, 1)}
+    plans = [Plan(METHODS[method], chosen, anatomy) for method, chosen in layers.items()]
+    plans += [Plan(HIDDEN_MEAN, (), anatomy), Plan(METHODS["va"], (2,), anatomy)]
+    ids = some_ids(3, 9)
+    inputs = {"input_ids": ids, "position_ids": torch.arange(9).expand(3, 9)}
+    last, mask = torch.tensor([8, 8, 8]), torch.ones(3, 9)
+    together = Reading(model, plans, last, mask).run(**inputs)
+    for plan, vectors in zip(plans, together, strict=True):
+        assert torch.equal(vectors, Reading(model, [plan], last, mask).run(**inputs)[0]), plan.recipe.method
+
+
+@torch.no_grad()
+def test_one_pass_for_several_recipes_ends_with_the_deepest() -> None:
+    model, anatomy = opened("qwen3")
+    model.layers[3] = Counting(model.layers[3])
+    plans = [Plan(METHODS["va"], (0, 1), anatomy), Plan(METHODS["aligned_wva"], (2,), anatomy)]
+    ids = some_ids(2, 5)
+    Reading(model, plans, torch.tensor([4, 4]), torch.ones(2, 5)).run(input_ids=ids)
+    assert model.layers[3].calls == 0
 
 
 def gradients(model: nn.Module, plan: Plan, ids: Tensor, checkpointing: dict[str, Any] | None) -> dict[str, Tensor]:

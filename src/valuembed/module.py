@@ -192,8 +192,8 @@ class ValueTransformer(Transformer):
         """
         reset_dynamic_rope(self.model)
         positions = torch.arange(t, device=ids.device).expand(len(ids), t)
-        reading = Reading(self.model, self.plan, last=lengths - 1, mask=span_mask(span, t))
-        return reading.run(input_ids=ids[:, :t], position_ids=positions)
+        reading = Reading(self.model, [self.plan], last=lengths - 1, mask=span_mask(span, t))
+        return reading.run(input_ids=ids[:, :t], position_ids=positions)[0]
 
     def get_config_dict(self) -> dict[str, Any]:
         """What a saved folder records beside the weights."""

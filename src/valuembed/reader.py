@@ -9,8 +9,8 @@ does nothing but call the kernel.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -118,64 +118,150 @@ class Plan:
     anatomy: Anatomy
 
 
+@dataclass(frozen=True)
+class Take:
+    """One reduced signal of one layer: what several recipes can share in one pass.
+
+    Attributes:
+        signal, weights, aligned: as in a recipe.
+        layer: 0-based index; None is the stream after the last layer and the final norm.
+    """
+
+    signal: str
+    weights: str
+    aligned: bool
+    layer: int | None
+
+
 class Reading:
-    """The signals of one forward pass, reduced as they appear.
+    """The signals of one forward pass, for one recipe or for several, reduced as they appear.
+
+    What several plans average is reduced once, and the pass ends when every plan has all it averages.
 
     Args:
         model: the decoder.
-        plan: what to read.
+        plans: what to read, all from this decoder.
         last: ``[b]`` index of each row's last token.
         mask: ``[b, t]`` tokens that a mean covers.
     """
 
-    def __init__(self, model: PreTrainedModel, plan: Plan, last: Tensor, mask: Tensor) -> None:
+    def __init__(self, model: PreTrainedModel, plans: Sequence[Plan], last: Tensor, mask: Tensor) -> None:
         self.model = model
-        self.plan = plan
+        self.plans = plans
+        self.anatomy = plans[0].anatomy
         self.last = last
         self.mask = mask
-        self.total: Tensor | None = None
-        self.reports: dict[int, int] = dict.fromkeys(plan.layers, 0)
-        blocks = plan.anatomy.blocks if plan.recipe.signal == "value" else ()
+        self._totals: list[Tensor | None] = [None] * len(plans)
+        self._takers: dict[Take, list[int]] = {}
+        for index, plan in enumerate(plans):
+            recipe = plan.recipe
+            for layer in plan.layers or (None,):
+                take = Take(recipe.signal, recipe.weights, recipe.aligned, layer)
+                self._takers.setdefault(take, []).append(index)
+        self._reports = dict.fromkeys(self._takers, 0)
+        wanted = {take.layer for take in self._takers if take.signal == "value"}
         self._blocks: dict[int, AttentionBlock] = {
-            id(model.get_submodule(block.path)): block for block in blocks if block.layer in self.reports
+            id(model.get_submodule(block.path)): block for block in self.anatomy.blocks if block.layer in wanted
         }
         self._recorded_gradients = torch.is_grad_enabled()
 
-    def run(self, **inputs: Any) -> Tensor:
+    def run(self, **inputs: Any) -> list[Tensor]:
         """Run the decoder as far as needed.
 
         Args:
             inputs: keyword arguments of the decoder's forward.
 
         Returns:
-            ``[b, width]`` float32, the mean over the chosen layers.
+            For each plan ``[b, width]`` float32, the mean over its layers.
 
         Raises:
             ReadingError: a chosen layer did not report exactly once, or with another shape than expected.
         """
-        recipe = self.plan.recipe
         with ExitStack() as stack:
             token = _reading.set(self)
             stack.callback(_reading.reset, token)
             for path, hook in self._hooks():
                 stack.callback(self.model.get_submodule(path).register_forward_hook(hook).remove)
-            try:
-                output = self.model(**inputs, use_cache=False)
-            except _Enough:
-                output = None
-        if recipe.reads_final_norm:
-            return self._reduce_hidden(output[0])
+            with suppress(_Enough):
+                self._on_hidden(None, self.model(**inputs, use_cache=False)[0])
         self._verify()
-        assert self.total is not None
-        return self.total / len(self.plan.layers)
+        totals = (total for total in self._totals if total is not None)
+        return [total / max(len(plan.layers), 1) for total, plan in zip(totals, self.plans, strict=True)]
 
-    def _hooks(self) -> list[tuple[str, Callable[..., None]]]:
-        recipe, anatomy = self.plan.recipe, self.plan.anatomy
-        if recipe.signal == "hidden":
-            return [(f"{anatomy.layers_path}.{layer}", partial(self._on_layer, layer)) for layer in self.plan.layers]
-        if recipe.aligned and recipe.weights == "last":
-            return [(block.path, partial(self._on_block, block)) for block in self._blocks.values()]
-        return []
+    def _hooks(self) -> Iterator[tuple[str, Callable[..., None]]]:
+        for layer in {take.layer for take in self._takers if take.signal == "hidden" and take.layer is not None}:
+            yield f"{self.anatomy.layers_path}.{layer}", partial(self._on_layer, layer)
+        for block in self._blocks.values():
+            if Take("value", "last", True, block.layer) in self._takers:
+                yield block.path, partial(self._on_block, block)
+
+    def on_values(self, module: nn.Module, value: Tensor) -> None:
+        """Take ``value [b, g, t, d]`` of an attention call, before the kernel runs."""
+        block = self._blocks.get(id(module))
+        if block is None:
+            return
+        self._refuse_recomputation()
+        rows, tokens = self.mask.shape
+        self._expect(block.layer, "values", value, (rows, block.value_heads, tokens, block.head_width))
+        raw, aligned = (Take("value", "mean", through, block.layer) for through in (False, True))
+        if raw not in self._takers and aligned not in self._takers:
+            return
+        with self._keep_own_tensors():
+            mean = pooling.mean_over_tokens(value, self.mask)
+            vectors = {raw: mean.flatten(1)}
+            if aligned in self._takers:
+                vectors[aligned] = self._align(block, mean)
+            self._add(vectors)
+
+    def on_kernel_output(self, module: nn.Module, output: Tensor) -> None:
+        """Take the kernel's output ``[b, t, h, d]``: the row of the last token is WVA."""
+        block = self._blocks.get(id(module))
+        if block is None or (take := Take("value", "last", False, block.layer)) not in self._takers:
+            return
+        rows, tokens = self.mask.shape
+        self._expect(block.layer, "kernel output", output, (rows, tokens, block.query_heads, block.head_width))
+        with self._keep_own_tensors():
+            self._add({take: pooling.take_token(output, self.last).flatten(1)})
+
+    def _on_block(self, block: AttentionBlock, module: nn.Module, args: Any, output: Any) -> None:
+        """Take the attention block's output ``[b, t, m]``: the row of the last token is AlignedWVA."""
+        states = output[0] if isinstance(output, tuple) else output
+        self._expect(block.layer, "attention output", states, (*self.mask.shape, self.anatomy.model_width))
+        with self._keep_own_tensors():
+            self._add({Take("value", "last", True, block.layer): pooling.take_token(states, self.last)})
+
+    def _on_layer(self, layer: int | None, module: nn.Module, args: Any, output: Any) -> None:
+        self._on_hidden(layer, output[0] if isinstance(output, tuple) else output)
+
+    def _on_hidden(self, layer: int | None, states: Tensor) -> None:
+        """Take the residual stream ``[b, t, m]`` after a decoder layer, or at the end after the final norm."""
+        self._expect(layer, "hidden states", states, (*self.mask.shape, self.anatomy.model_width))
+        vectors = {}
+        if (mean := Take("hidden", "mean", False, layer)) in self._takers:
+            vectors[mean] = pooling.mean_over_tokens(states, self.mask)
+        if (last := Take("hidden", "last", False, layer)) in self._takers:
+            vectors[last] = pooling.take_token(states, self.last)
+        self._add(vectors)
+
+    def _align(self, block: AttentionBlock, mean: Tensor) -> Tensor:
+        """``W_O @ expand(mean)`` with the projection's bias; the module itself, so that adapters on it count."""
+        assert block.projection is not None
+        projection = self.model.get_submodule(block.projection)
+        expanded = pooling.expand_heads(mean, block.query_heads).flatten(1)
+        dtype = next((p.dtype for p in projection.parameters() if p.is_floating_point()), expanded.dtype)
+        return projection(expanded.to(dtype)).float()  # type: ignore[no-any-return]
+
+    def _add(self, vectors: dict[Take, Tensor]) -> None:
+        """Add vectors ``[b, width]`` to the plans that average them; end the pass with the last one."""
+        for take, vector in vectors.items():
+            for index in self._takers.get(take, ()):
+                total = self._totals[index]
+                # Layers may sit on different devices; a sum stays where it began.
+                self._totals[index] = vector if total is None else total + vector.to(total.device)
+            if take in self._reports:
+                self._reports[take] += 1
+        if all(self._reports.values()):
+            raise _Enough
 
     def _keep_own_tensors(self) -> AbstractContextManager[Any]:
         """Keep what our arithmetic saves for backward out of gradient checkpointing.
@@ -187,93 +273,31 @@ class Reading:
             return nullcontext()
         return torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
 
-    def on_values(self, module: nn.Module, value: Tensor) -> None:
-        """Take ``value [b, g, t, d]`` of an attention call, before the kernel runs."""
-        block = self._blocks.get(id(module))
-        if block is None or self._is_recomputation():
-            return
-        rows, tokens = self.mask.shape
-        self._expect(block.layer, "values", value, (rows, block.value_heads, tokens, block.head_width))
-        if self.plan.recipe.weights == "last":
-            return
-        with self._keep_own_tensors():
-            mean = pooling.mean_over_tokens(value, self.mask)
-            if self.plan.recipe.aligned:
-                mean = self._align(block, mean)
-            self._add(block.layer, mean.flatten(1))
-
-    def on_kernel_output(self, module: nn.Module, output: Tensor) -> None:
-        """Take the kernel's output ``[b, t, h, d]``: the row of the last token is WVA."""
-        block = self._blocks.get(id(module))
-        recipe = self.plan.recipe
-        if block is None or recipe.weights != "last" or recipe.aligned or self._is_recomputation():
-            return
-        rows, tokens = self.mask.shape
-        self._expect(block.layer, "kernel output", output, (rows, tokens, block.query_heads, block.head_width))
-        with self._keep_own_tensors():
-            self._add(block.layer, pooling.take_token(output, self.last).flatten(1))
-
-    def _on_block(self, block: AttentionBlock, module: nn.Module, args: Any, output: Any) -> None:
-        """Take the attention block's output ``[b, t, m]``: the row of the last token is AlignedWVA."""
-        states = output[0] if isinstance(output, tuple) else output
-        self._expect(block.layer, "attention output", states, (*self.mask.shape, self.plan.anatomy.model_width))
-        with self._keep_own_tensors():
-            self._add(block.layer, pooling.take_token(states, self.last))
-
-    def _on_layer(self, layer: int, module: nn.Module, args: Any, output: Any) -> None:
-        """Take the residual stream ``[b, t, m]`` after a decoder layer."""
-        states = output[0] if isinstance(output, tuple) else output
-        self._expect(layer, "hidden states", states, (*self.mask.shape, self.plan.anatomy.model_width))
-        self._add(layer, self._reduce_hidden(states))
-
-    def _reduce_hidden(self, states: Tensor) -> Tensor:
-        if self.plan.recipe.weights == "last":
-            return pooling.take_token(states, self.last)
-        return pooling.mean_over_tokens(states, self.mask)
-
-    def _align(self, block: AttentionBlock, mean: Tensor) -> Tensor:
-        """``W_O @ expand(mean)`` with the projection's bias; the module itself, so that adapters on it count."""
-        assert block.projection is not None
-        projection = self.model.get_submodule(block.projection)
-        expanded = pooling.expand_heads(mean, block.query_heads).flatten(1)
-        dtype = next((p.dtype for p in projection.parameters() if p.is_floating_point()), expanded.dtype)
-        return projection(expanded.to(dtype)).float()  # type: ignore[no-any-return]
-
-    def _add(self, layer: int, vector: Tensor) -> None:
-        self.reports[layer] += 1
-        if self.total is None:
-            self.total = vector
-        else:
-            # Layers may sit on different devices; the sum stays where it began.
-            self.total = self.total + vector.to(self.total.device)
-        if layer == self.plan.layers[-1]:
-            raise _Enough
-
-    def _is_recomputation(self) -> bool:
-        """Whether gradients were switched off behind our back: reentrant checkpointing, which would lose them."""
+    def _refuse_recomputation(self) -> None:
+        """Raise where gradients were switched off behind our back: reentrant checkpointing, which would lose them."""
         if self._recorded_gradients and not torch.is_grad_enabled():
             raise ReadingError(
                 "reentrant gradient checkpointing gives the embeddings no gradient; use "
                 'checkpointing with {"use_reentrant": False}'
             )
-        return False
 
-    def _expect(self, layer: int, what: str, got: Tensor, expected: tuple[int, ...]) -> None:
+    def _expect(self, layer: int | None, what: str, got: Tensor, expected: tuple[int, ...]) -> None:
         if tuple(got.shape) != expected:
             raise ReadingError(
-                f"{self.plan.anatomy.model_class.__name__}, layer {layer}: {what} of shape {expected} expected, "
-                f"got {tuple(got.shape)}; "
-                "this model's attention cannot be read with this kernel, try "
+                f"{self.anatomy.model_class.__name__}, layer {layer}: {what} of shape {expected} expected, "
+                f"got {tuple(got.shape)}; this model's attention cannot be read with this kernel, try "
                 'model_kwargs={"attn_implementation": "eager"}'
             )
 
     def _verify(self) -> None:
-        wrong = {layer: count for layer, count in self.reports.items() if count != 1}
+        wrong = {take: count for take, count in self._reports.items() if count != 1}
         if wrong:
             raise ReadingError(
-                f"{self.plan.anatomy.model_class.__name__}: each of layers {describe(self.plan.layers)} has to "
-                "report once in a forward "
-                f"pass, but layers {describe(list(wrong))} reported {sorted(set(wrong.values()))} times; the model "
-                "was changed "
-                "after loading (its attention implementation or its modules): load it again"
+                f"{self.anatomy.model_class.__name__}: each of layers {_layers(self._reports)} has to report once in a "
+                f"forward pass, but layers {_layers(wrong)} reported {sorted(set(wrong.values()))} times; the "
+                "model was changed after loading (its attention implementation or its modules): load it again"
             )
+
+
+def _layers(takes: Iterable[Take]) -> str:
+    return describe(sorted({take.layer for take in takes if take.layer is not None})) or "(the last)"
