@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from valuembed.anatomy import Anatomy
 from valuembed.checkpoint import TEXT_DECODER_KEYS, Checkpoint, cut_config, is_needed, weights_folder
-from valuembed.errors import CheckpointError
+from valuembed.errors import CheckpointError, RecipeError
 from valuembed.extras import require
 from valuembed.reader import open_door
 
@@ -132,6 +132,21 @@ def _check_report(checkpoint: Checkpoint, report: dict[str, Any], removed: tuple
             f"model {checkpoint.name!r}: {len(missing)} needed weights are not in the checkpoint: {listed}; they "
             "would be random"
         )
+
+
+def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """A precision by name or as torch's own; None and ``"auto"`` leave it to the checkpoint.
+
+    Raises:
+        RecipeError: an unknown name, or a type that weights are not held in.
+    """
+    legal = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+    if dtype is None or dtype == "auto":
+        return None
+    named = legal.get(dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
+    if named not in legal.values():
+        raise RecipeError(f"dtype={dtype!r} is unknown; legal: auto, {', '.join(legal)}")
+    return named
 
 
 def checkpoint_dtype(config: PretrainedConfig) -> torch.dtype | None:

@@ -13,7 +13,7 @@ from sentence_transformers.base.modules import Normalize
 from valuembed.adapters import base_of, find
 from valuembed.anatomy import survey
 from valuembed.checkpoint import locate, read_config
-from valuembed.decoder import checkpoint_dtype, usable_dtype
+from valuembed.decoder import checkpoint_dtype, parse_dtype, usable_dtype
 from valuembed.encoder import ValueEncoder
 from valuembed.errors import RecipeError
 from valuembed.layers import LayerSpec, describe
@@ -96,7 +96,7 @@ def load(
         local_files_only=local_files_only,
         trust_remote_code=trust_remote_code,
     )
-    torch_dtype = _parse_dtype(dtype)
+    torch_dtype = parse_dtype(dtype)
     saved = saved_config(checkpoint)
     if template != "auto":
         template = expand_chat(template, load_tokenizer(checkpoint))
@@ -116,7 +116,7 @@ def load(
     if saved is None:
         modules: list[torch.nn.Module] = [reader, *([Normalize()] if normalize else [])]
         return ValueEncoder(modules=modules, device=_placement(device, device_map, reader), prompts=prompts)
-    encoder = _SavedParts(reader).restore(checkpoint.location, device, prompts, checkpoint.hub)
+    encoder = _restore(reader, checkpoint.location, device, prompts, checkpoint.hub)
     if not normalize:
         for name, module in list(encoder.named_children()):
             if isinstance(module, Normalize):
@@ -124,47 +124,35 @@ def load(
     return encoder
 
 
-class _SavedParts:
-    """Restores a saved ``SentenceTransformer`` (prompts, later modules) around a reader that is already built."""
+def _restore(
+    reader: ValueTransformer,
+    location: str,
+    device: str | None,
+    prompts: dict[str, str] | None,
+    hub: Mapping[str, Any],
+) -> ValueEncoder:
+    """A saved ``SentenceTransformer`` (prompts, later modules) around a reader that is already built."""
 
-    def __init__(self, reader: ValueTransformer) -> None:
-        self.reader = reader
+    class Built(ValueTransformer):
+        @classmethod
+        def load(cls, *args: Any, **kwargs: Any) -> ValueTransformer:  # type: ignore[override]
+            return reader
 
-    def restore(
-        self, location: str, device: str | None, prompts: dict[str, str] | None, hub: Mapping[str, Any]
-    ) -> ValueEncoder:
-        reader = self.reader
-
-        class Built(ValueTransformer):
-            @classmethod
-            def load(cls, *args: Any, **kwargs: Any) -> ValueTransformer:  # type: ignore[override]
-                return reader
-
-        return ValueEncoder._load_with_module_classes(
-            location,
-            {"valuembed.module.ValueTransformer": Built},
-            device=device,
-            prompts=prompts,
-            revision=hub.get("revision"),
-            token=hub.get("token"),
-            cache_folder=hub.get("cache_dir"),
-            local_files_only=bool(hub.get("local_files_only")),
-        )
+    return ValueEncoder._load_with_module_classes(
+        location,
+        {"valuembed.module.ValueTransformer": Built},
+        device=device,
+        prompts=prompts,
+        revision=hub.get("revision"),
+        token=hub.get("token"),
+        cache_folder=hub.get("cache_dir"),
+        local_files_only=bool(hub.get("local_files_only")),
+    )
 
 
 def _placement(device: str | None, device_map: Any, reader: ValueTransformer) -> str | None:
     """Where to put a finished module list; a device map has already placed the decoder."""
     return device if device_map is None else str(reader.model.device)
-
-
-def _parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    legal = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-    if dtype is None or dtype == "auto":
-        return None
-    named = legal.get(dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
-    if named not in legal.values():
-        raise RecipeError(f"dtype={dtype!r} is unknown; legal: auto, {', '.join(legal)}")
-    return named
 
 
 @dataclass(frozen=True)
@@ -247,7 +235,7 @@ def info(
     kept = plan.layers[-1] + 1 if plan.layers else anatomy.num_layers
     layer_sizes, tail_size, rest_size = anatomy.sizes
     kept_size = sum(layer_sizes[:kept]) + rest_size + (tail_size if not plan.layers else 0)
-    loaded_as = _parse_dtype(dtype) or usable_dtype(checkpoint_dtype(config), device) or torch.float32
+    loaded_as = parse_dtype(dtype) or usable_dtype(checkpoint_dtype(config), device) or torch.float32
     block = anatomy.block(
         next((layer for layer in plan.layers if layer in anatomy.value_layers), anatomy.value_layers[0])
     )

@@ -15,7 +15,7 @@ from valuembed import adapters
 from valuembed.anatomy import survey
 from valuembed.batching import TOKENS_PER_STEP, pad_right, plan_steps, reset_dynamic_rope, rope_groups
 from valuembed.checkpoint import BUNDLED, Checkpoint, locate, read_config
-from valuembed.decoder import load_decoder
+from valuembed.decoder import load_decoder, parse_dtype
 from valuembed.errors import CheckpointError, InputError, RecipeError, UnsupportedModelError
 from valuembed.inputs import check_text
 from valuembed.layers import describe
@@ -295,10 +295,7 @@ def build(
         dtype, device, model_kwargs: as in :func:`valuembed.load`.
     """
     model_kwargs = dict(model_kwargs or {})
-    asked = model_kwargs.pop("dtype", model_kwargs.pop("torch_dtype", None))
-    dtype = dtype or (
-        getattr(torch, asked) if isinstance(asked, str) and asked != "auto" else asked if asked != "auto" else None
-    )
+    dtype = dtype or parse_dtype(model_kwargs.pop("dtype", model_kwargs.pop("torch_dtype", None)))
     adapter = adapters.find(checkpoint)
     base = adapters.base_of(checkpoint, saved) if adapter else checkpoint
     config = read_config(base)
@@ -307,7 +304,7 @@ def build(
     keep_tail = plan.recipe.reads_final_norm
     keep_layers = anatomy.num_layers if keep_tail else plan.layers[-1] + 1
     if saved and dtype is None:
-        dtype = getattr(torch, saved["dtype"])
+        dtype = parse_dtype(saved["dtype"])
     model = load_decoder(
         base,
         config,
