@@ -8,8 +8,25 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # Nothing may reach for a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
+
+from valuembed.testing import tiny_checkpoint
 
 # The same examples in every run: a failure on one machine is a failure on all.
 settings.register_profile("valuembed", deadline=None, derandomize=True, database=None)
 settings.load_profile("valuembed")
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint with grouped heads, its tokenizer with a BOS."""
+    return tiny_checkpoint(tmp_path_factory.mktemp("models") / "tiny", "qwen3", tokenizer="byte_level_bos")
+
+
+@pytest.fixture(scope="session")
+def sliding(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint whose layers differ: sliding windows beside full attention."""
+    return tiny_checkpoint(tmp_path_factory.mktemp("models") / "sliding", "gemma3_text", tokenizer="metaspace_bos")

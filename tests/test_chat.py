@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from tokenizers import AddedToken
 
 from valuembed.errors import TemplateError
 from valuembed.templates import resolve_templates
@@ -88,3 +89,14 @@ def test_text_without_the_word_chat_stays_plain():
     tokenizer = tiny_tokenizer("chat")
     (row,) = TextTokenizer(tokenizer).rows(["Snow."], "{text}", max_tokens=None)
     assert tokenizer.decode(row.ids) == "Snow."
+
+
+@pytest.mark.parametrize(("strips", "text"), [({"rstrip": True}, "  hello"), ({"lstrip": True}, "hello  ")])
+def test_a_special_token_that_takes_in_blanks_of_the_text_is_not_the_texts(strips, text):
+    tokenizer = tiny_tokenizer("byte_level")
+    tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken("<|mark|>", special=True, **strips)]})
+    (row,) = TextTokenizer(tokenizer).rows([text], "<|mark|>{text}<|mark|>", max_tokens=None)
+    mark = tokenizer.convert_tokens_to_ids("<|mark|>")
+    assert row.ids == tokenizer(f"<|mark|>{text}<|mark|>", add_special_tokens=False)["input_ids"]
+    assert (row.ids[0], row.ids[-1]) == (mark, mark)
+    assert row.span == (1, len(row.ids) - 1)

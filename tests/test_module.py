@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,6 @@ from valuembed.testing import tiny_checkpoint
 TEXTS = ["one two three", "a much longer text than the first one, with more words in it", "x", "four five"]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_checkpoint(tmp_path_factory.mktemp("models") / "tiny", "qwen3", tokenizer="byte_level_bos")
-
-
 def encoder(folder: Path, method: str = "va", **kwargs: Any) -> ValueEncoder:
     return load(folder, method, **kwargs)
 
@@ -31,15 +27,22 @@ def test_features_are_batch_first_and_padded_on_the_right(folder: Path) -> None:
     lengths = features["attention_mask"].sum(dim=1)
     assert {name: tensor.shape[0] for name, tensor in features.items()} == dict.fromkeys(features, 4)
     assert torch.equal(features["attention_mask"], (torch.arange(lengths.max()) < lengths[:, None]).long())
-    assert (features["text_span"][:, 0] > 0).all()
-    assert (features["text_span"][:, 1] < lengths).all()
+    assert (features["text_span"][:, 0, 0] > 0).all()
+    assert (features["text_span"][:, 0, 1] < lengths).all()
     assert not features["truncated"].any()
 
 
-def test_several_templates_add_an_axis_after_the_batch(folder: Path) -> None:
-    features = encoder(folder, "meta_eol").preprocess(TEXTS)
-    assert features["input_ids"].shape[:2] == (4, 8)
+def test_the_sequences_of_several_templates_stand_one_after_the_other(folder: Path) -> None:
+    model = encoder(folder, "meta_eol")
+    features = model.preprocess(TEXTS)
     assert features["text_span"].shape == (4, 8, 2)
+    for row, text in enumerate(TEXTS):
+        sequences = [
+            model.tokenizer(template.replace("{text}", text))["input_ids"] for template in model.recipe.template
+        ]
+        fed = features["input_ids"][row][features["attention_mask"][row].bool()].tolist()
+        assert fed == [token for sequence in sequences for token in sequence]
+        assert features["sequence_ends"][row].tolist() == list(accumulate(map(len, sequences)))
     assert features["truncated"].shape == (4,)
 
 
@@ -95,6 +98,27 @@ def test_a_chat_template_is_used_only_when_it_is_named(tmp_path: Path) -> None:
     rendered = chat.tokenizer.decode(chat.preprocess(["hello"])["input_ids"][0])
     assert rendered.startswith("<|im_start|>user\nhello<|im_end|>")
     assert rendered.rstrip().endswith("<|im_start|>assistant")
+
+
+def test_max_seq_length_keeps_to_what_the_model_has_learned(tmp_path: Path) -> None:
+    model = load(tiny_checkpoint(tmp_path / "gpt2", "gpt2", n_positions=64))
+    model.max_seq_length = 32
+    assert model.reader.max_tokens == 32
+    with pytest.raises(RecipeError, match="max_tokens=100 is more than the 64 positions that gpt2 has learned"):
+        model.max_seq_length = 100
+
+
+def test_a_router_finds_its_modules_in_subfolders(folder: Path, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Router
+
+    parts = [encoder(folder, method).reader for method in ("aligned_va", "aligned_wva")]
+    routed = SentenceTransformer(modules=[Router.for_query_document([parts[0]], [parts[1]])], device="cpu")
+    expected = routed.encode_query(TEXTS), routed.encode_document(TEXTS)
+    routed.save_pretrained(str(tmp_path))
+    again = SentenceTransformer(str(tmp_path), trust_remote_code=True, device="cpu")
+    assert abs(again.encode_query(TEXTS) - expected[0]).max() < 1e-6
+    assert abs(again.encode_document(TEXTS) - expected[1]).max() < 1e-6
 
 
 def test_max_length_of_the_trainer_cuts_texts_only(folder: Path) -> None:
@@ -155,3 +179,24 @@ def test_learned_positions_limit_what_can_be_fed(tmp_path: Path) -> None:
     assert load(folder).max_seq_length == 64
     with pytest.raises(RecipeError, match="max_tokens=65 is more than the 64 positions that gpt2 has learned"):
         load(folder, max_tokens=65)
+
+
+@pytest.mark.parametrize("template", ["auto", ["{text} means", "so: {text}"]])
+def test_the_trainer_takes_one_template_or_several(folder: Path, tmp_path: Path, template: Any) -> None:
+    from datasets import Dataset
+    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
+
+    model = encoder(folder, "va", template=template, device="cpu")
+    before = model.encode(TEXTS)
+    pairs = Dataset.from_dict({"anchor": TEXTS, "positive": TEXTS[::-1]})
+    arguments = SentenceTransformerTrainingArguments(
+        output_dir=str(tmp_path), max_steps=1, learning_rate=0.1, report_to="none", use_cpu=True, save_strategy="no"
+    )
+    loss = CachedMultipleNegativesRankingLoss(model, mini_batch_size=2)
+    SentenceTransformerTrainer(model=model, args=arguments, train_dataset=pairs, loss=loss).train()
+    assert abs(model.encode(TEXTS) - before).max() > 1e-3
+    model.save_pretrained(str(tmp_path / "trained"))
+    card = (tmp_path / "trained" / "README.md").read_text()
+    assert "and then fine-tuned" in card
+    assert "training-free" not in card

@@ -93,8 +93,8 @@ class Anatomy:
             if lacking and weights == "mean":
                 raise LayerError(
                     f"aligned values need the output projection, and {self.model_class.__name__} has no linear map "
-                    "from its heads "
-                    f"to the model width in layers {describe(lacking)}; use aligned=False (methods va, wva)"
+                    f"from its heads to the model width in layers {describe(lacking)}; use aligned=False (methods va, "
+                    "wva)"
                 )
             return self.model_width
         widths: dict[int, list[int]] = {}
@@ -159,8 +159,8 @@ def survey(config: PretrainedConfig, *, trust_remote_code: bool = False) -> Anat
     if shared := getattr(config, "num_kv_shared_layers", 0):
         raise UnsupportedModelError(
             f"{config.model_type}: the last {shared} layers reuse the keys and values of earlier ones "
-            "(num_kv_shared_layers), so a layer has no values of its own to read; choose a decoder without shared "
-            "layers"
+            "(num_kv_shared_layers), so a layer has no values of its own to read; choose a decoder without "
+            "shared layers"
         )
     with _built_on_meta(config, trust_remote_code) as model:
         notes = _run(model)
@@ -323,6 +323,6 @@ def _without_registry(config: PretrainedConfig, error: Exception | None = None) 
     reason = f" ({type(error).__name__}: {error})" if error is not None and PROBE not in str(error) else ""
     return UnsupportedModelError(
         f"{config.model_type}: its attention values cannot be read: in a trial pass it did not hand its attention "
-        "to transformers' "
-        f"AttentionInterface{reason}; choose another decoder, for example a llama, mistral, qwen3 or gemma3 model"
+        f"to transformers' AttentionInterface{reason}; choose another decoder, for example a llama, mistral, qwen3 or "
+        "gemma3 model"
     )

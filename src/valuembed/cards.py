@@ -14,14 +14,15 @@ _CARD = """---
 tags:
 - sentence-transformers
 - valuembed
-- training-free
-library_name: sentence-transformers
+{tag}library_name: sentence-transformers
 pipeline_tag: sentence-similarity
 {base}---
 
 # Sentence embeddings from {name} by {method}
 
-A decoder language model turned into a sentence-embedding model without training, by reading its {signal}.
+{mark}
+
+A decoder language model turned into a sentence-embedding model {training}, by reading its {signal}.
 It maps a text to {width} numbers. Made with valuembed {version}.
 
 | | |
@@ -44,16 +45,10 @@ pip install valuembed
 ```
 
 ```python
-import valuembed
-
-model = valuembed.load("{placeholder}")
-embeddings = model.encode(["The weather is lovely today.", "It is sunny outside.", "He drove to the stadium."])
-print(model.similarity(embeddings, embeddings))
-```
+{usage}```
 
 Or as a plain `SentenceTransformer`, with valuembed installed. The flag lets sentence-transformers import valuembed's
-module;
-this folder holds no code.
+module; this folder holds no code.
 
 ```python
 from sentence_transformers import SentenceTransformer
@@ -66,12 +61,25 @@ This folder holds no language model head{cut}; it embeds, and cannot generate.
 
 ## Method
 
-Zhang et al., *LLM-based Embeddings: Attention Values Encode Sentence Semantics Better Than Hidden States*, arXiv
-2602.01572.
-The licence of the backbone applies.
+Zhang et al., *LLM-based Embeddings: Attention Values Encode Sentence Semantics Better Than Hidden States*,
+arXiv 2602.01572. The licence of the backbone applies.
+"""
+
+_USAGE = """import valuembed
+
+model = valuembed.load({arguments})
+embeddings = model.encode(["The weather is lovely today.", "It is sunny outside.", "He drove to the stadium."])
+print(model.similarity(embeddings, embeddings))
 """
 
 PLACEHOLDER = "path-or-hub-id-of-this-model"
+MARK = "<!-- Written by valuembed; take this line away to keep your own changes when the model is saved again. -->"
+
+
+def usage(name: str, *, pull_request: bool = False) -> str:
+    """Python code that loads a model by its name and embeds three texts."""
+    number = ', revision="refs/pr/NUMBER"' if pull_request else ""
+    return _USAGE.format(arguments=f'"{name}"{number}')
 
 
 def model_card(encoder: ValueEncoder) -> str:
@@ -82,7 +90,14 @@ def model_card(encoder: ValueEncoder) -> str:
     on_hub = origin.fetchable and "/" in origin.name
     prompts = {name: prompt for name, prompt in encoder.prompts.items() if prompt}
     listed = "".join(f"\n- `{name}`: {prompt!r}" for name, prompt in prompts.items())
+    trained = "generated_from_trainer" in (encoder.model_card_data.tags or ())
+    adapted = bool(getattr(reader.model, "peft_config", None))
+    placeholder = encoder.model_card_data.model_id or PLACEHOLDER
     return _CARD.format(
+        mark=MARK,
+        training="and then fine-tuned" if trained else "with an adapter" if adapted else "without training",
+        tag="" if trained or adapted else "- training-free\n",
+        usage=usage(placeholder),
         base=f"base_model: {origin.name}\n" if on_hub else "",
         name=origin.name,
         revision=f" at {origin.revision}" if origin.revision else "",
@@ -101,7 +116,7 @@ def model_card(encoder: ValueEncoder) -> str:
         layers=describe(reader.plan.layers) if reader.plan.layers else "the last, after the final norm",
         dtype=str(reader.model.dtype).removeprefix("torch."),
         max_tokens=reader.max_tokens,
-        placeholder=encoder.model_card_data.model_id or PLACEHOLDER,
+        placeholder=placeholder,
         prompts=f"\nInstructions saved with it (`prompt_name=`):\n{listed}\n" if prompts else "",
         cut=f" and no layers above {held - 1}" if held < origin.num_layers else "",
     )

@@ -98,6 +98,7 @@ class Checkpoint:
 def locate(
     model: str | os.PathLike[str],
     *,
+    subfolder: str = "",
     revision: str | None = None,
     token: bool | str | None = None,
     cache_folder: str | None = None,
@@ -111,6 +112,7 @@ def locate(
     """
     name = os.fspath(model)
     hub = {
+        "subfolder": subfolder,
         "revision": revision,
         "token": token,
         "cache_dir": cache_folder,
@@ -147,8 +149,7 @@ def read_config(checkpoint: Checkpoint) -> PretrainedConfig:
         if "trust_remote_code" in str(error):
             raise CheckpointError(
                 f"model {checkpoint.name!r} wants to run code of its own; read that code, and if you trust it load "
-                "with "
-                "trust_remote_code=True"
+                "with trust_remote_code=True"
             ) from error
         raise CheckpointError(
             f"model {checkpoint.name!r}: its configuration cannot be read: {_first_line(error)}"

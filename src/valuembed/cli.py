@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from valuembed import __version__
 from valuembed.errors import ValuembedError
 from valuembed.layers import describe
 from valuembed.recipes import METHODS
-from valuembed.storage import library_version
 from valuembed.templates import TEMPLATES
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _errors_in_one_line() -> Iterator[None]:
 
 def _show_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"valuembed {library_version()}")
+        typer.echo(f"valuembed {__version__}")
         raise typer.Exit
 
 

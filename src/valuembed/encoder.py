@@ -18,9 +18,10 @@ from tqdm.auto import tqdm
 
 from valuembed import cards
 from valuembed.batching import plan_steps, rope_groups
-from valuembed.errors import ReadingError, RecipeError
+from valuembed.errors import InputError, ReadingError, RecipeError
 from valuembed.module import ValueTransformer, check_texts
 from valuembed.recipes import Recipe
+from valuembed.resolution import NO_LIMIT
 
 _BETWEEN = ("sentence_transformers", "torch", "contextlib")
 
@@ -69,9 +70,8 @@ def _callers_level() -> int:
 class ValueEncoder(SentenceTransformer):
     """A ``SentenceTransformer`` whose first module reads attention values.
 
-    It adds what a module cannot know: row numbers in errors, one report a call (:attr:`report`), and steps cut by
-    tokens
-    over the whole input. A plain ``SentenceTransformer`` on the saved folder gives the same vectors.
+    It adds what a module cannot know: row numbers in errors, one report a call (:attr:`report`), and steps cut
+    by tokens over the whole input. A plain ``SentenceTransformer`` on the saved folder gives the same vectors.
     """
 
     _module_classes: Mapping[str, type[torch.nn.Module]] = {"valuembed.module.ValueTransformer": ValueTransformer}
@@ -103,6 +103,9 @@ class ValueEncoder(SentenceTransformer):
             InputError: something that is not a text, with its row.
             ReadingError: an embedding is not finite, with its row.
         """
+        if hasattr(inputs, "to_list"):  # a column of pandas or polars
+            inputs = inputs.to_list()
+        self.report = None
         result = super().encode(inputs, *args, **kwargs)
         if isinstance(inputs, (str, dict)) or not hasattr(inputs, "__len__") or len(inputs):
             return result
@@ -110,7 +113,7 @@ class ValueEncoder(SentenceTransformer):
         return self._no_rows(result, kwargs.get("truncate_dim"), kwargs.get("precision"))
 
     def _no_rows(self, result: Any, truncate_dim: int | None, precision: str | None) -> Any:
-        width = truncate_dim or self.truncate_dim or self.reader.get_embedding_dimension()
+        width = min(self.get_embedding_dimension() or 0, truncate_dim or NO_LIMIT)
         kinds = {"int8": np.int8, "uint8": np.uint8, "binary": np.int8, "ubinary": np.uint8}
         if precision in ("binary", "ubinary"):
             width = -(-width // 8)
@@ -124,10 +127,12 @@ class ValueEncoder(SentenceTransformer):
         check_texts(inputs)
         if kwargs["output_value"] == "token_embeddings":
             raise RecipeError(
-                "output_value='token_embeddings': a recipe reads one vector a text and keeps none of its tokens'"
+                "output_value='token_embeddings': a recipe reads one vector a text and keeps nothing of single tokens"
             )
         if kwargs["output_value"] is None:
-            return super()._inference(inputs, **kwargs)
+            items: Any = super()._inference(inputs, **kwargs)
+            self._check_finite(torch.stack([item["sentence_embedding"] for item in items]))
+            return items
         return self._finish(*self._embed(inputs, **kwargs))
 
     @torch.inference_mode()
@@ -142,13 +147,16 @@ class ValueEncoder(SentenceTransformer):
         truncate_dim: int | None,
         device: str | torch.device | None = None,
         task: str | None = None,
-        **_: Any,
+        batch_size: int = 0,
+        output_value: str | None = None,
+        processing_kwargs: Any = None,
     ) -> tuple[Tensor, EncodeReport]:
         """Vectors ``[b, width]`` of texts that are known to be texts, and what was done to get them."""
+        if processing_kwargs is not None:
+            raise InputError("processing_kwargs cannot be used: texts are cut by max_tokens, see load()")
         target = self._resolve_inference_device(device)
         self.eval()
-        width = truncate_dim or self.reader.get_embedding_dimension()
-        result = torch.empty(len(texts), width, device="cpu" if save_to_cpu else target)
+        result = torch.empty(0, 0)
         tokens = truncated = 0
         group = rope_groups(self.reader.model)
         with tqdm(total=len(texts), desc="Texts", unit="text", disable=not show_progress_bar) as bar:
@@ -166,16 +174,20 @@ class ValueEncoder(SentenceTransformer):
                         vectors = truncate_embeddings(vectors, truncate_dim)
                     if normalize_embeddings:
                         vectors = torch.nn.functional.normalize(vectors, p=2, dim=1)
+                    if not len(result):
+                        result = torch.empty(len(texts), vectors.shape[1], device="cpu" if save_to_cpu else target)
                     result[[start + i for i in step]] = vectors.to(result.device)
                     bar.update(len(step))
         return result, EncodeReport(len(texts), tokens, truncated, sum(not text.strip() for text in texts))
 
     def _finish(self, vectors: Tensor, report: EncodeReport) -> Tensor:
-        """Check what one call gave, and report it once.
+        """Check what one call gave, and report it once."""
+        self._check_finite(vectors)
+        self.report = report
+        self._warn(report)
+        return vectors
 
-        Raises:
-            ReadingError: rows that are not finite.
-        """
+    def _check_finite(self, vectors: Tensor) -> None:
         bad = (~torch.isfinite(vectors).all(dim=1)).nonzero().flatten().tolist()
         if bad:
             rows = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
@@ -183,9 +195,6 @@ class ValueEncoder(SentenceTransformer):
                 f"the embedding of {len(bad)} texts is not finite (NaN or infinite): rows {rows}; the weights are "
                 f"damaged or {self.reader.model.dtype} overflows in this model, try dtype='float32'"
             )
-        self.report = report
-        self._warn(report)
-        return vectors
 
     def _multi_process(self, inputs: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         check_texts(inputs)
@@ -230,5 +239,10 @@ class ValueEncoder(SentenceTransformer):
             )
 
     def _create_model_card(self, path: str, *args: Any, **kwargs: Any) -> None:
-        """Write a card whose code works for someone who has never heard of this library."""
-        (Path(path) / "README.md").write_text(cards.model_card(self), encoding="utf-8")
+        """Write a card whose code works for someone who has never heard of this library; keep one written by hand."""
+        loaded: str | None = getattr(self, "_model_card_text", None)
+        card = cards.model_card(self) if loaded is None or cards.MARK in loaded else loaded
+        (Path(path) / "README.md").write_text(card, encoding="utf-8")
+
+    def _push_to_hub_usage_tip(self, repo_id: str) -> str:
+        return f"Try this pull request before merging it:\n\n```python\n{cards.usage(repo_id, pull_request=True)}```\n"

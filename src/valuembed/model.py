@@ -12,7 +12,7 @@ from sentence_transformers.base.modules import Normalize
 
 from valuembed.adapters import base_of, find
 from valuembed.anatomy import survey
-from valuembed.checkpoint import locate, read_config
+from valuembed.checkpoint import Checkpoint, locate, read_config
 from valuembed.decoder import checkpoint_dtype, parse_dtype, usable_dtype
 from valuembed.encoder import ValueEncoder
 from valuembed.errors import RecipeError
@@ -21,7 +21,7 @@ from valuembed.module import ValueTransformer, build
 from valuembed.recipes import Recipe, resolve_recipe
 from valuembed.resolution import load_tokenizer, resolve_plan, saved_config
 from valuembed.templates import TemplateSpec
-from valuembed.tokenizing import expand_chat
+from valuembed.tokenizing import expand_chat, names_chat
 
 
 class _Default(str):
@@ -55,19 +55,17 @@ def load(
 
     Args:
         model: a hub id, a local checkpoint folder, a folder saved by this library, or ``"bundled"``. A saved folder
-        keeps its
-            own recipe unless another method is asked for.
+            keeps its own recipe unless another method is asked for.
         method: a name of :data:`valuembed.recipes.METHODS`, a :class:`Recipe`, or a recipe as plain data.
         layers: what to average over; see :func:`valuembed.layers.resolve_layers`. None is the backbone's preset,
             else the layers at 0.65 to 0.90 of the depth (ours); for hidden states, the last layer after the final norm.
         template: ``"auto"`` is the method's own; None or ``"none"`` the text alone; a name; a string with one
-        ``{text}``; a
-            list of these (raw vectors averaged); or a mapping from ``"query"``, ``"document"`` and ``"default"`` to
-            any of them.
+            ``{text}``; a list of these (raw vectors averaged); or a mapping from ``"query"``, ``"document"`` and
+            ``"default"`` to any of them.
         prompts: instructions by name, for ``encode(prompt_name=...)``, ``encode_query`` and ``encode_document``.
-        normalize: scale the vectors to unit length. On a saved folder, False removes a normalisation that it has.
-        dtype: of the weights, such as ``"bfloat16"``; None is the checkpoint's own. Sums and vectors are float32
-        always.
+        normalize: scale the vectors to unit length. A saved folder does as it was saved; False takes that away.
+        dtype: of the weights, such as ``"bfloat16"``; None is the checkpoint's own. Sums and vectors are always
+            float32.
         device: None picks a GPU where there is one.
         max_tokens: longest sequence fed, template included; None is the model's own limit.
         revision, token, cache_folder, local_files_only: as on the hub.
@@ -84,6 +82,8 @@ def load(
 
     Source: Zhang et al., arXiv 2602.01572 (VA, AlignedVA, WVA, AlignedWVA).
     """
+    if wrong := [name for name, prompt in (prompts or {}).items() if not isinstance(prompt, str)]:
+        raise RecipeError(f"prompts: {', '.join(map(repr, wrong))} is not a string; give a text for each name")
     if backend := (model_kwargs or {}).get("backend"):
         raise RecipeError(
             f"model_kwargs: backend={backend!r} is not possible, values are read while torch computes them"
@@ -98,11 +98,7 @@ def load(
     )
     torch_dtype = parse_dtype(dtype)
     saved = saved_config(checkpoint)
-    if template != "auto":
-        template = expand_chat(template, load_tokenizer(checkpoint))
-    if saved is not None and isinstance(method, _Default):
-        method = Recipe.from_dict(saved["recipe"])
-    recipe = resolve_recipe(method, layers, template)
+    recipe = _resolve(method, layers, template, checkpoint, saved)
     device_map = (model_kwargs or {}).get("device_map")
     reader = build(
         checkpoint,
@@ -116,7 +112,7 @@ def load(
     if saved is None:
         modules: list[torch.nn.Module] = [reader, *([Normalize()] if normalize else [])]
         return ValueEncoder(modules=modules, device=_placement(device, device_map, reader), prompts=prompts)
-    encoder = _restore(reader, checkpoint.location, device, prompts, checkpoint.hub)
+    encoder = _restore(reader, checkpoint, _placement(device, device_map, reader), prompts)
     if not normalize:
         for name, module in list(encoder.named_children()):
             if isinstance(module, Normalize):
@@ -124,12 +120,24 @@ def load(
     return encoder
 
 
+def _resolve(
+    method: str | Recipe | Mapping[str, Any],
+    layers: LayerSpec,
+    template: TemplateSpec | Mapping[str, TemplateSpec],
+    checkpoint: Checkpoint,
+    saved: dict[str, Any] | None,
+) -> Recipe:
+    """The recipe that is asked for: a saved folder's own unless a method is named, chat templates spelt out."""
+    if saved is not None and isinstance(method, _Default):
+        method = Recipe.from_dict(saved["recipe"])
+    if names_chat(template):
+        has_tokenizer = checkpoint.file("tokenizer_config.json") or not find(checkpoint)
+        template = expand_chat(template, load_tokenizer(checkpoint if has_tokenizer else base_of(checkpoint, saved)))
+    return resolve_recipe(method, layers, template)
+
+
 def _restore(
-    reader: ValueTransformer,
-    location: str,
-    device: str | None,
-    prompts: dict[str, str] | None,
-    hub: Mapping[str, Any],
+    reader: ValueTransformer, checkpoint: Checkpoint, device: str | None, prompts: dict[str, str] | None
 ) -> ValueEncoder:
     """A saved ``SentenceTransformer`` (prompts, later modules) around a reader that is already built."""
 
@@ -138,16 +146,20 @@ def _restore(
         def load(cls, *args: Any, **kwargs: Any) -> ValueTransformer:  # type: ignore[override]
             return reader
 
-    return ValueEncoder._load_with_module_classes(
-        location,
+    encoder = ValueEncoder._load_with_module_classes(
+        checkpoint.location,
         {"valuembed.module.ValueTransformer": Built},
         device=device,
         prompts=prompts,
-        revision=hub.get("revision"),
-        token=hub.get("token"),
-        cache_folder=hub.get("cache_dir"),
-        local_files_only=bool(hub.get("local_files_only")),
+        revision=checkpoint.hub.get("revision"),
+        token=checkpoint.hub.get("token"),
+        cache_folder=checkpoint.hub.get("cache_dir"),
+        local_files_only=bool(checkpoint.hub.get("local_files_only")),
+        trust_remote_code=checkpoint.trust_remote_code,
     )
+    # Only this load needed the class above, and worker processes could not be given it.
+    del encoder.__dict__["_module_classes"]
+    return encoder
 
 
 def _placement(device: str | None, device_map: Any, reader: ValueTransformer) -> str | None:
@@ -224,13 +236,11 @@ def info(
         trust_remote_code=trust_remote_code,
     )
     saved = saved_config(checkpoint)
-    if saved is not None and isinstance(method, _Default):
-        method = Recipe.from_dict(saved["recipe"])
-    if template != "auto":
-        template = expand_chat(template, load_tokenizer(checkpoint))
-    config = read_config(base_of(checkpoint, saved) if find(checkpoint) else checkpoint)
+    recipe = _resolve(method, layers, template, checkpoint, saved)
+    base = base_of(checkpoint, saved) if find(checkpoint) else checkpoint
+    config = read_config(base)
     anatomy = survey(config, trust_remote_code=trust_remote_code)
-    plan = resolve_plan(resolve_recipe(method, layers, template), config, anatomy, saved)
+    plan = resolve_plan(recipe, config, anatomy, saved if base is checkpoint else None)
     recipe = plan.recipe
     kept = plan.layers[-1] + 1 if plan.layers else anatomy.num_layers
     layer_sizes, tail_size, rest_size = anatomy.sizes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,15 +15,23 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from valuembed import adapters
 from valuembed.anatomy import survey
 from valuembed.batching import TOKENS_PER_STEP, pad_right, plan_steps, reset_dynamic_rope, rope_groups
-from valuembed.checkpoint import BUNDLED, Checkpoint, locate, read_config
-from valuembed.decoder import load_decoder, parse_dtype
+from valuembed.checkpoint import Checkpoint, locate, read_config
+from valuembed.decoder import load_decoder, parse_dtype, usable_dtype
 from valuembed.errors import CheckpointError, InputError, RecipeError, UnsupportedModelError
 from valuembed.inputs import check_text
 from valuembed.layers import describe
 from valuembed.pooling import span_mask
 from valuembed.reader import Plan, Reading
 from valuembed.recipes import Recipe
-from valuembed.resolution import CONFIG_FILE, Origin, load_tokenizer, resolve_plan, saved_config, token_limit
+from valuembed.resolution import (
+    CONFIG_FILE,
+    Origin,
+    find_origin,
+    load_tokenizer,
+    resolve_plan,
+    saved_config,
+    token_limit,
+)
 from valuembed.tokenizing import TextTokenizer, TokenRow
 
 
@@ -77,7 +86,7 @@ class ValueTransformer(Transformer):
 
     @max_seq_length.setter
     def max_seq_length(self, value: int | None) -> None:
-        self.max_tokens = value
+        self.max_tokens = token_limit(value, self.processor, self.model.config)
 
     def get_embedding_dimension(self) -> int:
         """Width of the vectors."""
@@ -117,20 +126,18 @@ class ValueTransformer(Transformer):
             rows: for each of the k templates, b rows.
 
         Returns:
-            ``input_ids`` and ``attention_mask`` ``[b, k, t]``, padded on the right, ``text_span`` ``[b, k, 2]`` and
-            ``truncated`` ``[b]``; the axis k is left out for one template.
+            ``input_ids`` and ``attention_mask`` ``[b, t]``: the k sequences of a text one after the other, padded on
+            the right, as losses and trainers slice and measure them; ``sequence_ends`` ``[b, k]``; ``text_span``
+            ``[b, k, 2]``, counted within each sequence; ``truncated`` ``[b]``.
         """
-        by_text = [row for text_rows in zip(*rows, strict=True) for row in text_rows]
-        ids, mask = pad_right([row.ids for row in by_text])
-        span = torch.tensor([row.span for row in by_text])
-        k, b = len(rows), len(rows[0])
-        truncated = torch.tensor([row.truncated for row in by_text]).view(b, k).any(dim=1)
-        shape = (b,) if k == 1 else (b, k)
+        by_text = list(zip(*rows, strict=True))
+        ids, mask = pad_right([[token for row in of_text for token in row.ids] for of_text in by_text])
         return {
-            "input_ids": ids.view(*shape, -1),
-            "attention_mask": mask.view(*shape, -1),
-            "text_span": span.view(*shape, 2),
-            "truncated": truncated,
+            "input_ids": ids,
+            "attention_mask": mask,
+            "sequence_ends": torch.tensor([[len(row.ids) for row in of_text] for of_text in by_text]).cumsum(dim=1),
+            "text_span": torch.tensor([[row.span for row in of_text] for of_text in by_text]),
+            "truncated": torch.tensor([any(row.truncated for row in of_text) for of_text in by_text]),
         }
 
     def preprocess(  # type: ignore[override]
@@ -163,24 +170,24 @@ class ValueTransformer(Transformer):
         Returns:
             The features with ``sentence_embedding`` ``[b, width]``, float32.
         """
-        ids, mask = features["input_ids"], features["attention_mask"]
-        batch, t = ids.shape[0], ids.shape[-1]
-        ids, mask = ids.reshape(-1, t), mask.reshape(-1, t)
-        lengths = mask.sum(dim=1)
-        span = features.get("text_span")
-        if span is None or self.recipe.span == "all":
-            span = torch.stack((torch.zeros_like(lengths), lengths), dim=1)
-        span = span.reshape(-1, 2)
+        mask = features["attention_mask"]
         if bool((mask[:, 0] == 0).any()):
             raise InputError(
                 "attention_mask pads on the left; this module wants rows padded on the right, as preprocess() does"
             )
+        ends = features.get("sequence_ends", mask.sum(dim=1, keepdim=True))
+        batch, k = ends.shape
+        ids, lengths = _apart(features["input_ids"], ends)
+        span = features.get("text_span")
+        if span is None or self.recipe.span == "all":
+            span = torch.stack((torch.zeros_like(lengths), lengths), dim=1)
+        span = span.reshape(-1, 2)
         sizes = lengths.tolist()
         steps = list(plan_steps(sizes, self.tokens_per_step, rope_groups(self.model)))
         vectors = [self._read(ids[step], lengths[step], span[step], sizes[step[0]]) for step in steps]
         order = torch.tensor([row for step in steps for row in step], device=vectors[0].device)
         rows = torch.cat(vectors)[order.argsort()]
-        features["sentence_embedding"] = rows.view(batch, -1, rows.shape[-1]).mean(dim=1)
+        features["sentence_embedding"] = rows.view(batch, k, -1).mean(dim=1)
         return features
 
     def _read(self, ids: Tensor, lengths: Tensor, span: Tensor, t: int) -> Tensor:
@@ -240,8 +247,11 @@ class ValueTransformer(Transformer):
                 f"backend={backend!r} cannot be used: attention values are read while torch computes them; use "
                 "backend='torch'"
             )
+        if subfolder and Path(model_name_or_path).is_dir():
+            model_name_or_path, subfolder = str(Path(model_name_or_path) / subfolder), ""
         checkpoint = locate(
             model_name_or_path,
+            subfolder=subfolder,
             revision=revision,
             token=token,
             cache_folder=cache_folder,
@@ -260,6 +270,23 @@ class ValueTransformer(Transformer):
             f"layers={describe(self.plan.layers) or 'final'!r}, "
             f"width={self.get_embedding_dimension()}, dtype={self.model.dtype})"
         )
+
+
+def _apart(ids: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """Sequences that stand one after the other in a row, as rows of their own.
+
+    Args:
+        ids: ``[b, t]``.
+        ends: ``[b, k]`` where each sequence ends.
+
+    Returns:
+        ids ``[b*k, longest]``, arbitrary to the right of each sequence, and lengths ``[b*k]``.
+    """
+    starts = torch.cat((torch.zeros_like(ends[:, :1]), ends[:, :-1]), dim=1)
+    lengths = (ends - starts).flatten()
+    places = starts[:, :, None] + torch.arange(int(lengths.max()), device=ids.device)
+    places = places.clamp(max=ids.shape[1] - 1)
+    return ids.gather(1, places.flatten(1)).view(len(lengths), -1), lengths
 
 
 def check_texts(texts: Sequence[Any]) -> None:
@@ -300,11 +327,11 @@ def build(
     base = adapters.base_of(checkpoint, saved) if adapter else checkpoint
     config = read_config(base)
     anatomy = survey(config, trust_remote_code=base.trust_remote_code)
-    plan = resolve_plan(recipe, config, anatomy, saved)
+    plan = resolve_plan(recipe, config, anatomy, saved if base is checkpoint else None)
     keep_tail = plan.recipe.reads_final_norm
     keep_layers = anatomy.num_layers if keep_tail else plan.layers[-1] + 1
     if saved and dtype is None:
-        dtype = parse_dtype(saved["dtype"])
+        dtype = usable_dtype(parse_dtype(saved["dtype"]), device)
     model = load_decoder(
         base,
         config,
@@ -318,15 +345,6 @@ def build(
     if adapter:
         adapters.attach(model, checkpoint)
     tokenizer = load_tokenizer(checkpoint if checkpoint.file("tokenizer_config.json") else base)
-    origin = (
-        Origin(**saved["origin"])
-        if saved
-        else Origin(
-            name=base.public_name,
-            revision=base.commit,
-            num_layers=anatomy.num_layers,
-            fetchable=base.name == BUNDLED or not base.is_local,
-        )
-    )
+    origin = find_origin(base, config, anatomy, saved)
     limit = max_tokens if max_tokens is not None else (saved or {}).get("max_tokens")
     return ValueTransformer(model, tokenizer, plan, origin, token_limit(limit, tokenizer, config))

@@ -37,7 +37,9 @@ def mean_over_tokens(signal: Tensor, mask: Tensor) -> Tensor:
     weights = mask.to(device=signal.device, dtype=torch.float32)
     weights = weights / weights.sum(dim=1, keepdim=True)
     equation = "btw,bt->bw" if signal.dim() == 3 else "bgtd,bt->bgd"
-    return torch.einsum(equation, signal.float(), weights)
+    # Autocast would compute the product, and with it the sum, in half precision.
+    with torch.autocast(signal.device.type, enabled=False):
+        return torch.einsum(equation, signal.float(), weights)
 
 
 def take_token(signal: Tensor, index: Tensor) -> Tensor:

@@ -200,7 +200,7 @@ class Reading:
         block = self._blocks.get(id(module))
         if block is None:
             return
-        self._refuse_recomputation()
+        self._refuse_reentrant()
         rows, tokens = self.mask.shape
         self._expect(block.layer, "values", value, (rows, block.value_heads, tokens, block.head_width))
         raw, aligned = (Take("value", "mean", through, block.layer) for through in (False, True))
@@ -210,7 +210,7 @@ class Reading:
             mean = pooling.mean_over_tokens(value, self.mask)
             vectors = {raw: mean.flatten(1)}
             if aligned in self._takers:
-                vectors[aligned] = self._align(block, mean)
+                vectors[aligned] = self._align(block, mean, value.dtype)
             self._add(vectors)
 
     def on_kernel_output(self, module: nn.Module, output: Tensor) -> None:
@@ -223,15 +223,20 @@ class Reading:
         with self._keep_own_tensors():
             self._add({take: pooling.take_token(output, self.last).flatten(1)})
 
+    # Hooks hang on modules that other threads may be running as well: a reading heeds its own pass only.
+
     def _on_block(self, block: AttentionBlock, module: nn.Module, args: Any, output: Any) -> None:
         """Take the attention block's output ``[b, t, m]``: the row of the last token is AlignedWVA."""
+        if _reading.get() is not self:
+            return
         states = output[0] if isinstance(output, tuple) else output
         self._expect(block.layer, "attention output", states, (*self.mask.shape, self.anatomy.model_width))
         with self._keep_own_tensors():
             self._add({Take("value", "last", True, block.layer): pooling.take_token(states, self.last)})
 
     def _on_layer(self, layer: int | None, module: nn.Module, args: Any, output: Any) -> None:
-        self._on_hidden(layer, output[0] if isinstance(output, tuple) else output)
+        if _reading.get() is self:
+            self._on_hidden(layer, output[0] if isinstance(output, tuple) else output)
 
     def _on_hidden(self, layer: int | None, states: Tensor) -> None:
         """Take the residual stream ``[b, t, m]`` after a decoder layer, or at the end after the final norm."""
@@ -243,12 +248,11 @@ class Reading:
             vectors[last] = pooling.take_token(states, self.last)
         self._add(vectors)
 
-    def _align(self, block: AttentionBlock, mean: Tensor) -> Tensor:
+    def _align(self, block: AttentionBlock, mean: Tensor, dtype: torch.dtype) -> Tensor:
         """``W_O @ expand(mean)`` with the projection's bias; the module itself, so that adapters on it count."""
         assert block.projection is not None
         projection = self.model.get_submodule(block.projection)
         expanded = pooling.expand_heads(mean, block.query_heads).flatten(1)
-        dtype = next((p.dtype for p in projection.parameters() if p.is_floating_point()), expanded.dtype)
         return projection(expanded.to(dtype)).float()  # type: ignore[no-any-return]
 
     def _add(self, vectors: dict[Take, Tensor]) -> None:
@@ -273,7 +277,7 @@ class Reading:
             return nullcontext()
         return torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
 
-    def _refuse_recomputation(self) -> None:
+    def _refuse_reentrant(self) -> None:
         """Raise where gradients were switched off behind our back: reentrant checkpointing, which would lose them."""
         if self._recorded_gradients and not torch.is_grad_enabled():
             raise ReadingError(

@@ -131,8 +131,7 @@ def resolve_recipe(
         method: a name of :data:`METHODS`, a recipe, or a recipe as plain data.
         layers: replaces the recipe's layers unless None.
         template: ``"auto"`` keeps the recipe's own; None or ``"none"`` is the text alone; a name, a string, a list;
-        or a
-            mapping with ``"query"``, ``"document"`` and ``"default"`` (a role left out keeps the recipe's own).
+            or a mapping with ``"query"``, ``"document"`` and ``"default"`` (a role left out keeps the recipe's own).
 
     Raises:
         RecipeError: an unknown method, or choices that do not fit together (its subclasses name layer and template).

@@ -9,9 +9,9 @@ from typing import Any
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from valuembed.anatomy import Anatomy
-from valuembed.checkpoint import Checkpoint
-from valuembed.errors import CheckpointError, LayerError, RecipeError
-from valuembed.layers import preset_for, resolve_layers
+from valuembed.checkpoint import BUNDLED, Checkpoint
+from valuembed.errors import CheckpointError, RecipeError
+from valuembed.layers import describe, preset_for, resolve_layers
 from valuembed.reader import Plan
 from valuembed.recipes import Recipe
 
@@ -30,31 +30,55 @@ class Origin:
         name: hub id, ``"bundled"``, or a folder's own name; never a path.
         revision: commit of the hub id, where known.
         num_layers: L of the whole decoder.
+        value_layers: those of the whole decoder that hold values.
+        preset: name of the preset made for this backbone, or None.
         fetchable: whether ``name`` is enough to load it again on another machine.
     """
 
     name: str
     revision: str | None
     num_layers: int
+    value_layers: tuple[int, ...]
+    preset: str | None
     fetchable: bool
 
 
+def find_origin(
+    checkpoint: Checkpoint, config: PretrainedConfig, anatomy: Anatomy, saved: dict[str, Any] | None
+) -> Origin:
+    """The origin that a saved folder records, or the checkpoint itself."""
+    if saved is not None:
+        return Origin(**{**saved["origin"], "value_layers": tuple(saved["origin"]["value_layers"])})
+    return Origin(
+        name=checkpoint.public_name,
+        revision=checkpoint.commit,
+        num_layers=anatomy.num_layers,
+        value_layers=anatomy.value_layers,
+        preset=preset_for(config),
+        fetchable=checkpoint.name == BUNDLED or not checkpoint.is_local,
+    )
+
+
 def saved_config(checkpoint: Checkpoint) -> dict[str, Any] | None:
-    """What :meth:`ValueTransformer.save` recorded, or None for a checkpoint of anyone else's."""
+    """What :meth:`ValueTransformer.save` recorded, or None for a checkpoint of anyone else's.
+
+    Raises:
+        CheckpointError: the record is damaged, or was written by a version that records other things.
+    """
     path = checkpoint.file(CONFIG_FILE)
     if path is None:
         return None
     try:
         with open(path, encoding="utf-8") as file:
             saved: dict[str, Any] = json.load(file)
-    except ValueError as error:
-        raise CheckpointError(f"model {checkpoint.name!r}: {CONFIG_FILE} is damaged: {error}") from error
+        Recipe.from_dict(saved["recipe"])
+        Origin(**saved["origin"])
+        if not isinstance(saved["dtype"], str) or not isinstance(saved["max_tokens"], int | None):
+            raise TypeError("dtype has to be a name and max_tokens a number or null")
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"model {checkpoint.name!r}: {CONFIG_FILE} cannot be used: {reason}") from error
     return saved
-
-
-def saved_tail(saved: dict[str, Any] | None) -> bool:
-    """Whether a saved folder holds what runs after the last layer: only a recipe that reads it kept it."""
-    return saved is not None and Recipe.from_dict(saved["recipe"]).reads_final_norm
 
 
 def resolve_plan(
@@ -62,32 +86,39 @@ def resolve_plan(
 ) -> Plan:
     """Turn a recipe's layers into absolute indices of one decoder.
 
+    Layers are those of the whole decoder, also where a saved folder holds only its first ones: "half" means the same
+    layers in a folder as in its source, or is an error.
+
     Args:
         recipe: layers in any form.
         config: of the decoder as the checkpoint holds it.
         anatomy: its survey.
-        saved: what a folder saved by this library records.
+        saved: what a folder saved by this library records, where the decoder's weights are that folder's.
 
     Raises:
         LayerError: layers that do not exist, hold no values or differ in width.
         CheckpointError: layers that a saved folder no longer holds, naming where they are.
     """
-    origin = saved["origin"] if saved else None
-    whole = origin["num_layers"] if origin else anatomy.num_layers
-    cut = (
-        f"it was saved with layers 0-{anatomy.num_layers - 1} of {whole}; load {origin['name']!r} instead"
-        if origin
-        else ""
-    )
+    whole = saved["origin"] if saved else None
+    num_layers = whole["num_layers"] if whole else anatomy.num_layers
+    gone = f"this folder was saved with layers 0-{anatomy.num_layers - 1} of {num_layers}"
     if recipe.reads_final_norm:
-        if origin and not saved_tail(saved):
-            raise CheckpointError(f"this folder holds no final norm, which {recipe.method} reads: {cut}")
+        if saved and not Recipe.from_dict(saved["recipe"]).reads_final_norm:
+            raise CheckpointError(
+                f"{gone} and without the final norm, which {recipe.method} reads; load {saved['origin']['name']!r}"
+            )
         return Plan(recipe, (), anatomy)
-    legal = anatomy.value_layers if recipe.signal == "value" else tuple(range(anatomy.num_layers))
-    try:
-        layers = resolve_layers(recipe.layers, legal, whole, preset=preset_for(config))
-    except LayerError as error:
-        raise CheckpointError(f"{error}; {cut}") if origin and anatomy.num_layers < whole else error from None
+    values = tuple(whole["value_layers"]) if whole else anatomy.value_layers
+    preset = whole["preset"] if whole else preset_for(config)
+    legal = values if recipe.signal == "value" else tuple(range(num_layers))
+    asked = recipe.layers
+    layers = resolve_layers(asked, legal, num_layers, preset=preset)
+    if whole and (missing := [layer for layer in layers if layer >= anatomy.num_layers]):
+        given = list(asked) if isinstance(asked, tuple) else asked
+        raise CheckpointError(
+            f"layers={given!r} means layers {describe(layers)}, of which {describe(missing)} are not here: {gone}; "
+            f"load {whole['name']!r} instead"
+        )
     anatomy.width(layers, signal=recipe.signal, weights=recipe.weights, aligned=recipe.aligned)
     return Plan(replace(recipe, layers=layers), layers, anatomy)
 
@@ -129,6 +160,8 @@ def token_limit(asked: int | None, tokenizer: PreTrainedTokenizerBase, config: P
             if isinstance(limit, int) and 0 < limit < NO_LIMIT
         ]
         return min(limits, default=None)
+    if isinstance(asked, bool) or not isinstance(asked, int):
+        raise RecipeError(f"max_tokens={asked!r} has to be a whole number, or None for the model's own limit")
     if asked < 1:
         raise RecipeError(f"max_tokens={asked} has to be at least 1")
     if isinstance(positions, int) and asked > positions and not getattr(config, "rope_parameters", None):

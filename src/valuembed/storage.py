@@ -13,10 +13,10 @@ import binascii
 import json
 import warnings
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from valuembed import __version__
 from valuembed.errors import InputError
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class Make:
             "model": self.model,
             "recipe": self.recipe,
             "width": self.width,
-            "version": library_version(),
+            "version": __version__,
             "probe": base64.b64encode(self.probe.astype("<f4").tobytes()).decode(),
         }
         return {METADATA_KEY: json.dumps(record, ensure_ascii=False).encode()}
@@ -179,11 +179,3 @@ def _cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 
     scale = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / scale if scale else 0.0
-
-
-def library_version() -> str:
-    """The installed version of this library, or ``"unknown"`` when it runs from a source tree."""
-    try:
-        return version("valuembed")
-    except PackageNotFoundError:
-        return "unknown"

@@ -154,8 +154,7 @@ def resolve_templates(spec: TemplateSpec) -> tuple[str, ...]:
         if named is None:
             raise TemplateError(
                 f"template {spec!r} is unknown; give one of {', '.join(TEMPLATES)}, chat (for models that have a "
-                "chat template), "
-                "or a string with one {text}"
+                "chat template, in load()), or a string with one {text}"
             )
         strings = (named,) if isinstance(named, str) else named
     elif isinstance(spec, Sequence):

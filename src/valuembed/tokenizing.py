@@ -55,8 +55,7 @@ class TextTokenizer:
         if not tokenizer.is_fast:
             raise UnsupportedModelError(
                 f"tokenizer {type(tokenizer).__name__} reports no character offsets, without which a text's tokens "
-                "cannot be "
-                "told from its prompt's; a tokenizer.json is needed"
+                "cannot be told from its prompt's; a tokenizer.json is needed"
             )
         self.tokenizer = tokenizer
         self._with_aliases: dict[str, tuple[PreTrainedTokenizerBase, Template, dict[int, int]]] = {}
@@ -84,7 +83,7 @@ class TextTokenizer:
         encodings = self._encode(tokenizer, [item.string for item in rendered])
         rows = []
         for item, encoding in zip(rendered, encodings, strict=True):
-            row = self._row(item, encoding, max_tokens, template)
+            row = self._row(item, encoding, max_tokens, template, originals)
             rows.append(_translate(row, originals) if originals else row)
         return rows
 
@@ -102,7 +101,9 @@ class TextTokenizer:
         )
         return batch.encodings or []
 
-    def _row(self, item: Rendered, encoding: Encoding, max_tokens: int | None, template: str) -> TokenRow:
+    def _row(
+        self, item: Rendered, encoding: Encoding, max_tokens: int | None, template: str, special: Mapping[int, int]
+    ) -> TokenRow:
         ids = encoding.ids
         first, stop = self._added_before, len(ids) - self._added_after
         ids = ids[:stop]
@@ -111,6 +112,11 @@ class TextTokenizer:
         whole = len(item.string)
         offsets = _by_character(encoding.offsets, item.string)
         start, end = _token_range(offsets, item.text, first, stop, whole)
+        # A special token of the template may take in blanks of the text beside it, and is the template's all the same.
+        while start < end and ids[start] in special:
+            start += 1
+        while start < end and ids[end - 1] in special:
+            end -= 1
         excess = len(ids) - max_tokens if max_tokens is not None else 0
         if excess > 0:
             inner = _without_suffix(offsets, (start, end), item.text[1])
@@ -215,8 +221,7 @@ def _cut(ids: list[int], text: tuple[int, int], echo: tuple[int, int], excess: i
         fixed = len(ids) - (text[1] - text[0]) - (echo[1] - echo[0])
         raise TemplateError(
             f"template {template!r} and prompt take {fixed} tokens by themselves, of {len(ids) - excess} allowed "
-            "(max_tokens): no "
-            "room is left for the text; raise max_tokens or shorten the prompt"
+            "(max_tokens): no room is left for the text; raise max_tokens or shorten the prompt"
         )
     start, end = text[0], text[1] - drop
     ids = ids[:end] + ids[text[1] :]
@@ -230,12 +235,19 @@ def _translate(row: TokenRow, originals: Mapping[int, int]) -> TokenRow:
     return TokenRow([originals.get(token, token) for token in row.ids], row.span, row.truncated)
 
 
+def names_chat(spec: Any) -> bool:
+    """Whether a template of any form names the model's chat template somewhere."""
+    if isinstance(spec, str):
+        return spec == CHAT or spec.startswith(f"{CHAT}:")
+    parts = spec.values() if isinstance(spec, Mapping) else spec if isinstance(spec, Sequence) else ()
+    return any(names_chat(part) for part in parts)
+
+
 def expand_chat(spec: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
     """Replace ``"chat"`` and ``"chat:NAME"`` by the tokenizer's chat template around the text or around template NAME.
 
     The text stands in the user's turn, the assistant's turn is opened, and a BOS that the tokenizer adds by itself is
-    not
-    written twice. Other templates are returned as they are.
+    not written twice. Other templates are returned as they are.
 
     Args:
         spec: whatever :func:`valuembed.load` takes as ``template``.
@@ -247,7 +259,7 @@ def expand_chat(spec: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
     if isinstance(spec, Mapping):
         return {role: expand_chat(part, tokenizer) for role, part in spec.items()}
     if isinstance(spec, str):
-        return _chat_template(spec, tokenizer) if spec == CHAT or spec.startswith(f"{CHAT}:") else spec
+        return _chat_template(spec, tokenizer) if names_chat(spec) else spec
     if isinstance(spec, Sequence):
         return [expand_chat(part, tokenizer) for part in spec]
     return spec
