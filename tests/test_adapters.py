@@ -20,7 +20,6 @@ from watching import COMMIT, fake_hub
 from valuembed.encoder import ValueEncoder
 from valuembed.errors import CheckpointError, OutputError
 from valuembed.model import info, load
-from valuembed.testing import tiny_checkpoint
 
 # peft's PeftModel asks transformers for a property under its old name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -28,16 +27,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 TEXTS = ["the sun rose", "over a quiet town while nobody watched", "rain"]
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_checkpoint(tmp_path_factory.mktemp("models") / "tiny", "qwen3", tokenizer="byte_level_bos")
-
-
-@pytest.fixture(scope="module")
-def sliding(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_checkpoint(tmp_path_factory.mktemp("models") / "sliding", "gemma3_text", tokenizer="metaspace_bos")
 
 
 def train(model: torch.nn.Module, seed: int = 0) -> None:
