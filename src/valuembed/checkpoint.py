@@ -151,8 +151,9 @@ def read_config(checkpoint: Checkpoint) -> PretrainedConfig:
                 f"model {checkpoint.name!r} wants to run code of its own; read that code, and if you trust it load "
                 "with trust_remote_code=True"
             ) from error
+        nowhere = "" if checkpoint.is_local else " (and there is no folder of that name)"
         raise CheckpointError(
-            f"model {checkpoint.name!r}: its configuration cannot be read: {_first_line(error)}"
+            f"model {checkpoint.name!r}: its configuration cannot be read: {_first_line(error)}{nowhere}"
         ) from error
     text_config: PretrainedConfig = config.get_text_config(decoder=True)
     if text_config is not config:
