@@ -44,6 +44,14 @@ def add_adapter(model: ValueEncoder, name: str | None = None, seed: int = 0, **s
     train(model, seed)
 
 
+def test_info_tells_the_precision_that_an_adapter_was_saved_in(tmp_path: Path) -> None:
+    model = load("bundled", "va", dtype="float32")
+    add_adapter(model)
+    model.save_pretrained(str(tmp_path))
+    assert info(tmp_path).dtype == "float32"
+    assert load(tmp_path).dtype == torch.float32
+
+
 def difference(one: Any, other: Any) -> float:
     return float(np.abs(one.encode(TEXTS) - other.encode(TEXTS)).max())
 

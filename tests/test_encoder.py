@@ -66,6 +66,7 @@ def test_no_texts_have_a_width(folder: Path) -> None:
     assert model.encode([], truncate_dim=4).shape == (0, 4)
     assert model.encode([], precision="ubinary").shape == (0, 2)
     assert model.encode([], convert_to_numpy=False) == []
+    assert model.encode([], output_value=None) == []
     with model.truncate_embeddings(6):
         assert model.encode([]).shape == (0, 6)
     assert model.encode_query([]).shape == (0, 16)

@@ -121,7 +121,7 @@ def attach(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
         result: Any = set_peft_model_state_dict(model, weights, "default")
     except KeyError as error:
         raise CheckpointError(f"{where} lacks the weight {error.args[0]}, which its configuration asks for") from error
-    except (ValueError, TypeError, RuntimeError, AttributeError, NotImplementedError) as error:
+    except (ValueError, TypeError, RuntimeError, AttributeError) as error:
         reason = " ".join((str(error).strip().splitlines() or [type(error).__name__])[:2])
         raise CheckpointError(f"{where} cannot be put on {type(model).__name__}: {reason}") from error
     model._hf_peft_config_loaded = True

@@ -131,7 +131,8 @@ class ValueEncoder(SentenceTransformer):
             )
         if kwargs["output_value"] is None:
             items: Any = super()._inference(inputs, **kwargs)
-            self._check_finite(torch.stack([item["sentence_embedding"] for item in items]))
+            if items:
+                self._check_finite(torch.stack([item["sentence_embedding"] for item in items]))
             return items
         return self._finish(*self._embed(inputs, **kwargs))
 

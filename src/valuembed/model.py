@@ -11,15 +11,14 @@ import torch
 from sentence_transformers.base.modules import Normalize
 
 from valuembed.adapters import base_of, find
-from valuembed.anatomy import survey
-from valuembed.checkpoint import Checkpoint, locate, read_config
-from valuembed.decoder import checkpoint_dtype, parse_dtype, usable_dtype
+from valuembed.checkpoint import Checkpoint, locate
+from valuembed.decoder import parse_dtype
 from valuembed.encoder import ValueEncoder
 from valuembed.errors import RecipeError
 from valuembed.layers import LayerSpec, describe
 from valuembed.module import ValueTransformer, build
 from valuembed.recipes import Recipe, resolve_recipe
-from valuembed.resolution import load_tokenizer, resolve_plan, saved_config
+from valuembed.resolution import load_tokenizer, prepare, saved_config
 from valuembed.templates import TemplateSpec
 from valuembed.tokenizing import expand_chat, names_chat
 
@@ -237,15 +236,12 @@ def info(
     )
     saved = saved_config(checkpoint)
     recipe = _resolve(method, layers, template, checkpoint, saved)
-    base = base_of(checkpoint, saved) if find(checkpoint) else checkpoint
-    config = read_config(base)
-    anatomy = survey(config, trust_remote_code=trust_remote_code)
-    plan = resolve_plan(recipe, config, anatomy, saved if base is checkpoint else None)
-    recipe = plan.recipe
+    found = prepare(checkpoint, recipe, saved, parse_dtype(dtype), device)
+    anatomy, plan, recipe = found.anatomy, found.plan, found.plan.recipe
     kept = plan.layers[-1] + 1 if plan.layers else anatomy.num_layers
     layer_sizes, tail_size, rest_size = anatomy.sizes
     kept_size = sum(layer_sizes[:kept]) + rest_size + (tail_size if not plan.layers else 0)
-    loaded_as = parse_dtype(dtype) or usable_dtype(checkpoint_dtype(config), device) or torch.float32
+    loaded_as = found.dtype or torch.float32
     block = anatomy.block(
         next((layer for layer in plan.layers if layer in anatomy.value_layers), anatomy.value_layers[0])
     )

@@ -13,10 +13,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from valuembed import adapters
-from valuembed.anatomy import survey
 from valuembed.batching import TOKENS_PER_STEP, pad_right, plan_steps, reset_dynamic_rope, rope_groups
-from valuembed.checkpoint import Checkpoint, locate, read_config
-from valuembed.decoder import load_decoder, parse_dtype, usable_dtype
+from valuembed.checkpoint import Checkpoint, locate
+from valuembed.decoder import load_decoder, parse_dtype
 from valuembed.errors import CheckpointError, InputError, RecipeError, UnsupportedModelError
 from valuembed.inputs import check_text
 from valuembed.layers import describe
@@ -28,7 +27,7 @@ from valuembed.resolution import (
     Origin,
     find_origin,
     load_tokenizer,
-    resolve_plan,
+    prepare,
     saved_config,
     token_limit,
 )
@@ -323,28 +322,22 @@ def build(
     """
     model_kwargs = dict(model_kwargs or {})
     dtype = dtype or parse_dtype(model_kwargs.pop("dtype", model_kwargs.pop("torch_dtype", None)))
-    adapter = adapters.find(checkpoint)
-    base = adapters.base_of(checkpoint, saved) if adapter else checkpoint
-    config = read_config(base)
-    anatomy = survey(config, trust_remote_code=base.trust_remote_code)
-    plan = resolve_plan(recipe, config, anatomy, saved if base is checkpoint else None)
+    found = prepare(checkpoint, recipe, saved, dtype, device)
+    base, plan = found.base, found.plan
     keep_tail = plan.recipe.reads_final_norm
-    keep_layers = anatomy.num_layers if keep_tail else plan.layers[-1] + 1
-    if saved and dtype is None:
-        dtype = usable_dtype(parse_dtype(saved["dtype"]), device)
     model = load_decoder(
         base,
-        config,
-        anatomy,
-        keep_layers=keep_layers,
+        found.config,
+        found.anatomy,
+        keep_layers=found.anatomy.num_layers if keep_tail else plan.layers[-1] + 1,
         keep_tail=keep_tail,
-        dtype=dtype,
+        dtype=found.dtype,
         device=device,
         model_kwargs=model_kwargs,
     )
-    if adapter:
+    if found.is_adapter:
         adapters.attach(model, checkpoint)
     tokenizer = load_tokenizer(checkpoint if checkpoint.file("tokenizer_config.json") else base)
-    origin = find_origin(base, config, anatomy, saved)
+    origin = find_origin(base, found.config, found.anatomy, saved)
     limit = max_tokens if max_tokens is not None else (saved or {}).get("max_tokens")
-    return ValueTransformer(model, tokenizer, plan, origin, token_limit(limit, tokenizer, config))
+    return ValueTransformer(model, tokenizer, plan, origin, token_limit(limit, tokenizer, found.config))

@@ -6,10 +6,13 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
-from valuembed.anatomy import Anatomy
-from valuembed.checkpoint import BUNDLED, Checkpoint
+from valuembed import adapters
+from valuembed.anatomy import Anatomy, survey
+from valuembed.checkpoint import BUNDLED, Checkpoint, read_config
+from valuembed.decoder import checkpoint_dtype, parse_dtype, usable_dtype
 from valuembed.errors import CheckpointError, RecipeError
 from valuembed.layers import describe, preset_for, resolve_layers
 from valuembed.reader import Plan
@@ -121,6 +124,52 @@ def resolve_plan(
         )
     anatomy.width(layers, signal=recipe.signal, weights=recipe.weights, aligned=recipe.aligned)
     return Plan(replace(recipe, layers=layers), layers, anatomy)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything about a load that is known before any weights are read.
+
+    Attributes:
+        base: the checkpoint that holds the decoder's weights: the one asked for, or the base of its adapter.
+        is_adapter: whether the checkpoint asked for is an adapter.
+        config: of the decoder as ``base`` holds it.
+        anatomy: its survey.
+        plan: what is read, in absolute layers.
+        dtype: of the weights; None where only the weights know.
+    """
+
+    base: Checkpoint
+    is_adapter: bool
+    config: PretrainedConfig
+    anatomy: Anatomy
+    plan: Plan
+    dtype: torch.dtype | None
+
+
+def prepare(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    saved: dict[str, Any] | None,
+    dtype: torch.dtype | None = None,
+    device: str | None = None,
+) -> Prepared:
+    """Find out what a recipe needs from a checkpoint: the same for loading it and for telling about it.
+
+    Args:
+        checkpoint: where the model is.
+        recipe: layers in any form.
+        saved: what :func:`saved_config` says of the checkpoint.
+        dtype: what is asked for; None is the recorded or the checkpoint's own, where the device is fast in it.
+        device: where the model will run.
+    """
+    is_adapter = adapters.find(checkpoint)
+    base = adapters.base_of(checkpoint, saved) if is_adapter else checkpoint
+    config = read_config(base)
+    anatomy = survey(config, trust_remote_code=base.trust_remote_code)
+    plan = resolve_plan(recipe, config, anatomy, saved if base is checkpoint else None)
+    held_in = parse_dtype(saved["dtype"]) if saved else checkpoint_dtype(config)
+    return Prepared(base, is_adapter, config, anatomy, plan, dtype or usable_dtype(held_in, device))
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
