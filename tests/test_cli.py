@@ -10,7 +10,7 @@ import pytest
 from fakes import FakeEncoder
 from typer.testing import CliRunner
 
-from valuembed import cli
+from valuembed import cli, commands
 from valuembed.recipes import METHODS
 from valuembed.templates import TEMPLATES
 
@@ -28,7 +28,7 @@ def loaded(monkeypatch):
         asked.append(options)
         return FakeEncoder(name=options["model"])
 
-    monkeypatch.setattr(cli, "_load", load)
+    monkeypatch.setattr(cli, "load_encoder", load)
     return asked
 
 
@@ -184,9 +184,9 @@ def test_search(loaded, texts, tmp_path):
 
 
 def test_search_refuses_a_file_of_another_model(texts, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "_load", lambda options: FakeEncoder("one"))
+    monkeypatch.setattr(cli, "load_encoder", lambda options: FakeEncoder("one"))
     succeeds("embed", texts, "-o", tmp_path / "out.parquet")
-    monkeypatch.setattr(cli, "_load", lambda options: FakeEncoder("two", layers=(1,)))
+    monkeypatch.setattr(cli, "load_encoder", lambda options: FakeEncoder("two", layers=(1,)))
     message = fails("search", "abc", "--in", tmp_path / "out.parquet")
     assert "out.parquet was made by model 'one', method 'aligned_wva'" in message
     assert "the query would be made by model 'two'" in message
@@ -242,12 +242,12 @@ def test_an_interrupt_is_quiet(monkeypatch):
     def interrupt(options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_load", interrupt)
+    monkeypatch.setattr(cli, "load_encoder", interrupt)
     assert fails("similarity", "a", "b", code=130) == ""
 
 
 def test_a_mistake_of_ours_is_not_hidden(monkeypatch):
-    monkeypatch.setattr(cli, "_load", lambda options: 1 / 0)
+    monkeypatch.setattr(cli, "load_encoder", lambda options: 1 / 0)
     assert isinstance(run("similarity", "a", "b").exception, ZeroDivisionError)
 
 
@@ -275,7 +275,7 @@ def test_the_program_makes_idle_threads_sleep(tmp_path):
 def test_info_shows_what_is_read():
     result = run("info", "bundled", "--method", "va", "--layers", "half")
     assert result.exit_code == 0
-    assert result.stderr == cli.DEMONSTRATION_NOTE + "\n"
+    assert result.stderr == commands.DEMONSTRATION_NOTE + "\n"
     shown = dict(line.split("  ", 1) for line in result.stdout.splitlines() if "  " in line)
     assert shown["model"].strip() == "bundled"
     assert shown["method"].strip() == "va"

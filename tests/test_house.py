@@ -16,12 +16,14 @@ SOURCE = Path(valuembed.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 
 LEVELS = {
-    0: "recipes templates layers pooling errors extras inputs",
-    1: "anatomy checkpoint adapters reader decoder resolution batching tokenizing testing tiny_configs tiny_tokenizers",
-    2: "module",
-    3: "model encoder cards plots",
-    4: "corpus corpus_ray rows storage search evaluate select calibrate reproduce train server",
-    5: "cli __main__",
+    0: "recipes templates layers pooling errors extras inputs cleaning",
+    1: "anatomy checkpoint adapters reader token_reader decoder resolution batching tokenizing "
+    "testing tiny_configs tiny_tokenizers",
+    2: "module calibration",
+    3: "model encoder panel fingerprint cards plots",
+    4: "corpus corpus_ray rows storage search task_files local_tasks evaluate results sweep select segments probe cost "
+    "calibrate reproduce train server",
+    5: "commands cli cli_evaluate cli_layers cli_probe cli_calibrate cli_reproduce __main__",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
 

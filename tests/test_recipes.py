@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from valuembed.errors import LayerError, RecipeError, TemplateError, ValuembedError
-from valuembed.recipes import METHODS, Recipe, resolve_recipe
+from valuembed.recipes import METHODS, Recipe, read_recipe, resolve_recipe, write_recipe
 from valuembed.templates import META_EOL, TEMPLATES
 
 PROMPT_EOL = ('This sentence : "{text}" means in one word:"',)
@@ -105,7 +105,9 @@ class TestPlainData:
 
     def test_unknown_keys(self):
         data = {**OWN.to_dict(), "aligment": True, "Layers": 3}
-        said = "a recipe has no 'Layers', 'aligment'; its fields are aligned, document_template, layers, method"
+        said = (
+            "a recipe has no 'Layers', 'aligment'; its fields are aligned, cleaning, document_template, layers, method"
+        )
         with pytest.raises(RecipeError, match=re.escape(said)):
             Recipe.from_dict(data)
 
@@ -218,7 +220,7 @@ class TestResolve:
     @pytest.mark.parametrize("method", ["VA", "mean", "", None, 3, ["va"]])
     def test_unknown_method_lists_the_known_ones(self, method):
         known = "va, aligned_va, wva, aligned_wva, hidden_mean, hidden_last, prompt_eol, meta_eol, echo"
-        said = f"method {method!r} is unknown; give one of {known}, or a Recipe of your own"
+        said = f"method {method!r} is unknown; give one of {known}, a recipe file (.json), or a Recipe of your own"
         with pytest.raises(RecipeError, match=re.escape(said)):
             resolve_recipe(method)
 
@@ -231,3 +233,26 @@ class TestResolve:
     def test_unknown_template(self):
         with pytest.raises(TemplateError, match="template 'eol' is unknown; give one of none, prompt_eol"):
             resolve_recipe("va", template="eol")
+
+
+class TestFiles:
+    def test_a_recipe_file_is_a_method(self, tmp_path):
+        write_recipe(tmp_path / "mine.json", OWN, chosen="by hand")
+        assert read_recipe(tmp_path / "mine.json") == OWN
+        assert resolve_recipe(str(tmp_path / "mine.json")) == OWN
+        assert resolve_recipe(str(tmp_path / "mine.json"), layers=[3]).layers == (3,)
+
+    def test_missing(self, tmp_path):
+        with pytest.raises(RecipeError, match=r"recipe file '.*no\.json' cannot be read: .*No such file"):
+            resolve_recipe(str(tmp_path / "no.json"))
+
+    @pytest.mark.parametrize("text", ["[]", "{}", '{"recipe": 3}'])
+    def test_no_recipe_in_it(self, tmp_path, text):
+        (tmp_path / "bad.json").write_text(text)
+        with pytest.raises(RecipeError, match=r"'.*bad\.json' has to hold an object with the key 'recipe'"):
+            read_recipe(tmp_path / "bad.json")
+
+    def test_damaged(self, tmp_path):
+        (tmp_path / "bad.json").write_text("{")
+        with pytest.raises(RecipeError, match=r"recipe file '.*bad\.json' cannot be read: Expecting property name"):
+            read_recipe(tmp_path / "bad.json")

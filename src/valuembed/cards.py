@@ -35,6 +35,7 @@ It maps a text to {width} numbers. Made with valuembed {version}.
 | template | {template} |
 | query template | {query} |
 | document template | {document} |
+| text cleaning | {cleaning} |
 | weights | {dtype} |
 | longest sequence | {max_tokens} tokens, template included |
 
@@ -109,6 +110,7 @@ def model_card(encoder: ValueEncoder) -> str:
         template=_templates(recipe.template),
         query=_templates(recipe.query_template),
         document=_templates(recipe.document_template),
+        cleaning=recipe.cleaning,
         width=reader.get_embedding_dimension(),
         version=__version__,
         held=held,

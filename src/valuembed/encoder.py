@@ -17,16 +17,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from valuembed import cards
-from valuembed.batching import plan_steps, rope_groups
 from valuembed.errors import InputError, ReadingError, RecipeError
-from valuembed.module import ValueTransformer, check_texts
+from valuembed.inputs import check_texts
+from valuembed.module import ValueTransformer
 from valuembed.recipes import Recipe
 from valuembed.resolution import NO_LIMIT
 
 _BETWEEN = ("sentence_transformers", "torch", "contextlib")
-
-TEXTS_PER_WINDOW = 8192
-"""Texts that are tokenized and sorted together: enough to keep padding small, few enough to keep memory flat."""
 
 
 class TruncationWarning(UserWarning):
@@ -65,6 +62,21 @@ def _callers_level() -> int:
     while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in ("valuembed", *_BETWEEN):
         frame, level = frame.f_back, level + 1
     return level
+
+
+def check_finite(vectors: Tensor, reader: ValueTransformer) -> None:
+    """Raise where a vector of ``[b, width]`` is NaN or infinite.
+
+    Raises:
+        ReadingError: with the rows.
+    """
+    bad = (~torch.isfinite(vectors).all(dim=1)).nonzero().flatten().tolist()
+    if bad:
+        rows = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
+        raise ReadingError(
+            f"the embedding of {len(bad)} texts is not finite (NaN or infinite): rows {rows}; the weights are "
+            f"damaged or {reader.model.dtype} overflows in this model, try dtype='float32'"
+        )
 
 
 class ValueEncoder(SentenceTransformer):
@@ -132,7 +144,7 @@ class ValueEncoder(SentenceTransformer):
         if kwargs["output_value"] is None:
             items: Any = super()._inference(inputs, **kwargs)
             if items:
-                self._check_finite(torch.stack([item["sentence_embedding"] for item in items]))
+                check_finite(torch.stack([item["sentence_embedding"] for item in items]), self.reader)
             return items
         return self._finish(*self._embed(inputs, **kwargs))
 
@@ -159,43 +171,27 @@ class ValueEncoder(SentenceTransformer):
         self.eval()
         result = torch.empty(0, 0)
         tokens = truncated = 0
-        group = rope_groups(self.reader.model)
         with tqdm(total=len(texts), desc="Texts", unit="text", disable=not show_progress_bar) as bar:
-            for start in range(0, len(texts), TEXTS_PER_WINDOW):
-                rows = self.reader.tokenize_texts(texts[start : start + TEXTS_PER_WINDOW], prompt, task)
-                by_text = list(zip(*rows, strict=True))
-                tokens += sum(len(row.ids) for of_text in by_text for row in of_text)
-                truncated += sum(any(row.truncated for row in of_text) for of_text in by_text)
-                lengths = [max(len(row.ids) for row in of_text) for of_text in by_text]
-                budget = max(1, self.reader.tokens_per_step // len(rows))
-                for step in plan_steps(lengths, budget, group):
-                    features = batch_to_device(self.reader.features([[part[i] for i in step] for part in rows]), target)
-                    vectors = self(features)["sentence_embedding"]
-                    if truncate_dim is not None:
-                        vectors = truncate_embeddings(vectors, truncate_dim)
-                    if normalize_embeddings:
-                        vectors = torch.nn.functional.normalize(vectors, p=2, dim=1)
-                    if not len(result):
-                        result = torch.empty(len(texts), vectors.shape[1], device="cpu" if save_to_cpu else target)
-                    result[[start + i for i in step]] = vectors.to(result.device)
-                    bar.update(len(step))
+            for batch in self.reader.batches(texts, prompt, task):
+                vectors = self(batch_to_device(batch.features, target))["sentence_embedding"]
+                if truncate_dim is not None:
+                    vectors = truncate_embeddings(vectors, truncate_dim)
+                if normalize_embeddings:
+                    vectors = torch.nn.functional.normalize(vectors, p=2, dim=1)
+                if not len(result):
+                    result = torch.empty(len(texts), vectors.shape[1], device="cpu" if save_to_cpu else target)
+                result[batch.rows] = vectors.to(result.device)
+                tokens += batch.tokens
+                truncated += batch.truncated
+                bar.update(len(batch.rows))
         return result, EncodeReport(len(texts), tokens, truncated, sum(not text.strip() for text in texts))
 
     def _finish(self, vectors: Tensor, report: EncodeReport) -> Tensor:
         """Check what one call gave, and report it once."""
-        self._check_finite(vectors)
+        check_finite(vectors, self.reader)
         self.report = report
         self._warn(report)
         return vectors
-
-    def _check_finite(self, vectors: Tensor) -> None:
-        bad = (~torch.isfinite(vectors).all(dim=1)).nonzero().flatten().tolist()
-        if bad:
-            rows = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
-            raise ReadingError(
-                f"the embedding of {len(bad)} texts is not finite (NaN or infinite): rows {rows}; the weights are "
-                f"damaged or {self.reader.model.dtype} overflows in this model, try dtype='float32'"
-            )
 
     def _multi_process(self, inputs: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         check_texts(inputs)

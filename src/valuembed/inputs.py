@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+from valuembed.errors import InputError
+
 MAX_TEXT_BYTES = 1_000_000
 """A text has to be shorter than this in UTF-8: so far beyond any context, it is a whole file taken for one text."""
 
@@ -28,3 +33,16 @@ def check_text(text: object) -> str | None:
     if (position := text.find("\0")) >= 0:
         return f"not text: NUL character at character {position}"
     return None
+
+
+def check_texts(texts: Sequence[Any]) -> None:
+    """Raise on the first things that are no texts, naming their rows.
+
+    Raises:
+        InputError: with up to five rows and the reason for each.
+    """
+    wrong = [(row, reason) for row, text in enumerate(texts) if (reason := check_text(text))]
+    if wrong:
+        listed = "; ".join(f"row {row} is {reason}" for row, reason in wrong[:5])
+        more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise InputError(f"{len(wrong)} of {len(texts)} texts cannot be embedded: {listed}{more}")

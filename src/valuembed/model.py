@@ -38,6 +38,7 @@ def load(
     method: str | Recipe | Mapping[str, Any] = DEFAULT_METHOD,
     layers: LayerSpec = None,
     template: TemplateSpec | Mapping[str, TemplateSpec] = "auto",
+    cleaning: str | None = None,
     prompts: dict[str, str] | None = None,
     normalize: bool = True,
     dtype: str | torch.dtype | None = None,
@@ -55,12 +56,15 @@ def load(
     Args:
         model: a hub id, a local checkpoint folder, a folder saved by this library, or ``"bundled"``. A saved folder
             keeps its own recipe unless another method is asked for.
-        method: a name of :data:`valuembed.recipes.METHODS`, a :class:`Recipe`, or a recipe as plain data.
+        method: a name of :data:`valuembed.recipes.METHODS`, a :class:`Recipe`, a recipe as plain data, or a recipe
+            file (``.json``).
         layers: what to average over; see :func:`valuembed.layers.resolve_layers`. None is the backbone's preset,
             else the layers at 0.65 to 0.90 of the depth (ours); for hidden states, the last layer after the final norm.
         template: ``"auto"`` is the method's own; None or ``"none"`` the text alone; a name; a string with one
             ``{text}``; a list of these (raw vectors averaged); or a mapping from ``"query"``, ``"document"`` and
             ``"default"`` to any of them.
+        cleaning: what is done to a text before its template: ``"none"`` or ``"sentence"``, see
+            :data:`valuembed.cleaning.CLEANINGS`. None is the recipe's own, for every method nothing.
         prompts: instructions by name, for ``encode(prompt_name=...)``, ``encode_query`` and ``encode_document``.
         normalize: scale the vectors to unit length. A saved folder does as it was saved; False takes that away.
         dtype: of the weights, such as ``"bfloat16"``; None is the checkpoint's own. Sums and vectors are always
@@ -97,7 +101,7 @@ def load(
     )
     torch_dtype = parse_dtype(dtype)
     saved = saved_config(checkpoint)
-    recipe = _resolve(method, layers, template, checkpoint, saved)
+    recipe = resolve_for(checkpoint, saved, method, layers, template, cleaning)
     device_map = (model_kwargs or {}).get("device_map")
     reader = build(
         checkpoint,
@@ -119,20 +123,27 @@ def load(
     return encoder
 
 
-def _resolve(
-    method: str | Recipe | Mapping[str, Any],
-    layers: LayerSpec,
-    template: TemplateSpec | Mapping[str, TemplateSpec],
+def resolve_for(
     checkpoint: Checkpoint,
     saved: dict[str, Any] | None,
+    method: str | Recipe | Mapping[str, Any] = DEFAULT_METHOD,
+    layers: LayerSpec = None,
+    template: TemplateSpec | Mapping[str, TemplateSpec] = "auto",
+    cleaning: str | None = None,
 ) -> Recipe:
-    """The recipe that is asked for: a saved folder's own unless a method is named, chat templates spelt out."""
+    """The recipe that is asked for: a saved folder's own unless a method is named, chat templates spelt out.
+
+    Args:
+        checkpoint: where the model is.
+        saved: what :func:`valuembed.resolution.saved_config` says of it.
+        method, layers, template, cleaning: as in :func:`load`.
+    """
     if saved is not None and isinstance(method, _Default):
         method = Recipe.from_dict(saved["recipe"])
     if names_chat(template):
         has_tokenizer = checkpoint.file("tokenizer_config.json") or not find(checkpoint)
         template = expand_chat(template, load_tokenizer(checkpoint if has_tokenizer else base_of(checkpoint, saved)))
-    return resolve_recipe(method, layers, template)
+    return resolve_recipe(method, layers, template, cleaning)
 
 
 def _restore(
@@ -214,6 +225,7 @@ def info(
     method: str | Recipe | Mapping[str, Any] = DEFAULT_METHOD,
     layers: LayerSpec = None,
     template: TemplateSpec | Mapping[str, TemplateSpec] = "auto",
+    cleaning: str | None = None,
     dtype: str | torch.dtype | None = None,
     device: str | None = None,
     revision: str | None = None,
@@ -235,7 +247,7 @@ def info(
         trust_remote_code=trust_remote_code,
     )
     saved = saved_config(checkpoint)
-    recipe = _resolve(method, layers, template, checkpoint, saved)
+    recipe = resolve_for(checkpoint, saved, method, layers, template, cleaning)
     found = prepare(checkpoint, recipe, saved, parse_dtype(dtype), device)
     anatomy, plan, recipe = found.anatomy, found.plan, found.plan.recipe
     kept = plan.layers[-1] + 1 if plan.layers else anatomy.num_layers

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from valuembed import adapters
 from valuembed.batching import TOKENS_PER_STEP, pad_right, plan_steps, reset_dynamic_rope, rope_groups
 from valuembed.checkpoint import Checkpoint, locate
+from valuembed.cleaning import CLEANINGS
 from valuembed.decoder import load_decoder, parse_dtype
 from valuembed.errors import CheckpointError, InputError, RecipeError, UnsupportedModelError
-from valuembed.inputs import check_text
+from valuembed.inputs import check_text, check_texts
 from valuembed.layers import describe
 from valuembed.pooling import span_mask
 from valuembed.reader import Plan, Reading
@@ -32,6 +33,26 @@ from valuembed.resolution import (
     token_limit,
 )
 from valuembed.tokenizing import TextTokenizer, TokenRow
+
+TEXTS_PER_WINDOW = 8192
+"""Texts that are tokenized and sorted together: enough to keep padding small, few enough to keep memory flat."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Texts of about one length, ready to be read in one step.
+
+    Attributes:
+        rows: which of the texts they are.
+        features: as :meth:`ValueTransformer.features` makes them.
+        tokens: tokens of their sequences, templates included.
+        truncated: how many of them lost tokens of their end.
+    """
+
+    rows: list[int]
+    features: dict[str, Tensor]
+    tokens: int
+    truncated: int
 
 
 class ValueTransformer(Transformer):
@@ -95,15 +116,21 @@ class ValueTransformer(Transformer):
         )
 
     def tokenize_texts(
-        self, texts: Sequence[str], prompt: str | None, role: str | None, max_tokens: int | None = None
+        self,
+        texts: Sequence[str],
+        prompt: str | None,
+        role: str | None,
+        max_tokens: int | None = None,
+        recipe: Recipe | None = None,
     ) -> list[list[TokenRow]]:
-        """Tokenize texts in the recipe's templates.
+        """Tokenize texts in a recipe's templates.
 
         Args:
             texts: b texts.
             prompt: an instruction, or None.
             role: ``"query"``, ``"document"`` or None: whose templates.
             max_tokens: a limit for this call in place of the module's.
+            recipe: whose templates and cleaning; None is the module's own.
 
         Returns:
             For each of the k templates, b rows.
@@ -113,10 +140,34 @@ class ValueTransformer(Transformer):
         """
         if reason := check_text(prompt or ""):
             raise InputError(f"prompt {prompt!r} cannot be embedded: it is {reason}")
+        recipe = recipe or self.recipe
+        cleaned = [CLEANINGS[recipe.cleaning](text) for text in texts]
         return [
-            self.texts.rows(texts, template, prompt or "", max_tokens=max_tokens or self.max_tokens)
-            for template in self.recipe.templates_for(role)
+            self.texts.rows(cleaned, template, prompt or "", max_tokens=max_tokens or self.max_tokens)
+            for template in recipe.templates_for(role)
         ]
+
+    def batches(
+        self, texts: Sequence[str], prompt: str | None, role: str | None, recipe: Recipe | None = None
+    ) -> Iterator[Batch]:
+        """Texts cut into steps of a token budget, longest first within windows of :data:`TEXTS_PER_WINDOW`.
+
+        Args:
+            texts: b texts, known to be texts.
+            prompt, role, recipe: as in :meth:`tokenize_texts`.
+        """
+        group = rope_groups(self.model)
+        for start in range(0, len(texts), TEXTS_PER_WINDOW):
+            rows = self.tokenize_texts(texts[start : start + TEXTS_PER_WINDOW], prompt, role, recipe=recipe)
+            by_text = list(zip(*rows, strict=True))
+            budget = max(1, self.tokens_per_step // len(rows))
+            for step in plan_steps([max(len(row.ids) for row in of_text) for of_text in by_text], budget, group):
+                yield Batch(
+                    rows=[start + i for i in step],
+                    features=self.features([[part[i] for i in step] for part in rows]),
+                    tokens=sum(len(row.ids) for i in step for row in by_text[i]),
+                    truncated=sum(any(row.truncated for row in by_text[i]) for i in step),
+                )
 
     def features(self, rows: list[list[TokenRow]]) -> dict[str, Tensor]:
         """Rows as batch-first tensors.
@@ -169,6 +220,19 @@ class ValueTransformer(Transformer):
         Returns:
             The features with ``sentence_embedding`` ``[b, width]``, float32.
         """
+        features["sentence_embedding"] = self.read(features, [self.plan])[0]
+        return features
+
+    def read(self, features: dict[str, Any], plans: Sequence[Plan]) -> list[Tensor]:
+        """Read one or several plans in the same forward passes.
+
+        Args:
+            features: as for :meth:`forward`.
+            plans: of this decoder, with the same span; the pass ends after what the deepest of them reads.
+
+        Returns:
+            For each plan ``[b, width]``, float32.
+        """
         mask = features["attention_mask"]
         if bool((mask[:, 0] == 0).any()):
             raise InputError(
@@ -178,18 +242,17 @@ class ValueTransformer(Transformer):
         batch, k = ends.shape
         ids, lengths = _apart(features["input_ids"], ends)
         span = features.get("text_span")
-        if span is None or self.recipe.span == "all":
+        if span is None or plans[0].recipe.span == "all":
             span = torch.stack((torch.zeros_like(lengths), lengths), dim=1)
         span = span.reshape(-1, 2)
         sizes = lengths.tolist()
         steps = list(plan_steps(sizes, self.tokens_per_step, rope_groups(self.model)))
-        vectors = [self._read(ids[step], lengths[step], span[step], sizes[step[0]]) for step in steps]
-        order = torch.tensor([row for step in steps for row in step], device=vectors[0].device)
-        rows = torch.cat(vectors)[order.argsort()]
-        features["sentence_embedding"] = rows.view(batch, k, -1).mean(dim=1)
-        return features
+        vectors = [self._read_step(plans, ids[step], lengths[step], span[step], sizes[step[0]]) for step in steps]
+        order = torch.tensor([row for step in steps for row in step]).argsort()
+        rows = [torch.cat(of_plan)[order.to(of_plan[0].device)] for of_plan in zip(*vectors, strict=True)]
+        return [of_plan.view(batch, k, -1).mean(dim=1) for of_plan in rows]
 
-    def _read(self, ids: Tensor, lengths: Tensor, span: Tensor, t: int) -> Tensor:
+    def _read_step(self, plans: Sequence[Plan], ids: Tensor, lengths: Tensor, span: Tensor, t: int) -> list[Tensor]:
         """One step: rows padded on the right to t tokens.
 
         No attention mask is passed. Under causal attention a token never sees what stands to its right, so padding
@@ -198,8 +261,8 @@ class ValueTransformer(Transformer):
         """
         reset_dynamic_rope(self.model)
         positions = torch.arange(t, device=ids.device).expand(len(ids), t)
-        reading = Reading(self.model, [self.plan], last=lengths - 1, mask=span_mask(span, t))
-        return reading.run(input_ids=ids[:, :t], position_ids=positions)[0]
+        reading = Reading(self.model, plans, last=lengths - 1, mask=span_mask(span, t))
+        return reading.run(input_ids=ids[:, :t], position_ids=positions)
 
     def get_config_dict(self) -> dict[str, Any]:
         """What a saved folder records beside the weights."""
@@ -286,19 +349,6 @@ def _apart(ids: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
     places = starts[:, :, None] + torch.arange(int(lengths.max()), device=ids.device)
     places = places.clamp(max=ids.shape[1] - 1)
     return ids.gather(1, places.flatten(1)).view(len(lengths), -1), lengths
-
-
-def check_texts(texts: Sequence[Any]) -> None:
-    """Raise on the first things that are no texts, naming their rows.
-
-    Raises:
-        InputError: with up to five rows and the reason for each.
-    """
-    wrong = [(row, reason) for row, text in enumerate(texts) if (reason := check_text(text))]
-    if wrong:
-        listed = "; ".join(f"row {row} is {reason}" for row, reason in wrong[:5])
-        more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise InputError(f"{len(wrong)} of {len(texts)} texts cannot be embedded: {listed}{more}")
 
 
 def build(

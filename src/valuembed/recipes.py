@@ -6,10 +6,13 @@ d width of one value head, m model width.
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
+from valuembed.cleaning import CLEANINGS
 from valuembed.errors import RecipeError, TemplateError
 from valuembed.layers import LayerSpec
 from valuembed.templates import TemplateSpec, check_roles, resolve_templates
@@ -34,6 +37,8 @@ class Recipe:
         template: template strings; with several, the raw vectors are averaged.
         query_template, document_template: the same for the two roles; None is ``template``.
         span: the tokens a mean covers: the text's own, or ``"all"`` that are fed.
+        cleaning: what is done to a text before it goes into its template, by a name of
+            :data:`valuembed.cleaning.CLEANINGS`.
 
     Width of the vector: values raw, mean ``g*d``; values raw, last ``h*d``; anything aligned or hidden ``m``.
     """
@@ -46,10 +51,12 @@ class Recipe:
     query_template: tuple[str, ...] | None = None
     document_template: tuple[str, ...] | None = None
     span: Span = "text"
+    cleaning: str = "none"
     method: str = "custom"
 
     def __post_init__(self) -> None:
-        for name, legal in (("signal", get_args(Signal)), ("weights", get_args(Weights)), ("span", get_args(Span))):
+        choices = {"signal": get_args(Signal), "weights": get_args(Weights), "span": get_args(Span)}
+        for name, legal in {**choices, "cleaning": tuple(CLEANINGS)}.items():
             if getattr(self, name) not in legal:
                 raise RecipeError(f"{name}={getattr(self, name)!r} is unknown; legal: {', '.join(legal)}")
         if not isinstance(self.aligned, bool):
@@ -120,18 +127,49 @@ METHODS: dict[str, Recipe] = {
 """The methods of the paper (value rows) and the baselines it compares with (hidden rows)."""
 
 
+def read_recipe(path: str | os.PathLike[str]) -> Recipe:
+    """The recipe in a recipe file.
+
+    Raises:
+        RecipeError: there is no such file, or it holds no recipe.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            data = json.load(file)
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"recipe file {os.fspath(path)!r} cannot be read: {error}") from error
+    if not isinstance(data, dict) or not isinstance(data.get("recipe"), dict):
+        raise RecipeError(f"recipe file {os.fspath(path)!r} has to hold an object with the key 'recipe'")
+    return Recipe.from_dict(data["recipe"])
+
+
+def write_recipe(path: str | os.PathLike[str], recipe: Recipe, **notes: Any) -> None:
+    """Write a recipe file, which ``method=`` takes.
+
+    Args:
+        path: the file, ``.json``; it is replaced where it exists.
+        recipe: what to write.
+        notes: plain data for people to read, such as how its layers were chosen.
+    """
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump({"recipe": recipe.to_dict(), **notes}, file, ensure_ascii=False, indent=2)
+        file.write("\n")
+
+
 def resolve_recipe(
     method: str | Recipe | Mapping[str, Any],
     layers: LayerSpec = None,
     template: TemplateSpec | Mapping[str, TemplateSpec] = "auto",
+    cleaning: str | None = None,
 ) -> Recipe:
     """A method's recipe with the user's layers and templates in place.
 
     Args:
-        method: a name of :data:`METHODS`, a recipe, or a recipe as plain data.
+        method: a name of :data:`METHODS`, a recipe, a recipe as plain data, or the path of a recipe file (``.json``).
         layers: replaces the recipe's layers unless None.
         template: ``"auto"`` keeps the recipe's own; None or ``"none"`` is the text alone; a name, a string, a list;
             or a mapping with ``"query"``, ``"document"`` and ``"default"`` (a role left out keeps the recipe's own).
+        cleaning: replaces the recipe's cleaning unless None.
 
     Raises:
         RecipeError: an unknown method, or choices that do not fit together (its subclasses name layer and template).
@@ -142,10 +180,17 @@ def resolve_recipe(
         recipe = Recipe.from_dict(method)
     elif isinstance(method, str) and method in METHODS:
         recipe = METHODS[method]
+    elif isinstance(method, str) and method.endswith(".json"):
+        recipe = read_recipe(method)
     else:
-        raise RecipeError(f"method {method!r} is unknown; give one of {', '.join(METHODS)}, or a Recipe of your own")
+        raise RecipeError(
+            f"method {method!r} is unknown; give one of {', '.join(METHODS)}, a recipe file (.json), or a Recipe of "
+            "your own"
+        )
     if layers is not None:
         recipe = replace(recipe, layers=layers)
+    if cleaning is not None:
+        recipe = replace(recipe, cleaning=cleaning)
     if isinstance(template, str) and template == "auto":
         return recipe
     if isinstance(template, Mapping):

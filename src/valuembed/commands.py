@@ -1,0 +1,221 @@
+"""What every command shares: the options of a model, errors in one line, tables and JSON.
+
+Nothing heavy is imported before a command runs, so that ``--help`` answers at once. Results go to stdout, everything
+else (progress, notes, errors) to stderr.
+"""
+
+import functools
+import inspect
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from valuembed import __version__
+from valuembed.cleaning import CLEANINGS
+from valuembed.errors import ValuembedError
+from valuembed.recipes import METHODS
+from valuembed.templates import TEMPLATES
+
+if TYPE_CHECKING:
+    from valuembed.encoder import ValueEncoder
+
+BUNDLED = "bundled"
+DEMONSTRATION_NOTE = (
+    "note: the bundled model is a small one for demonstration; "
+    "name a real one with, for example, --model Qwen/Qwen3-0.6B"
+)
+INTERRUPTED = 130
+SHARED = "Model (the same for every command)"
+
+app = typer.Typer(
+    help="Sentence embeddings from any decoder language model, without training: its attention values are read.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    rich_markup_mode="rich",
+)
+
+
+def _model_options(
+    model: Annotated[str, typer.Option(help="Hub id, local folder, or 'bundled'.", rich_help_panel=SHARED)] = BUNDLED,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help=f"One of {', '.join(METHODS)}, or a recipe file (.json). Default: aligned_wva, or what a saved "
+            "model was saved with.",
+            rich_help_panel=SHARED,
+            show_default=False,
+        ),
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="'all', 'half', '20:28', '14,15,16', fractions such as '0.65:0.9'. Default: the model's preset, else "
+            "0.65 to 0.90 of the depth.",
+            rich_help_panel=SHARED,
+            show_default=False,
+        ),
+    ] = None,
+    template: Annotated[
+        str,
+        typer.Option(
+            help=f"'auto' (the method's own), one of {', '.join(TEMPLATES)}, chat, or a string with one {{text}}.",
+            rich_help_panel=SHARED,
+        ),
+    ] = "auto",
+    cleaning: Annotated[
+        str | None,
+        typer.Option(
+            help=f"What is done to a text before its template: {', '.join(CLEANINGS)}. Default: the recipe's, nothing.",
+            rich_help_panel=SHARED,
+            show_default=False,
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="float32, bfloat16 or float16. Default: the checkpoint's.", rich_help_panel=SHARED, show_default=False
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="Such as cpu, cuda or cuda:1. Default: a GPU if there is one.",
+            rich_help_panel=SHARED,
+            show_default=False,
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Longest sequence, template included; longer texts are cut.",
+            rich_help_panel=SHARED,
+            show_default=False,
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option(help="Branch, tag or commit on the hub.", rich_help_panel=SHARED, show_default=False),
+    ] = None,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option("--trust-remote-code", help="Run code that comes with the checkpoint.", rich_help_panel=SHARED),
+    ] = False,
+) -> None:
+    """Declare the options that every command takes; their names are arguments of :func:`valuembed.load`."""
+
+
+def command(
+    function: Callable[..., None] | None = None, *, name: str | None = None, without: Sequence[str] = ()
+) -> Callable[..., Any]:
+    """Register a command with the shared options added; it receives them, those that were given, as ``options``.
+
+    Args:
+        function: the command. A parameter of its own replaces the shared option of that name.
+        name: on the command line; None is the function's.
+        without: shared options that the command does not take.
+    """
+    if function is None:
+        return functools.partial(command, name=name, without=without)
+    own = [parameter for parameter in inspect.signature(function).parameters if parameter != "options"]
+    shared = inspect.signature(_model_options).parameters
+    parameters = {
+        **{name: inspect.signature(function).parameters[name] for name in own},
+        **{name: entry for name, entry in shared.items() if name not in own and name not in without},
+    }
+
+    @functools.wraps(function)
+    def run(**given: Any) -> None:
+        options = {name: value for name, value in given.items() if name not in own and value is not None}
+        with _errors_in_one_line():
+            function(**{name: given[name] for name in own}, options=options)
+
+    run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
+    run.__annotations__ = {name: entry.annotation for name, entry in parameters.items()}
+    del run.__dict__["__wrapped__"]
+    return app.command(name)(run)
+
+
+@contextmanager
+def _errors_in_one_line() -> Iterator[None]:
+    """Print what this library raises, and warnings, as one line each; end with the exit code that goes with it."""
+    stderr = Console(stderr=True)
+
+    def show(kind: str, message: object, style: str) -> None:
+        stderr.print(Text(f"{kind}: {message}", style=style), soft_wrap=True)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *where, **more: show("warning", message, "yellow")
+        # Addressed to those who write code, not to those who run a command.
+        for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", category)
+        try:
+            yield
+        except ValuembedError as error:
+            show("error", error, "red")
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"valuembed {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def load_encoder(options: dict[str, Any]) -> "ValueEncoder":
+    """The model that the shared options name."""
+    note(options["model"])
+    from transformers.utils.logging import disable_progress_bar
+
+    from valuembed.model import load
+
+    if not sys.stderr.isatty():
+        disable_progress_bar()  # type: ignore[no-untyped-call]
+    return load(**options)
+
+
+def note(model: str) -> None:
+    """Say what the bundled model is, to those who run it."""
+    if model == BUNDLED:
+        Console(stderr=True).print(Text(DEMONSTRATION_NOTE, style="dim"), soft_wrap=True)
+
+
+def new_table(*columns: str, title: Text | None = None, header: bool = True) -> Table:
+    """A table without frames, that copies well."""
+    return Table(*columns, title=title, title_justify="left", show_header=header, box=None, pad_edge=False)
+
+
+def out() -> Console:
+    """Where results are printed."""
+    return Console(highlight=False)
+
+
+def shown(text: str, limit: int) -> Text:
+    """A text on one line, without what could steer a terminal."""
+    line = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in " ".join(text.split()))
+    return Text(line if len(line) <= limit else line[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}")
+
+
+def print_json(value: object) -> None:
+    """Print plain data as JSON."""
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))

@@ -1,0 +1,208 @@
+"""Several recipes on one decoder: those that feed the same tokens share one forward pass."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers.util import batch_to_device, get_device_name
+from tqdm.auto import tqdm
+
+from valuembed.anatomy import Anatomy
+from valuembed.checkpoint import locate
+from valuembed.decoder import parse_dtype
+from valuembed.encoder import EncodeReport, check_finite
+from valuembed.errors import RecipeError
+from valuembed.inputs import check_texts
+from valuembed.model import resolve_for
+from valuembed.module import ValueTransformer, build
+from valuembed.reader import Plan
+from valuembed.recipes import Recipe
+from valuembed.resolution import prepare, resolve_plan, saved_config
+
+SIGNALS: dict[str, Recipe] = {
+    "values raw": Recipe(signal="value", weights="mean"),
+    "values aligned": Recipe(signal="value", weights="mean", aligned=True),
+    "weighted raw": Recipe(signal="value", weights="last"),
+    "weighted aligned": Recipe(signal="value", weights="last", aligned=True),
+    "hidden mean": Recipe(signal="hidden", weights="mean"),
+    "hidden last": Recipe(signal="hidden", weights="last"),
+}
+"""Everything that can be read from a layer as one vector."""
+
+
+class Panel:
+    """Several recipes on one decoder. Those that feed the same tokens share one forward pass.
+
+    Args:
+        reader: the decoder, loaded as deep as the deepest recipe needs, on its device.
+        plans: what to read, by names of the caller's choice.
+    """
+
+    def __init__(self, reader: ValueTransformer, plans: Mapping[str, Plan]) -> None:
+        if not plans:
+            raise RecipeError("a panel needs at least one recipe")
+        self.reader = reader
+        self.plans = dict(plans)
+        self.report: EncodeReport | None = None
+
+    @classmethod
+    def load(
+        cls,
+        model: str | os.PathLike[str],
+        recipes: Mapping[str, str | Recipe | Mapping[str, Any]],
+        *,
+        dtype: str | torch.dtype | None = None,
+        device: str | None = None,
+        max_tokens: int | None = None,
+        revision: str | None = None,
+        token: bool | str | None = None,
+        cache_folder: str | None = None,
+        local_files_only: bool = False,
+        trust_remote_code: bool = False,
+        model_kwargs: dict[str, Any] | None = None,
+    ) -> Panel:
+        """Load a decoder once, as deep as the deepest of the recipes needs.
+
+        Args:
+            model: as in :func:`valuembed.load`.
+            recipes: methods by names of the caller's choice; each as in :func:`valuembed.load`.
+            dtype, device, max_tokens, revision, token, cache_folder, local_files_only, trust_remote_code, model_kwargs:
+                as in :func:`valuembed.load`.
+
+        Raises:
+            RecipeError, CheckpointError, UnsupportedModelError: as :func:`valuembed.load`.
+        """
+        checkpoint = locate(
+            model,
+            revision=revision,
+            token=token,
+            cache_folder=cache_folder,
+            local_files_only=local_files_only,
+            trust_remote_code=trust_remote_code,
+        )
+        saved = saved_config(checkpoint)
+        asked = {name: resolve_for(checkpoint, saved, recipe) for name, recipe in recipes.items()}
+        if not asked:
+            raise RecipeError("a panel needs at least one recipe")
+        found = prepare(checkpoint, next(iter(asked.values())), saved, parse_dtype(dtype), device)
+        held = None if found.is_adapter else saved
+        plans = {name: resolve_plan(recipe, found.config, found.anatomy, held) for name, recipe in asked.items()}
+        # What reads the final norm needs the whole decoder; else the highest layer decides.
+        deepest = max(plans.values(), key=lambda plan: (not plan.layers, plan.layers[-1:]))
+        placed = "device_map" in (model_kwargs or {})
+        reader = build(
+            checkpoint,
+            deepest.recipe,
+            saved=saved,
+            max_tokens=max_tokens,
+            dtype=parse_dtype(dtype),
+            device=None if placed else device,
+            model_kwargs=model_kwargs,
+        )
+        return cls(reader if placed else reader.to(device or get_device_name()), plans)
+
+    @property
+    def recipes(self) -> dict[str, Recipe]:
+        """The recipes, their layers absolute."""
+        return {name: plan.recipe for name, plan in self.plans.items()}
+
+    def widths(self) -> dict[str, int]:
+        """Width of each recipe's vectors."""
+        return {
+            name: plan.anatomy.width(
+                plan.layers, signal=plan.recipe.signal, weights=plan.recipe.weights, aligned=plan.recipe.aligned
+            )
+            for name, plan in self.plans.items()
+        }
+
+    def groups(self, role: str | None = None) -> list[list[str]]:
+        """Names of the recipes that share a forward pass for texts of a role, in the order given."""
+        shared: dict[object, list[str]] = {}
+        for name, recipe in self.recipes.items():
+            # Those that read the last token have the span "text", and join the means over it.
+            key = (recipe.templates_for(role), recipe.cleaning, recipe.span)
+            shared.setdefault(key, []).append(name)
+        return list(shared.values())
+
+    @torch.inference_mode()
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        names: Sequence[str] | None = None,
+        role: str | None = None,
+        prompt: str | None = None,
+        progress: bool = False,
+    ) -> dict[str, NDArray[np.float32]]:
+        """The vectors of every recipe.
+
+        Args:
+            texts: b texts.
+            names: which of the recipes; None is all.
+            role: ``"query"``, ``"document"`` or None: whose templates.
+            prompt: an instruction for all of them.
+            progress: show a bar.
+
+        Returns:
+            By name, raw vectors ``[b, width]`` float32: not normalised. :attr:`report` counts what was done, tokens
+            over all passes.
+
+        Raises:
+            InputError: something that is not a text, with its row.
+            RecipeError: a name that no recipe has.
+            ReadingError: a vector is not finite, with its row.
+        """
+        check_texts(texts)
+        widths = self.widths()
+        wanted = list(self.plans if names is None else names)
+        if unknown := [name for name in wanted if name not in self.plans]:
+            raise RecipeError(f"no recipe is named {unknown[0]!r}; there are {', '.join(self.plans)}")
+        groups = [[name for name in group if name in wanted] for group in self.groups(role)]
+        groups = [group for group in groups if group]
+        result = {name: np.empty((len(texts), widths[name]), np.float32) for name in wanted}
+        tokens, truncated = 0, np.zeros(len(texts), bool)
+        self.reader.eval()
+        with tqdm(total=len(texts) * len(groups), desc="Texts", unit="text", disable=not progress) as bar:
+            for group in groups:
+                plans = [self.plans[name] for name in group]
+                for batch in self.reader.batches(texts, prompt, role, plans[0].recipe):
+                    features = batch_to_device(batch.features, self.reader.model.device)
+                    for name, read in zip(group, self.reader.read(features, plans), strict=True):
+                        result[name][batch.rows] = read.cpu().numpy()
+                    tokens += batch.tokens
+                    truncated[batch.rows] |= features["truncated"].cpu().numpy()
+                    bar.update(len(batch.rows))
+        for vectors in result.values():
+            check_finite(torch.from_numpy(vectors), self.reader)
+        blank = sum(not text.strip() for text in texts)
+        self.report = EncodeReport(len(texts), tokens, int(truncated.sum()), blank)
+        return result
+
+
+def every_layer(
+    anatomy: Anatomy, template: tuple[str, ...], signals: Sequence[str] = tuple(SIGNALS)
+) -> dict[str, Recipe]:
+    """A recipe for every layer and every signal, all with one template, so that one pass serves them all.
+
+    Args:
+        anatomy: of the decoder.
+        template: template strings.
+        signals: names of :data:`SIGNALS`.
+
+    Returns:
+        By ``"signal@layer"``; values only where a layer has them, aligned ones only where it has an output projection.
+    """
+    found = {}
+    for signal in signals:
+        recipe = SIGNALS[signal]
+        for layer in anatomy.value_layers if recipe.signal == "value" else range(anatomy.num_layers):
+            if recipe.aligned and recipe.weights == "mean" and anatomy.block(layer).projection is None:
+                continue
+            found[f"{signal}@{layer}"] = replace(recipe, layers=[layer], template=template, method=signal)
+    return found
