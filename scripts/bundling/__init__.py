@@ -1,0 +1,1 @@
+"""Parts of train_bundled.py: text, rows, lessons, training."""
