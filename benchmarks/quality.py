@@ -1,9 +1,11 @@
-"""Spearman correlation of every method on STS files, as one Markdown table.
+"""Every method on local sets, as it is and whitened; layer by layer; and the layers that selection finds.
 
-    python benchmarks/quality.py --data DIR [--model bundled] [--layers SPEC] > benchmarks/quality.md
+    python benchmarks/quality.py --data DIR --corpus FILE [--model bundled] [--results DIR] [--max-tokens N] [--whole]
 
-DIR holds JSON Lines files with sentence1, sentence2 and score (and split, of which only test counts where a file mixes
-several). Pairs of all subsets are concatenated; the figure is Spearman of cosine similarity and gold score, times 100.
+DIR holds evaluation sets as JSON Lines under the names of SETS; those that are not there are left out. FILE is an open
+corpus of documents (.jsonl or .jsonl.zst with a key "text"), for whitening and for selection without labels. Results
+are kept in --results, so that an interrupted run goes on. MetaEOL takes eight passes a text, and is measured on SHORT
+only unless --whole is given. Written beside this script: quality.md and quality-*.png.
 """
 
 from __future__ import annotations
@@ -13,100 +15,204 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
+import io
 import json
 import platform
-import sys
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import torch
-import transformers
-from scipy.stats import spearmanr
+import pyarrow
 
-import valuembed
+from valuembed import plots
+from valuembed.calibrate import fit_calibrations, sample_texts
+from valuembed.calibration_report import report_calibration
+from valuembed.evaluate import evaluate
 from valuembed.layers import describe
+from valuembed.panel import Panel
+from valuembed.recipes import Recipe, resolve_recipe
+from valuembed.results import Evaluation, versions
+from valuembed.select import select_layers
+from valuembed.sweep import sweep
 
+HERE = Path(__file__).parent
+DEV = "STSBenchmark.en.dev.jsonl"
 SETS = {
-    "STSb dev": ("STSBenchmark.en.dev.jsonl", "dev"),
-    "STSb test": ("STSBenchmark.en.test.jsonl", "test"),
-    "STS12": ("STS12.jsonl", "test"),
-    "STS13": ("STS13.jsonl", "test"),
-    "STS14": ("STS14.jsonl", "test"),
+    "STSb dev": f"sts:{DEV}",
+    "STSb test": "sts:STSBenchmark.en.test.jsonl",
+    "STS12": "sts:STS12.jsonl",
+    "STS13": "sts:STS13.jsonl",
+    "STS14": "sts:STS14.jsonl",
+    "TREC-QC": "classification:TREC-QC.train.jsonl,TREC-QC.test.jsonl",
+    "banking77": "classification:banking77.train.jsonl,banking77.test.jsonl",
+    "TREC-QA": "reranking:TREC-QA.test.jsonl",
+    "TREC-QA pairs": "pairs:TREC-QA.test.jsonl",
+    "Cranfield": "retrieval:Cranfield.docs.jsonl,Cranfield.queries.jsonl,Cranfield.qrels.jsonl",
+    "BBC": "clustering:BBC-news.jsonl",
 }
-
-# Method, template, layers (None: the method's own).
-ROWS = [
-    ("hidden_mean", "auto", None, "mean of hidden states, after the final norm"),
-    ("hidden_mean", "auto", [0], "mean of layer 0's hidden states, about a bag of embeddings"),
-    ("hidden_last", "auto", None, "last token's hidden state"),
-    ("echo", "auto", None, "Echo"),
-    ("prompt_eol", "auto", None, "PromptEOL"),
-    ("prompt_eol", "pretended_cot", None, "Pretended CoT"),
-    ("prompt_eol", "knowledge", None, "Knowledge"),
-    ("meta_eol", "auto", None, "MetaEOL (task texts ours)"),
-    ("va", "auto", None, "VA"),
-    ("va", "auto", "all", "VA, all layers"),
-    ("va", "auto", "half", "VA, second half"),
-    ("aligned_va", "auto", None, "AlignedVA"),
-    ("wva", "none", None, "WVA, text's own last token (LT)"),
-    ("wva", "auto", None, "WVA, PromptEOL"),
-    ("wva", "future_eol", None, "WVA, FutureEOL (wording ours)"),
-    ("aligned_wva", "none", None, "AlignedWVA, LT"),
-    ("aligned_wva", "auto", None, "AlignedWVA, PromptEOL"),
-    ("aligned_wva", "auto", "all", "AlignedWVA, PromptEOL, all layers"),
-    ("aligned_wva", "future_eol", None, "AlignedWVA, FutureEOL (wording ours)"),
-]
-
-
+SHORT = ("STSb dev", "STSb test", "TREC-QC")
+# Label: method, template, layers (None: the method's own).
+ROWS = {
+    "layer 0, mean (about a bag of embeddings)": ("hidden_mean", "auto", [0]),
+    "mean of hidden states": ("hidden_mean", "auto", None),
+    "last token's hidden state": ("hidden_last", "auto", None),
+    "Echo": ("echo", "auto", None),
+    "PromptEOL": ("prompt_eol", "auto", None),
+    "Pretended CoT": ("prompt_eol", "pretended_cot", None),
+    "Knowledge": ("prompt_eol", "knowledge", None),
+    "MetaEOL (task texts ours)": ("meta_eol", "auto", None),
+    "VA": ("va", "auto", None),
+    "VA, all layers": ("va", "auto", "all"),
+    "VA, second half": ("va", "auto", "half"),
+    "AlignedVA": ("aligned_va", "auto", None),
+    "WVA, last token (LT)": ("wva", "none", None),
+    "WVA, PromptEOL": ("wva", "auto", None),
+    "WVA, FutureEOL (wording ours)": ("wva", "future_eol", None),
+    "AlignedWVA, LT": ("aligned_wva", "none", None),
+    "AlignedWVA, PromptEOL": ("aligned_wva", "auto", None),
+    "AlignedWVA, PromptEOL, all layers": ("aligned_wva", "auto", "all"),
+    "AlignedWVA, FutureEOL (wording ours)": ("aligned_wva", "future_eol", None),
+}
+WHITENED = ", whitened"
+FITTED_ON = 2000
+DOCUMENT_WORDS = 300
+DOCUMENTS = 1000
 BUNDLED_NOTE = """The bundled model was taught the templates of PromptEOL and FutureEOL (see its card), so the rows
-with a template profit from that and are no evidence for a training-free method. Nothing was tuned on these sets."""
+with a template profit from that and are no evidence for a training-free method. Its training texts are from the corpus
+that whitening and selection without labels use here. Nothing was tuned on the sets of the tables."""
 
 
-def read_pairs(path: Path, split: str) -> tuple[list[str], list[str], list[float]]:
-    records = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    records = [record for record in records if record.get("split", split) == split]
-    return tuple([record[key] for record in records] for key in ("sentence1", "sentence2", "score"))
+def read_corpus(path: Path) -> Iterator[str]:
+    with pyarrow.input_stream(str(path), compression="zstd" if path.suffix == ".zst" else None) as file:
+        yield from (json.loads(line)["text"] for line in io.TextIOWrapper(file, encoding="utf-8"))
 
 
-def spearman(model: valuembed.ValueEncoder, pairs: tuple[list[str], list[str], list[float]]) -> float:
-    first, second, scores = pairs
-    texts = list(dict.fromkeys([*first, *second]))
-    vectors = dict(zip(texts, model.encode(texts).astype("float64"), strict=True))
-    a, b = (np.stack([vectors[text] for text in side]) for side in (first, second))
-    return 100 * float(spearmanr((a * b).sum(axis=1), scores).statistic)
+def sentences(path: Path) -> Iterator[str]:
+    for document in read_corpus(path):
+        for sentence in re.split(r"(?<=[.!?])\s+", document):
+            if 4 <= len(sentence.split()) <= 40:
+                yield sentence.strip()
+
+
+def recipes() -> dict[str, Recipe]:
+    return {label: resolve_recipe(method, layers, template) for label, (method, template, layers) in ROWS.items()}
+
+
+def specs(data: Path, names: Iterable[str]) -> list[str]:
+    found = []
+    for name in names:
+        kind, _, listed = SETS[name].partition(":")
+        files = [data / file for file in listed.split(",")]
+        if all(file.is_file() for file in files):
+            found.append(f"{kind}:{','.join(map(str, files))}")
+    return found
+
+
+def run(args: argparse.Namespace, chosen: dict[str, Recipe], fitted_on: list[str]) -> Evaluation:
+    long = {} if args.whole else {label: recipe for label, recipe in chosen.items() if len(recipe.template) > 1}
+    made = []
+    for part, names in (({label: chosen[label] for label in chosen if label not in long}, SETS), (long, SHORT)):
+        if not part:
+            continue
+        panel = Panel.load(args.model, part, dtype="float32", max_tokens=args.max_tokens)
+        fitted = fit_calibrations(panel, fitted_on, max_texts=FITTED_ON)
+        made.append(
+            evaluate(
+                args.model,
+                {**part, **{label + WHITENED: part[label] for label in part}},
+                specs(args.data, names),
+                calibrations={label + WHITENED: calibration for label, calibration in fitted.items()},
+                output=args.results,
+                dtype="float32",
+                max_tokens=args.max_tokens,
+            )
+        )
+    return replace(made[0], scores=tuple(score for one in made for score in one.scores))
+
+
+def table(made: Evaluation, chosen: dict[str, Recipe]) -> Iterator[str]:
+    """Two figures a cell: as the vectors are, and whitened."""
+    columns: dict[str, dict[str, float]] = {}
+    for score in made.scores:
+        columns.setdefault(score.method, {})[score.task] = score.score
+    metrics = {score.task: score.metric for score in made.scores}
+    best = {task: max(row[task] for row in columns.values() if task in row) for task in made.tasks}
+    yield f"| method | layers | width | {' | '.join(f'{task} ({metrics[task]})' for task in made.tasks)} |"
+    yield f"|:--|:--|--:|{'--:|' * len(made.tasks)}"
+    for label in chosen:
+        figures = [(task, [columns[name].get(task) for name in (label, label + WHITENED)]) for task in made.tasks]
+        cells = [" / ".join("-" if x is None else f"{x:.2f}" for x in pair) for task, pair in figures]
+        cells = [
+            f"**{cell}**" if best[task] in pair else cell for cell, (task, pair) in zip(cells, figures, strict=True)
+        ]
+        yield f"| {label} | {' | '.join([*made.about(label), *cells])} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the STS files")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the evaluation sets")
+    parser.add_argument("--corpus", type=Path, required=True, help="documents without labels, .jsonl or .jsonl.zst")
     parser.add_argument("--model", default="bundled")
-    parser.add_argument("--start", type=int, default=0, help="row to go on with after an interruption, from 0")
-    parser.add_argument("--layers", help="layers of the value methods, in place of their default")
-    args = parser.parse_args()
-    sets = {name: read_pairs(args.data / file, split) for name, (file, split) in SETS.items()}
-
-    print(f"# Quality: every method on {args.model}\n")
-    extra = f" --layers {args.layers}" if args.layers else ""
-    print(f"Made by `python benchmarks/quality.py --data DIR --model {args.model}{extra}`, float32, on")
-    print(f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__},")
-    print(
-        f"valuembed {valuembed.__version__}. Spearman x100 of cosine similarity; pairs of all subsets concatenated.\n"
+    parser.add_argument(
+        "--results", type=Path, default=Path("quality-results"), help="folder for results that are kept"
     )
-    print("Pairs: " + ", ".join(f"{name} {len(pairs[2])}" for name, pairs in sets.items()) + ".\n")
-    print(f"| method | layers | width | {' | '.join(sets)} |")
-    print(f"|---|---|---|{'---|' * len(sets)}")
-    for method, template, layers, label in ROWS[args.start :]:
-        if args.layers and layers is None and valuembed.METHODS[method].signal == "value":
-            layers = args.layers
-        model = valuembed.load(args.model, method, template=template, layers=layers, dtype="float32")
-        figures = [spearman(model, pairs) for pairs in sets.values()]
-        read = model.recipe.layers
-        shown = describe(read) if isinstance(read, tuple) else "final"
-        cells = " | ".join(f"{figure:.2f}" for figure in figures)
-        print(f"| {label} | {shown} | {model.get_embedding_dimension()} | {cells} |", flush=True)
-        print(f"done: {label}", file=sys.stderr)
-    if args.model == "bundled":
-        print(f"\n{BUNDLED_NOTE}")
+    parser.add_argument("--max-tokens", type=int, help="cut longer texts of the table's sets")
+    parser.add_argument("--whole", action="store_true", help="MetaEOL on every set")
+    args = parser.parse_args()
+    args.results.mkdir(parents=True, exist_ok=True)
+
+    chosen = recipes()
+    fitted_on = sample_texts(sentences(args.corpus), FITTED_ON).texts
+    made = run(args, chosen, fitted_on)
+    given = "".join(
+        f" {option}"
+        for option in (args.max_tokens and f"--max-tokens {args.max_tokens}", args.whole and "--whole")
+        if option
+    )
+    lines = [
+        f"# Quality of every method on {args.model}",
+        "",
+        f"Made by `python benchmarks/quality.py --data DIR --corpus FILE --model {args.model}{given}`, float32,",
+        f"on Python {platform.python_version()}, {', '.join(map(' '.join, versions().items()))}.",
+        "",
+        *([BUNDLED_NOTE, ""] if args.model == "bundled" else []),
+        "## All methods on all local sets",
+        "",
+        "In percent, mteb's metrics. Each cell: as the vectors are / whitened (shrinkage 0.01, fitted on "
+        f"{FITTED_ON:,} sentences of the open corpus, no labels). The best of a column is bold.",
+        *([] if args.whole else [f"MetaEOL, with eight passes a text, was run on {', '.join(SHORT)} only."]),
+        "",
+        *table(made, chosen),
+        "",
+        *(f"- {line}" for line in made.cut() if WHITENED not in line),
+        *(f"- failed: {lost.task}, {lost.method}: {lost.reason}" for lost in made.failures),
+    ]
+
+    lines += ["", "## Layer by layer", ""]
+    for name in ("none", "prompt_eol"):
+        swept = sweep(args.model, f"sts:{args.data / DEV}", template=name, dtype="float32")
+        plots.save(swept.figure(), HERE / f"quality-layers-{name}.png")
+        lines += [f"![{swept.title}](quality-layers-{name}.png)", "", swept.to_markdown()]
+
+    lines += ["## Layers that selection finds", ""]
+    documents = args.results / "documents.jsonl"
+    long = (text for text in read_corpus(args.corpus) if len(text.split()) >= DOCUMENT_WORDS)
+    with documents.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps({"text": text}) + "\n" for text, _ in zip(long, range(DOCUMENTS), strict=False))
+    for method in ("va", "aligned_va", "aligned_wva"):
+        with_labels = select_layers(args.model, method, dev=f"sts:{args.data / DEV}", dtype="float32")
+        without = select_layers(args.model, method, corpus=documents, dtype="float32")
+        for how, found in (("with labels", with_labels), ("without labels", without)):
+            layers = describe(found.recipe.layers or ())
+            lines += [f"### {method}, {how}: layers {layers}", "", found.to_markdown()]
+
+    lines += ["## Calibration by kind and size", ""]
+    once = {label: recipe for label, recipe in chosen.items() if args.whole or len(recipe.template) == 1}
+    report = report_calibration(args.model, fitted_on, f"sts:{args.data / DEV}", once, dtype="float32")
+    lines.append(report.to_markdown().replace("\n## ", "\n### ").partition("\n")[2].strip())
+    text = "\n".join(lines)
+    (HERE / "quality.md").write_text(re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -90,6 +90,13 @@ def test_every_command_has_the_same_model_options_with_the_legal_names(command):
     assert set(METHODS) | set(TEMPLATES) <= set(words)
 
 
+def test_the_program_has_every_command():
+    # In a process of its own: here other tests register commands.
+    script = "import valuembed.cli as cli, typer; print(*sorted(typer.main.get_command(cli.app).commands))"
+    measuring = ("evaluate", "sweep", "select-layers", "calibrate", "probe", "reproduce", "cost")
+    assert shell("-c", script).stdout.split() == sorted([*COMMANDS, *measuring])
+
+
 def test_version():
     try:
         expected = version("valuembed")

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import valuembed
 from valuembed import cli
 from valuembed.anatomy import survey
+from valuembed.commands import MEASURE
 from valuembed.errors import UnsupportedModelError
 from valuembed.testing import ARCHITECTURES
 
@@ -75,6 +76,7 @@ def test_there_is_something_to_run() -> None:
 @pytest.mark.parametrize("page", PYTHON_PAGES, ids=named)
 def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of a page share a namespace, as for someone who types them one after the other."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "__main__"}
     for block in blocks(page, "python"):
@@ -222,11 +224,19 @@ def test_architecture_has_a_line_for_every_file() -> None:
     assert sorted(listed) == sorted(path.name for path in SOURCE.glob("*.py") if path.name != "__init__.py")
 
 
-def test_command_line_page_names_every_command() -> None:
-    text = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
-    commands = [command.callback.__name__ for command in cli.app.registered_commands if command.callback]
+@pytest.mark.parametrize(("page", "least"), [("command-line.md", 4), ("evaluation.md", 7)])
+def test_every_command_has_a_section_of_its_page(page: str, least: int) -> None:
+    """Those that measure stand on the page about evaluation, the others on that of the command line."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    entries = [*cli.app.registered_commands, *cli.app.registered_groups]
+    measures = page == "evaluation.md"
+    commands = [
+        entry.name or getattr(entry.callback, "__name__", "")
+        for entry in entries
+        if (entry.rich_help_panel == MEASURE) == measures
+    ]
     assert [name for name in commands if f"\n## {name}\n" not in text] == []
-    assert len(commands) >= 4
+    assert len(commands) >= least
 
 
 def test_the_sample_file_is_large_enough() -> None:

@@ -16,25 +16,30 @@ SOURCE = Path(valuembed.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 
 LEVELS = {
-    0: "recipes templates layers pooling errors extras inputs cleaning",
+    0: "recipes templates layers pooling errors extras inputs cleaning rows task_files backbones",
     1: "anatomy checkpoint adapters reader token_reader decoder resolution batching tokenizing "
     "testing tiny_configs tiny_tokenizers",
     2: "module calibration",
-    3: "model encoder panel fingerprint cards plots",
-    4: "corpus corpus_ray rows storage search task_files local_tasks evaluate results sweep select segments probe cost "
-    "calibrate reproduce train server",
+    3: "model encoder panel fingerprint cards plots method_specs layerwise segments linear_probe "
+    "local_tasks mteb_encoder results outputs",
+    4: "corpus corpus_ray storage search evaluate sweep select evidence probe next_token calibrate calibration_report "
+    "cost reproduce reproduction workload train server",
     5: "commands cli cli_evaluate cli_layers cli_probe cli_calibrate cli_reproduce __main__",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
 
 # The verbs know nothing of each other, but for these.
 SIDEWAYS = {
-    ("corpus", "rows"),
     ("corpus", "storage"),
     ("search", "storage"),
     ("corpus_ray", "corpus"),
-    ("select", "evaluate"),
+    ("sweep", "evaluate"),
+    ("select", "evidence"),
+    ("next_token", "probe"),
+    ("calibration_report", "calibrate"),
     ("reproduce", "evaluate"),
+    ("reproduce", "reproduction"),
+    ("reproduce", "workload"),
 }
 
 

@@ -8,6 +8,7 @@ import torch
 from some_texts import some_texts
 
 import valuembed
+from valuembed.calibration import Calibration, CalibrationRecord, Projection
 from valuembed.errors import InputError, ReadingError, RecipeError
 from valuembed.panel import SIGNALS, Panel, every_layer
 from valuembed.recipes import METHODS, Recipe
@@ -148,3 +149,30 @@ class TestErrors:
             panel.reader.model.layers[2].self_attn.v_proj.weight.fill_(float("nan"))
         with pytest.raises(ReadingError, match=r"the embedding of 2 texts is not finite .* rows 0, 1"):
             panel.encode(["One.", "Two."])
+
+
+class TestCalibrations:
+    def test_apply_to_their_recipe_alone(self, folder):
+        recipe = Panel.load(folder, {"va": "va"}).recipes["va"]
+        # Keep the first 3 of 16 numbers, less 1.
+        projection = Projection(torch.ones(16), torch.eye(16)[:, :3])
+        record = CalibrationRecord(kind="centre", recipe=recipe, width=16, size=3, texts=2, corpus="0" * 16)
+        panel = Panel.load(
+            folder, {"va": "va", "centred": "va"}, calibrations={"centred": Calibration(projection, record)}
+        )
+        assert panel.widths() == {"va": 16, "centred": 3}
+        assert panel.groups() == [["va", "centred"]]
+        made = panel.encode(TEXTS)
+        unit = made["va"] / np.linalg.norm(made["va"], axis=1, keepdims=True)
+        np.testing.assert_allclose(made["centred"], unit[:, :3] - 1, atol=1e-6)
+
+    def test_for_another_recipe(self, folder):
+        recipe = Panel.load(folder, {"va": METHODS["va"]}).recipes["va"]
+        record = CalibrationRecord(kind="centre", recipe=recipe, width=16, size=16)
+        calibration = Calibration(Projection(torch.zeros(16), torch.eye(16)), record)
+        with pytest.raises(
+            RecipeError, match=r"was calibrated \(centre\) for va with weights 'mean', asked for is 'last'"
+        ):
+            Panel.load(folder, {"x": "wva"}, calibrations={"x": calibration})
+        with pytest.raises(RecipeError, match="no recipe is named 'y', as a calibration is; there are x"):
+            Panel.load(folder, {"x": "va"}, calibrations={"y": calibration})

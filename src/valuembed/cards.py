@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from valuembed import __version__
+from valuembed.calibration import find_calibration
 from valuembed.layers import describe
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ It maps a text to {width} numbers. Made with valuembed {version}.
 | query template | {query} |
 | document template | {document} |
 | text cleaning | {cleaning} |
+| calibrated | {calibrated} |
 | weights | {dtype} |
 | longest sequence | {max_tokens} tokens, template included |
 
@@ -87,6 +89,7 @@ def model_card(encoder: ValueEncoder) -> str:
     """The text of a saved model's README.md."""
     reader = encoder.reader
     recipe, origin = reader.recipe, reader.origin
+    calibration = find_calibration(encoder)
     held = reader.model.config.num_hidden_layers
     on_hub = origin.fetchable and "/" in origin.name
     prompts = {name: prompt for name, prompt in encoder.prompts.items() if prompt}
@@ -111,7 +114,8 @@ def model_card(encoder: ValueEncoder) -> str:
         query=_templates(recipe.query_template),
         document=_templates(recipe.document_template),
         cleaning=recipe.cleaning,
-        width=reader.get_embedding_dimension(),
+        calibrated=calibration.record if calibration else "no",
+        width=(calibration or reader).get_embedding_dimension(),
         version=__version__,
         held=held,
         total=origin.num_layers,

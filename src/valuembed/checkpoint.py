@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import safetensors
 from huggingface_hub.errors import StrictDataclassError
+from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig
 from transformers.utils.hub import cached_file, has_file
 
@@ -33,6 +35,8 @@ TEXT_DECODER_KEYS = {r"^(?:model\.)?(?:language_model|text_model)\.(?:model\.)?"
 
 _LAYER_KEY = re.compile(r"(?:^|\.)(?:layers|h|blocks?)\.(\d+)\.")
 _HEAD_KEY = re.compile(r"(?:^|\.)(?:lm_head|embed_out|score)\.")
+_HEAD_WEIGHT = re.compile(r"(?:^|\.)(?:lm_head|embed_out|output_projection)\.weight$")
+_EMBEDDING_WEIGHT = re.compile(r"(?:^|\.)(?:embed_tokens|embed_in|wte)\.weight$")
 _OTHER_MODALITY_KEY = re.compile(r"(?:^|\.)(?:visual|vision_\w+|audio_\w+|multi_modal_projector|embed_vision)\.")
 
 
@@ -160,6 +164,8 @@ def read_config(checkpoint: Checkpoint) -> PretrainedConfig:
         for inherited in ("quantization_config", "dtype", "auto_map"):
             if getattr(text_config, inherited, None) is None and getattr(config, inherited, None) is not None:
                 setattr(text_config, inherited, getattr(config, inherited))
+        # The head belongs to the whole model, and so does the word on whether it is the input embeddings again.
+        text_config.tie_word_embeddings = getattr(config, "tie_word_embeddings", False)
     if any(getattr(part, "is_encoder_decoder", False) for part in (config, text_config)):
         raise CheckpointError(
             f"model {checkpoint.name!r} ({config.model_type}) is an encoder-decoder; a decoder is needed"
@@ -206,27 +212,74 @@ def weights_folder(checkpoint: Checkpoint, keep_layers: int, tail: tuple[str, ..
         yield folder
 
 
+def read_head(checkpoint: Checkpoint, config: PretrainedConfig) -> Tensor:
+    """The weight of the language model head, and nothing else: only the file that holds it is fetched.
+
+    Args:
+        checkpoint: the place.
+        config: of its text decoder.
+
+    Returns:
+        ``[vocabulary, m]`` in the checkpoint's precision; where the head is tied to the input embeddings, these.
+
+    Raises:
+        CheckpointError: it holds no head, or a quantized one, or its files are missing or damaged.
+    """
+    listed, _ = _listed(checkpoint)
+    named = [name for name in listed if not (_LAYER_KEY.search(name) or _OTHER_MODALITY_KEY.search(name))]
+    found = [name for name in named if _HEAD_WEIGHT.search(name)]
+    if not found and getattr(config, "tie_word_embeddings", False):
+        found = [name for name in named if _EMBEDDING_WEIGHT.search(name)]
+    if len(found) != 1:
+        raise CheckpointError(
+            f"model {checkpoint.name!r} holds {len(found) or 'no'} weights of a language model head"
+            + (f": {', '.join(found)}" if found else "; a folder saved by this library has none, its source has")
+        )
+    path = _shard(checkpoint, listed[found[0]])
+    with _reading(checkpoint, path), safetensors.safe_open(path, framework="pt") as file:
+        head: Tensor = file.get_tensor(found[0])
+    if head.dim() != 2 or not head.is_floating_point():
+        raise CheckpointError(
+            f"model {checkpoint.name!r}: {found[0]} is {head.dtype} of shape {tuple(head.shape)}, which is quantized; "
+            "name the model it was made from"
+        )
+    return head
+
+
+def _listed(checkpoint: Checkpoint) -> tuple[dict[str, str], str]:
+    """The file of each tensor, and the name of the file that says so.
+
+    Raises:
+        CheckpointError: there are no safetensors, or what lists them is damaged.
+    """
+    index = checkpoint.file(INDEX_FILE)
+    if index is not None:
+        return _read_index(checkpoint, index), INDEX_FILE
+    single = checkpoint.file(SINGLE_FILE)
+    if single is None:
+        raise _without_safetensors(checkpoint)
+    return dict.fromkeys(_tensor_names(checkpoint, single), SINGLE_FILE), SINGLE_FILE
+
+
+def _shard(checkpoint: Checkpoint, name: str) -> str:
+    path = checkpoint.file(name)
+    if path is None:
+        raise CheckpointError(f"model {checkpoint.name!r}: weight file {name} is missing")
+    return path
+
+
 def _weight_map(checkpoint: Checkpoint, keep_layers: int, tail: tuple[str, ...]) -> dict[str, str]:
-    index_path = checkpoint.file(INDEX_FILE)
-    if index_path is None:
-        single = checkpoint.file(SINGLE_FILE)
-        if single is None:
-            raise _without_safetensors(checkpoint)
-        listed = dict.fromkeys(_tensor_names(checkpoint, single), SINGLE_FILE)
-    else:
-        listed = _read_index(checkpoint, index_path)
+    listed, lister = _listed(checkpoint)
     needed = {name: shard for name, shard in listed.items() if is_needed(name, keep_layers, tail)}
     if not needed:
         raise CheckpointError(
-            f"model {checkpoint.name!r}: {INDEX_FILE if index_path else SINGLE_FILE} names none of the weights that "
-            f"are needed; it names {', '.join(sorted(listed)[:3]) or 'nothing'}"
+            f"model {checkpoint.name!r}: {lister} names none of the weights that are needed; it names "
+            f"{', '.join(sorted(listed)[:3]) or 'nothing'}"
         )
     paths = {}
     for shard in sorted(set(needed.values())):
-        path = checkpoint.file(shard)
-        if path is None:
-            raise CheckpointError(f"model {checkpoint.name!r}: weight file {shard} is missing")
-        if index_path is not None:
+        path = _shard(checkpoint, shard)
+        if lister == INDEX_FILE:
             _tensor_names(checkpoint, path)  # here a damaged file can still be named
         paths[shard] = os.path.abspath(path)
     return {name: paths[shard] for name, shard in needed.items()}
@@ -260,12 +313,16 @@ def _read_index(checkpoint: Checkpoint, path: str) -> dict[str, str]:
 
 
 def _tensor_names(checkpoint: Checkpoint, path: str) -> list[str]:
-    from safetensors import SafetensorError, safe_open
+    with _reading(checkpoint, path), safetensors.safe_open(path, framework="pt") as file:
+        return list(file.keys())
 
+
+@contextmanager
+def _reading(checkpoint: Checkpoint, path: str) -> Iterator[None]:
+    """Turn what safetensors says of a damaged file into an error that names it."""
     try:
-        with safe_open(path, framework="pt") as file:
-            return list(file.keys())
-    except (SafetensorError, OSError) as error:
+        yield
+    except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(
             f"model {checkpoint.name!r}: {os.path.basename(path)} is damaged: {_first_line(error)}; download it again"
         ) from error

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+# Imported to register their commands.
+from valuembed import cli_calibrate, cli_evaluate, cli_layers, cli_probe, cli_reproduce  # noqa: F401
 from valuembed.commands import BUNDLED, app, command, load_encoder, new_table, note, out, print_json, shown
 from valuembed.layers import describe
 
@@ -143,6 +145,8 @@ def _info_rows(found: "ModelInfo") -> Iterator[tuple[str, str]]:
     yield "template", "\n".join(recipe.template)
     yield "text cleaning", recipe.cleaning
     yield "layers read", chosen
+    if found.calibration:
+        yield "calibrated", found.calibration
     yield "embedding", f"{found.width} wide"
     yield "loaded", f"{found.kept_layers} of {found.num_layers} layers, as {found.dtype}"
     yield "not loaded", ", ".join(found.not_loaded) or "nothing is left out"

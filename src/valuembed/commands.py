@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperCommand
 
 from valuembed import __version__
 from valuembed.cleaning import CLEANINGS
@@ -34,6 +35,29 @@ DEMONSTRATION_NOTE = (
 )
 INTERRUPTED = 130
 SHARED = "Model (the same for every command)"
+
+MEASURE = "Measure and improve"
+"""Heading of the help for commands that find out what is best, and make it so."""
+
+
+class Command(TyperCommand):
+    """A command whose repeatable options take values up to the next option: ``--methods va wva``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Name such an option again before each of its values, which is the form that the parser knows."""
+        repeatable = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
+        spread: list[str] = []
+        option = ""
+        for arg in [*args, "--"]:
+            if arg.startswith("-"):
+                if spread and spread[-1] in repeatable:
+                    ctx.fail(f"Option {spread[-1]!r} requires one value or more.")
+                option = arg if arg in repeatable else ""
+            elif option and spread[-1] != option:
+                spread.append(option)
+            spread.append(arg)
+        return super().parse_args(ctx, spread[:-1])
+
 
 app = typer.Typer(
     help="Sentence embeddings from any decoder language model, without training: its attention values are read.",
@@ -115,7 +139,12 @@ def _model_options(
 
 
 def command(
-    function: Callable[..., None] | None = None, *, name: str | None = None, without: Sequence[str] = ()
+    function: Callable[..., None] | None = None,
+    *,
+    name: str | None = None,
+    without: Sequence[str] = (),
+    group: typer.Typer = app,
+    panel: str | None = None,
 ) -> Callable[..., Any]:
     """Register a command with the shared options added; it receives them, those that were given, as ``options``.
 
@@ -123,9 +152,11 @@ def command(
         function: the command. A parameter of its own replaces the shared option of that name.
         name: on the command line; None is the function's.
         without: shared options that the command does not take.
+        group: what it is a command of; the program itself, unless it is one of several under one name.
+        panel: heading of the help that it stands under.
     """
     if function is None:
-        return functools.partial(command, name=name, without=without)
+        return functools.partial(command, name=name, without=without, group=group, panel=panel)
     own = [parameter for parameter in inspect.signature(function).parameters if parameter != "options"]
     shared = inspect.signature(_model_options).parameters
     parameters = {
@@ -142,7 +173,7 @@ def command(
     run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
     run.__annotations__ = {name: entry.annotation for name, entry in parameters.items()}
     del run.__dict__["__wrapped__"]
-    return app.command(name)(run)
+    return group.command(name, cls=Command, rich_help_panel=panel)(run)
 
 
 @contextmanager

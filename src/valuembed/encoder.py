@@ -16,7 +16,7 @@ from sentence_transformers.util import batch_to_device, truncate_embeddings
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from valuembed import cards
+from valuembed import calibration, cards
 from valuembed.errors import InputError, ReadingError, RecipeError
 from valuembed.inputs import check_texts
 from valuembed.module import ValueTransformer
@@ -86,7 +86,10 @@ class ValueEncoder(SentenceTransformer):
     by tokens over the whole input. A plain ``SentenceTransformer`` on the saved folder gives the same vectors.
     """
 
-    _module_classes: Mapping[str, type[torch.nn.Module]] = {"valuembed.module.ValueTransformer": ValueTransformer}
+    _module_classes: Mapping[str, type[torch.nn.Module]] = {
+        "valuembed.module.ValueTransformer": ValueTransformer,
+        calibration.TYPE: calibration.Calibration,
+    }
     report: EncodeReport | None = None
 
     @property

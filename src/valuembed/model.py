@@ -11,6 +11,7 @@ import torch
 from sentence_transformers.base.modules import Normalize
 
 from valuembed.adapters import base_of, find
+from valuembed.calibration import CalibrationRecord, check_recipe, read_record
 from valuembed.checkpoint import Checkpoint, locate
 from valuembed.decoder import parse_dtype
 from valuembed.encoder import ValueEncoder
@@ -102,6 +103,7 @@ def load(
     torch_dtype = parse_dtype(dtype)
     saved = saved_config(checkpoint)
     recipe = resolve_for(checkpoint, saved, method, layers, template, cleaning)
+    _calibrated(checkpoint, saved, recipe)
     device_map = (model_kwargs or {}).get("device_map")
     reader = build(
         checkpoint,
@@ -146,6 +148,17 @@ def resolve_for(
     return resolve_recipe(method, layers, template, cleaning)
 
 
+def _calibrated(checkpoint: Checkpoint, saved: dict[str, Any] | None, recipe: Recipe) -> CalibrationRecord | None:
+    """How a saved folder was calibrated; that the recipe is the one it was calibrated for, before weights are read."""
+    if saved is None or (record := read_record(checkpoint)) is None:
+        return None
+    # What a folder records is in absolute layers already.
+    same = recipe == Recipe.from_dict(saved["recipe"])
+    absolute = recipe if same else prepare(checkpoint, recipe, saved).plan.recipe
+    check_recipe(record, absolute, checkpoint.name, saved["origin"]["name"])
+    return record
+
+
 def _restore(
     reader: ValueTransformer, checkpoint: Checkpoint, device: str | None, prompts: dict[str, str] | None
 ) -> ValueEncoder:
@@ -158,7 +171,7 @@ def _restore(
 
     encoder = ValueEncoder._load_with_module_classes(
         checkpoint.location,
-        {"valuembed.module.ValueTransformer": Built},
+        {**ValueEncoder._module_classes, "valuembed.module.ValueTransformer": Built},
         device=device,
         prompts=prompts,
         revision=checkpoint.hub.get("revision"),
@@ -191,6 +204,7 @@ class ModelInfo:
         recipe: with absolute layers.
         chosen_layers: what the recipe averages over; empty for hidden states after the final norm.
         width: of the vectors.
+        calibration: how a saved folder was calibrated, in plain words; None where it was not.
         kept_layers: layers that are loaded.
         not_loaded: what is left on disk, in plain words.
         dtype: of the weights on this device.
@@ -209,6 +223,7 @@ class ModelInfo:
     recipe: Recipe
     chosen_layers: tuple[int, ...]
     width: int
+    calibration: str | None
     kept_layers: int
     not_loaded: tuple[str, ...]
     dtype: str
@@ -248,6 +263,7 @@ def info(
     )
     saved = saved_config(checkpoint)
     recipe = resolve_for(checkpoint, saved, method, layers, template, cleaning)
+    record = _calibrated(checkpoint, saved, recipe)
     found = prepare(checkpoint, recipe, saved, parse_dtype(dtype), device)
     anatomy, plan, recipe = found.anatomy, found.plan, found.plan.recipe
     kept = plan.layers[-1] + 1 if plan.layers else anatomy.num_layers
@@ -258,6 +274,7 @@ def info(
         next((layer for layer in plan.layers if layer in anatomy.value_layers), anatomy.value_layers[0])
     )
     above = tuple(range(kept, anatomy.num_layers))
+    width = anatomy.width(plan.layers, signal=recipe.signal, weights=recipe.weights, aligned=recipe.aligned)
     return ModelInfo(
         name=checkpoint.name,
         source=saved["origin"]["name"] if saved else checkpoint.name,
@@ -270,7 +287,8 @@ def info(
         model_width=anatomy.model_width,
         recipe=recipe,
         chosen_layers=plan.layers,
-        width=anatomy.width(plan.layers, signal=recipe.signal, weights=recipe.weights, aligned=recipe.aligned),
+        width=record.size if record else width,
+        calibration=str(record) if record else None,
         kept_layers=kept,
         not_loaded=(
             *((f"layers {describe(above)}",) if above else ()),

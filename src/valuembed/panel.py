@@ -14,6 +14,7 @@ from sentence_transformers.util import batch_to_device, get_device_name
 from tqdm.auto import tqdm
 
 from valuembed.anatomy import Anatomy
+from valuembed.calibration import Calibration, check_recipe
 from valuembed.checkpoint import locate
 from valuembed.decoder import parse_dtype
 from valuembed.encoder import EncodeReport, check_finite
@@ -42,13 +43,23 @@ class Panel:
     Args:
         reader: the decoder, loaded as deep as the deepest recipe needs, on its device.
         plans: what to read, by names of the caller's choice.
+        calibrations: what the raw vectors of some of them go through.
     """
 
-    def __init__(self, reader: ValueTransformer, plans: Mapping[str, Plan]) -> None:
+    def __init__(
+        self, reader: ValueTransformer, plans: Mapping[str, Plan], calibrations: Mapping[str, Calibration] | None = None
+    ) -> None:
         if not plans:
             raise RecipeError("a panel needs at least one recipe")
         self.reader = reader
         self.plans = dict(plans)
+        self.calibrations = {name: module.to(reader.model.device) for name, module in (calibrations or {}).items()}
+        for name, calibration in self.calibrations.items():
+            if name not in self.plans:
+                raise RecipeError(
+                    f"no recipe is named {name!r}, as a calibration is; there are {', '.join(self.plans)}"
+                )
+            check_recipe(calibration.record, self.plans[name].recipe, name, reader.origin.name)
         self.report: EncodeReport | None = None
 
     @classmethod
@@ -57,6 +68,7 @@ class Panel:
         model: str | os.PathLike[str],
         recipes: Mapping[str, str | Recipe | Mapping[str, Any]],
         *,
+        calibrations: Mapping[str, Calibration] | None = None,
         dtype: str | torch.dtype | None = None,
         device: str | None = None,
         max_tokens: int | None = None,
@@ -72,6 +84,7 @@ class Panel:
         Args:
             model: as in :func:`valuembed.load`.
             recipes: methods by names of the caller's choice; each as in :func:`valuembed.load`.
+            calibrations: what the raw vectors of some of them go through.
             dtype, device, max_tokens, revision, token, cache_folder, local_files_only, trust_remote_code, model_kwargs:
                 as in :func:`valuembed.load`.
 
@@ -105,7 +118,7 @@ class Panel:
             device=None if placed else device,
             model_kwargs=model_kwargs,
         )
-        return cls(reader if placed else reader.to(device or get_device_name()), plans)
+        return cls(reader if placed else reader.to(device or get_device_name()), plans, calibrations)
 
     @property
     def recipes(self) -> dict[str, Recipe]:
@@ -113,13 +126,14 @@ class Panel:
         return {name: plan.recipe for name, plan in self.plans.items()}
 
     def widths(self) -> dict[str, int]:
-        """Width of each recipe's vectors."""
-        return {
+        """Width of each recipe's vectors, after its calibration where it has one."""
+        widths = {
             name: plan.anatomy.width(
                 plan.layers, signal=plan.recipe.signal, weights=plan.recipe.weights, aligned=plan.recipe.aligned
             )
             for name, plan in self.plans.items()
         }
+        return {**widths, **{name: found.record.size for name, found in self.calibrations.items()}}
 
     def groups(self, role: str | None = None) -> list[list[str]]:
         """Names of the recipes that share a forward pass for texts of a role, in the order given."""
@@ -150,8 +164,8 @@ class Panel:
             progress: show a bar.
 
         Returns:
-            By name, raw vectors ``[b, width]`` float32: not normalised. :attr:`report` counts what was done, tokens
-            over all passes.
+            By name, vectors ``[b, width]`` float32: calibrated where there is a calibration, and not normalised.
+            :attr:`report` counts what was done, tokens over all passes.
 
         Raises:
             InputError: something that is not a text, with its row.
@@ -174,6 +188,8 @@ class Panel:
                 for batch in self.reader.batches(texts, prompt, role, plans[0].recipe):
                     features = batch_to_device(batch.features, self.reader.model.device)
                     for name, read in zip(group, self.reader.read(features, plans), strict=True):
+                        if (calibration := self.calibrations.get(name)) is not None:
+                            read = calibration({"sentence_embedding": read})["sentence_embedding"]
                         result[name][batch.rows] = read.cpu().numpy()
                     tokens += batch.tokens
                     truncated[batch.rows] |= features["truncated"].cpu().numpy()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from valuembed.errors import OutputError
 from valuembed.extras import require
+from valuembed.outputs import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +29,8 @@ def bars(scores: Mapping[str, Mapping[str, float]], *, title: str, ylabel: str) 
     """
     series = list(dict.fromkeys(name for of_group in scores.values() for name in of_group))
     count = len(scores) * len(series)
-    figure, axes = _new(title, width=min(24.0, max(7.0, 2.0 + 0.32 * count)), height=4.8)
+    width = min(24.0, max(7.0, 2.0 + 0.32 * count))
+    figure, axes = _new(title, width=width, height=max(4.8, width / 3))
     thickness = 0.84 / max(len(series), 1)
     for number, name in enumerate(series):
         places = [group + (number - (len(series) - 1) / 2) * thickness for group in range(len(scores))]
@@ -40,7 +40,10 @@ def bars(scores: Mapping[str, Mapping[str, float]], *, title: str, ylabel: str) 
         if count <= 60:
             labels = ["" if value != value else f"{value:.1f}" for value in values]
             axes.bar_label(drawn, labels, rotation=90, fontsize=7, padding=2)
-    axes.set_xticks(range(len(scores)), list(scores), rotation=30 if len(scores) > 6 else 0, ha="center")
+    axes.set_xticks(range(len(scores)), list(scores))
+    if len(scores) > 6:
+        for label in axes.get_xticklabels():
+            label.set(rotation=30, ha="right", rotation_mode="anchor")
     axes.set_ylabel(ylabel)
     axes.margins(y=0.14)
     axes.grid(axis="y", alpha=0.3)
@@ -86,15 +89,8 @@ def save(figure: Figure, path: str | Path) -> None:
     Raises:
         OutputError: it cannot be written there.
     """
-    path = Path(path)
-    temporary = path.with_name(f".valuembed-{secrets.token_hex(6)}.png")
-    try:
-        figure.savefig(temporary, dpi=150, format="png")
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as new:
+        figure.savefig(new, dpi=150, format="png")
 
 
 def _new(title: str, *, width: float, height: float) -> tuple[Figure, Axes]:

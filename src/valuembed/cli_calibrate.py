@@ -1,0 +1,132 @@
+"""The command ``calibrate``: fit a calibration on unlabelled texts, tell what it does, save the model with it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from valuembed.commands import BUNDLED, MEASURE, command, load_encoder, new_table, note, out, print_json
+
+if TYPE_CHECKING:
+    from valuembed.calibration_report import CalibrationReport
+
+
+@command(panel=MEASURE)
+def calibrate(
+    options: dict[str, Any],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, local folder, or 'bundled'.")] = BUNDLED,
+    corpus: Annotated[
+        Path | None,
+        typer.Option(
+            help="Unlabelled texts, like those to embed: .txt (one a line), .jsonl, .csv or .parquet. Only "
+            "--kind filter needs none.",
+            show_default=False,
+        ),
+    ] = None,
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="centre: take the mean away. whiten: and scale the directions to one variance. pca: and keep the "
+            "--size directions of most variance. filter: keep the middle directions of the language model head.",
+        ),
+    ] = "whiten",
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Width of the vectors. Default: as it is.", show_default=False)
+    ] = None,
+    shrinkage: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Of whitening: how far variances are drawn to their mean before they are made one. Default: 0.01.",
+            show_default=False,
+        ),
+    ] = None,
+    texts: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="Different texts to draw from the corpus at most. Default: 10,000.", show_default=False
+        ),
+    ] = None,
+    text_column: Annotated[
+        str | None, typer.Option(help="Column or key of the corpus's text. Default: text.", show_default=False)
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="sts:FILE. Score every kind at full, 1/2, 1/4 and 1/8 width, without saving any.", show_default=False
+        ),
+    ] = None,
+    methods: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METHOD ...",
+            help="Of --task: one or more methods as 'valuembed evaluate' takes them, or all. Default: --method.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Folder for the calibrated model.", show_default=False),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model in DIR if there is one.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report of --task as JSON.")] = False,
+) -> None:
+    """Make a model better without training: calibrate its vectors on unlabelled texts.
+
+    --task tells what that would do, to one method or to all; -o saves the model that --kind and --size describe.
+    """
+    if output is None and task is None:
+        raise typer.BadParameter("give -o DIR to save, --task sts:FILE for a report, or both", param_hint="--output")
+    if methods and task is None:
+        raise typer.BadParameter("belongs to --task; a model is saved with one --method", param_hint="--methods")
+    if corpus is None and (task is not None or kind != "filter"):
+        raise typer.BadParameter("missing: give a file of texts", param_hint="--corpus")
+    from valuembed.calibrate import calibrate as fit
+    from valuembed.outputs import check_model_folder, save_model
+    from valuembed.segments import Documents
+
+    options["model"] = model
+    documents = Documents(corpus, text_column) if corpus is not None else None
+    if output is not None:
+        check_model_folder(output, overwrite=overwrite)
+    given = {"shrinkage": shrinkage, "max_texts": texts}
+    fitting: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if task is not None:
+        assert documents is not None
+        from valuembed.calibration_report import report_calibration
+
+        note(model)
+        asked = {name: value for name, value in options.items() if name not in ("model", "method")}
+        method = [options["method"]] if "method" in options else None
+        report = report_calibration(model, documents, task, methods or method, **fitting, **asked)
+        if as_json:
+            print_json(report.to_dict())
+        else:
+            _show(report)
+    if output is not None:
+        encoder = load_encoder(options)
+        made = fit(encoder, documents or (), kind=kind, size=size, **fitting)
+        save_model(made, output, overwrite=overwrite)
+        typer.echo(f"{output}: {made[1].record}; load it with --model {output}")
+    if documents is not None and documents.rejected:
+        typer.echo(f"{corpus}: {documents.rejected:,} rows hold no usable text and were left out", err=True)
+
+
+def _show(report: "CalibrationReport") -> None:
+    from valuembed.calibration_report import PARTS
+
+    for part in PARTS:
+        head, *rows = report.rows(part)
+        table = new_table(head[0], title=Text(report.title(part), "bold"))
+        for name in head[1:]:
+            table.add_column(name, justify="right")
+        for row in rows:
+            best = report.best(row[0], part)
+            cells = (Text(cell, "bold green" if name == best else "") for name, cell in zip(head, row, strict=True))
+            table.add_row(*cells)
+        out().print(table)
+        out().print()
+    for line in report.notes():
+        out().print(Text(line, "dim"))

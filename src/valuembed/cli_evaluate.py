@@ -1,0 +1,94 @@
+"""The command ``evaluate``: methods on tasks, as a table."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.measure import Measurement
+from rich.text import Text
+
+from valuembed.commands import BUNDLED, MEASURE, command, new_table, note, out, print_json
+from valuembed.recipes import METHODS
+
+if TYPE_CHECKING:
+    from valuembed.results import Evaluation
+
+
+@command(without=("method",), panel=MEASURE)
+def evaluate(
+    options: dict[str, Any],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, local folder, or 'bundled'.")] = BUNDLED,
+    methods: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METHOD ...",
+            help=f"One or more of {', '.join(METHODS)}, or all; each with a template or layers of its own if need be, "
+            "as wva:future_eol or va@20:28; or a recipe file (.json). Default: aligned_wva, or what a saved model was "
+            "saved with, its later modules included.",
+            show_default=False,
+        ),
+    ] = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TASK ...",
+            help="One or more of sts:FILE, classification:TRAIN,TEST, clustering:FILE, retrieval:DOCS,QUERIES,QRELS, "
+            "reranking:FILE, pairs:FILE (JSON Lines), or mteb's tasks by name.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Folder for mteb's JSON, results.md and results.png. What is there already is not computed again.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Score methods on tasks with mteb's metrics. Methods with one template share one pass over the texts.
+
+    --layers is for value methods that name none themselves; --template and --cleaning are for all.
+    """
+    note(model)
+    from valuembed.evaluate import evaluate as score
+
+    found = score(model, methods or None, tasks or (), output=output, **options)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        _show(found)
+        if output is not None:
+            computed = sum(not made.reused for made in found.scores)
+            typer.echo(
+                f"{output}: results.md, results.png and mteb's JSON; {computed} scores computed, "
+                f"{len(found.scores) - computed} were there"
+            )
+    if found.failures:
+        # Each was told when it was found.
+        raise typer.Exit(1)
+
+
+def _show(found: "Evaluation") -> None:
+    from valuembed.results import best_of, percent
+
+    columns = found.columns()
+    table = new_table()
+    table.add_column("method", overflow="fold", max_width=40)
+    table.add_column("layers")
+    table.add_column("width", justify="right")
+    for name in columns:
+        table.add_column(Text(name), justify="right", overflow="fold", max_width=14)
+    for method in found.recipes:
+        cells = [percent(column.get(method)) for column in columns.values()]
+        best = ["bold" if cell in best_of(column) else "" for cell, column in zip(cells, columns.values(), strict=True)]
+        table.add_row(Text(method), *found.about(method), *map(Text, cells, best))
+    console = out()
+    # Rather lines that a narrow terminal wraps than columns that are cut off.
+    console.width = max(console.width, Measurement.get(console, console.options.update(max_width=9999), table).maximum)
+    console.print(table)
+    for line in found.cut():
+        console.print(Text(line), soft_wrap=True)

@@ -1,0 +1,175 @@
+"""The commands ``reproduce``, the paper's experiments on a backbone, and ``cost``, what each method takes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from valuembed.backbones import BUNDLED, BUNDLED_LIKE, backbones
+from valuembed.commands import MEASURE, command, note, print_json
+from valuembed.errors import InputError
+from valuembed.recipes import METHODS
+
+RECIPES = ("method", "layers", "template", "cleaning")
+
+
+@command(without=RECIPES, panel=MEASURE)
+def reproduce(
+    options: dict[str, Any],
+    backbone: Annotated[
+        str,
+        typer.Option(
+            metavar="ID",
+            help=f"One of {', '.join(backbones())}; {BUNDLED} (the rows of {BUNDLED_LIKE} on the bundled model); or a "
+            "file of your own in the same form.",
+        ),
+    ] = BUNDLED,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="What to run in place of the backbone's own hub id. In a model of another depth, layers are mapped by "
+            "relative depth.",
+            show_default=False,
+        ),
+    ] = None,
+    local: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of data files: nothing is fetched, and local sets stand in for the kinds other than STS.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Folder for report.md, report.json, charts and all scores. Scores that are there are not computed "
+            "again.",
+            show_default=False,
+        ),
+    ] = None,
+    rows: Annotated[
+        list[str] | None,
+        typer.Option(help="Only these rows, by id; * stands for anything; several with commas.", show_default=False),
+    ] = None,
+    skip: Annotated[
+        list[str] | None,
+        typer.Option(help="Not these rows, such as meta_eol, which takes half of the time.", show_default=False),
+    ] = None,
+    tasks: Annotated[
+        list[str] | None, typer.Option(help="Only these tasks, by name, as in the report.", show_default=False)
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only list the work, with estimated tokens and hours. Loads no weights.")
+    ] = False,
+    tflops: Annotated[
+        float | None,
+        typer.Option(
+            help="Sustained speed that --dry-run assumes, in 10^12 operations a second. Default: 100, a GPU's; for the "
+            "bundled model 0.08, that of two CPU cores.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Rerun the paper's tables: every row, on every task that has data, beside the figures that others published."""
+    chosen: dict[str, Any] = {
+        "model": model,
+        "local": local,
+        **{name: _split(given) for name, given in (("rows", rows), ("skip", skip), ("tasks", tasks))},
+        **options,
+    }
+    if dry_run:
+        from valuembed.reproduce import plan
+
+        work = plan(backbone, tflops=tflops, **chosen)
+        print_json(work.to_dict()) if as_json else typer.echo(work.to_markdown(), nl=False)
+        return
+    note(model or backbone)
+    from valuembed.reproduce import reproduce as rerun
+
+    found = rerun(backbone, output=output, **chosen)
+    print_json(found.to_dict()) if as_json else typer.echo(found.to_markdown(), nl=False)
+    if found.evaluation and found.evaluation.failures:
+        # Each was told when it was found.
+        raise typer.Exit(1)
+
+
+@command(without=RECIPES, panel=MEASURE)
+def cost(
+    options: dict[str, Any],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, local folder, or 'bundled'.")] = BUNDLED,
+    methods: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METHOD ...",
+            help=f"One or more of {', '.join(METHODS)}, or all; each with a template or layers of its own if need be, "
+            "as wva:future_eol or va@20:28; or a recipe file (.json). Default: all.",
+            show_default=False,
+        ),
+    ] = None,
+    corpus: Annotated[
+        Path | None,
+        typer.Option(
+            help="Texts to measure on: .txt (one a line), .jsonl, .csv or .parquet. Default: random words in the "
+            "lengths of sentences.",
+            show_default=False,
+        ),
+    ] = None,
+    text_column: Annotated[
+        str | None, typer.Option(help="Column or key of the text. Default: text.", show_default=False)
+    ] = None,
+    texts: Annotated[int, typer.Option(min=1, help="How many texts, from the beginning of the corpus.")] = 200,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each method is measured.")] = 3,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Folder for cost.md, cost.json and cost.png.", show_default=False
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Measure what each method takes: tokens, layers, arithmetic and seconds, the methods taking turns."""
+    note(model)
+    from valuembed.cost import SAMPLE_IS, measure_cost, sample_texts
+    from valuembed.method_specs import parse_methods
+    from valuembed.outputs import results_folder
+    from valuembed.recipes import resolve_recipe
+
+    asked = parse_methods(methods or "all") or {}
+    recipes = {
+        label: resolve_recipe(one.method, one.layers, one.template if one.template is not None else "auto")
+        for label, one in asked.items()
+    }
+    if corpus is None:
+        given, origin = sample_texts(texts), SAMPLE_IS
+    else:
+        given, origin = _first(corpus, text_column, texts), f"the first of {corpus.name}"
+    if output is not None:
+        results_folder(output)
+    found = measure_cost(model, recipes, given, texts_are=origin, rounds=rounds, progress=True, **options)
+    if output is not None:
+        found.save(output)
+    print_json(found.to_dict()) if as_json else typer.echo(found.to_markdown(), nl=False)
+
+
+def _first(corpus: Path, column: str | None, count: int) -> list[str]:
+    """The first usable texts of a file."""
+    from itertools import islice
+
+    from valuembed.rows import Row, read_rows
+
+    rows = read_rows(corpus, text_column=column)
+    found = [row.text for row in islice((row for row in rows if isinstance(row, Row)), count)]
+    if not found:
+        raise InputError(f"corpus {corpus} holds no usable text")
+    return found
+
+
+def _split(given: Sequence[str] | None) -> list[str]:
+    """Names that were separated by commas or given one by one."""
+    return [name for entry in given or () for name in map(str.strip, entry.split(",")) if name]

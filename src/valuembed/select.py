@@ -1,0 +1,340 @@
+"""Choose the layers that a method averages, on one half of some data, and say what the choice is worth on the other."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from valuembed import __version__
+from valuembed.errors import InputError, LayerError, OutputError
+from valuembed.evidence import CHOSEN_ON, HELD_OUT, Evidence, LabelledPairs, NextSegments, read_dev
+from valuembed.layers import DEFAULT_SPAN, describe
+from valuembed.layerwise import Whole, look
+from valuembed.model import DEFAULT_METHOD, load
+from valuembed.outputs import check_model_folder, replacing, save_model
+from valuembed.panel import Panel
+from valuembed.recipes import Recipe, write_recipe
+from valuembed.segments import SEGMENTS, Documents, cut
+from valuembed.templates import TemplateSpec
+
+MARGIN = 0.01
+"""Sets of layers whose scores differ by no more than this, on the scale of 100, count as equally good (ours)."""
+
+NOTES_FILE = "layer_selection.json"
+"""In a saved folder: how its layers were chosen."""
+
+_FINAL = -1
+"""Stands for the hidden states after the final norm, among the numbers of layers."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A set of layers with its scores.
+
+    Attributes:
+        name: how it was found.
+        layers: 0-based; empty for hidden states after the final norm.
+        scores: by metric, times 100: on the half that was chosen on, and on the half held out.
+    """
+
+    name: str
+    layers: tuple[int, ...]
+    scores: Mapping[str, tuple[float, float]]
+
+    @property
+    def described(self) -> str:
+        """The layers as a person writes them."""
+        return describe(self.layers) or "after the final norm"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which layers a method should average, and how that was found out.
+
+    Attributes:
+        model: its name.
+        recipe: the method with the chosen layers.
+        chosen: name of the candidate that was chosen, the best on the half that was chosen on.
+        candidates: everything that was compared.
+        left_out: sets that cannot be read from this checkpoint, by name, each with the reason.
+        data: what was read, plain data: file, split, counts, halves.
+        versions: of this library and torch.
+    """
+
+    model: str
+    recipe: Recipe
+    chosen: str
+    candidates: tuple[Candidate, ...]
+    left_out: Mapping[str, str]
+    data: Mapping[str, Any]
+    versions: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {**asdict(self), "recipe": self.recipe.to_dict()}
+
+    def rows(self) -> list[list[str]]:
+        """The table, its head first: for each candidate its name, its layers, and its scores on both halves."""
+        metrics = list(self.candidates[0].scores)
+        head = [f"{metric} {half}" for metric in metrics for half in ("chosen on", "held out")]
+        body = [
+            [one.name, one.described, *(f"{score:.2f}" for metric in metrics for score in one.scores[metric])]
+            for one in self.candidates
+        ]
+        return [["", "layers", *head], *body]
+
+    def notes(self) -> list[str]:
+        """What stands below the table: the data, how it was halved, what was left out."""
+        data = self.data
+        split = f", split {data['split']}" if data["split"] else ""
+        counts = f"{data['chosen_on']:,} {data['unit']} to choose on, {data['held_out']:,} held out"
+        used = f"{data['file']}{split}: {counts}"
+        return [f"{used} ({data['halves']})", *(f"{name}: left out, {why}" for name, why in self.left_out.items())]
+
+    @property
+    def title(self) -> str:
+        """What stands above the table."""
+        return f"Layers for {self.recipe.method} on {self.model} (scores x100)"
+
+    @property
+    def verdict(self) -> str:
+        """The choice in a sentence."""
+        best = next(one for one in self.candidates if one.name == self.chosen)
+        metric, (_, held_out) = next(iter(best.scores.items()))
+        layers = f"layer{'s' if len(best.layers) > 1 else ''} {best.described}" if best.layers else best.described
+        return f"chosen: {self.chosen}, {layers}; {metric} {held_out:.2f} held out"
+
+    def to_markdown(self) -> str:
+        """The table, the choice in bold."""
+        head, *body = self.rows()
+        lines = [self.title, "", f"| {' | '.join(head)} |"]
+        lines.append(f"|---|---|{'--:|' * (len(head) - 2)}")
+        for row in body:
+            cells = [f"**{cell}**" for cell in row] if row[0] == self.chosen else row
+            lines.append(f"| {' | '.join(cells)} |")
+        return "\n".join([*lines, "", self.verdict, *self.notes()]) + "\n"
+
+
+def select_layers(
+    model: str | os.PathLike[str] = "bundled",
+    method: str | Recipe | Mapping[str, Any] = DEFAULT_METHOD,
+    *,
+    dev: str | Path | None = None,
+    split: str | None = None,
+    corpus: str | Path | None = None,
+    text_column: str | None = None,
+    segments: int = SEGMENTS,
+    template: TemplateSpec | Mapping[str, TemplateSpec] = "auto",
+    cleaning: str | None = None,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+    **options: Any,
+) -> Selection:
+    """Choose the layers that a method averages.
+
+    Compared are all windows of neighbouring layers, greedy sets (the best single layer, then again and again the layer
+    that helps most, until none helps), all layers, the second half, the backbone's preset and the default span. The
+    choice is the best on one half of the data; among those within :data:`MARGIN` of it the one that ends at the lowest
+    layer, which is the cheapest to run, then the one of fewest layers. The other half only tells what each is worth.
+
+    With labels (``dev``) the score is Spearman's correlation of cosines with the gold scores, and pairs that share a
+    text are in the same half. Without labels (``corpus``) documents are cut into segments and each segment's next one
+    is looked for; the score is the mean reciprocal rank, and a document is in one half. Segment matching is an analysis
+    of the source; to choose layers by it is ours.
+
+    Args:
+        model, method, template, cleaning: as in :func:`valuembed.load`; layers that the method has do not count.
+        dev: ``"sts:FILE"``, or the path of such a file; never test data.
+        split: of that file; None is the first it has of :data:`valuembed.evidence.DEV_SPLITS`.
+        corpus: documents, one a row: .txt, .jsonl, .csv or .parquet.
+        text_column: of the corpus; None is ``"text"``.
+        segments: how many segments of the corpus are used, from its start.
+        output: where to write the choice: a recipe file (``.json``), which ``method=`` takes, or a folder for the
+            model, which :func:`valuembed.load` takes.
+        overwrite: replace what is there, unless it is a folder that holds no model of this library.
+        progress: show bars on stderr when that is a terminal.
+        options: ``dtype``, ``device``, ``max_tokens``, ``revision``, ``token``, ``cache_folder``,
+            ``local_files_only``, ``trust_remote_code``, ``model_kwargs``: as in :func:`valuembed.load`.
+
+    Raises:
+        InputError: data that cannot be used, or that is meant for testing.
+        OutputError: the output exists, or cannot be written.
+        RecipeError, CheckpointError, UnsupportedModelError, ReadingError: as loading and encoding raise them.
+
+    Memory beside the model: ``12 * b * l**2`` bytes for b pairs, ``4 * n * l * width`` bytes for n segments.
+    """
+    if (dev is None) == (corpus is None):
+        raise InputError("give one of dev (sts:FILE, with labels) and corpus (FILE of documents, without labels)")
+    if output is not None:
+        check_output(output, overwrite)
+    progress = progress and sys.stderr.isatty()
+    pairs = None if dev is None else read_dev(dev, split)
+    documents = None if corpus is None else Documents(corpus, text_column)
+    whole = look(model, method, template=template, cleaning=cleaning, **options)
+    groups = _groups(whole)
+    recipes = {
+        str(layer): replace(whole.recipe, layers=None if layer == _FINAL else (layer,))
+        for group in groups
+        for layer in group
+    }
+    panel = Panel.load(model, recipes, **options)
+    evidence: Evidence
+    if pairs is not None:
+        evidence = LabelledPairs(panel, groups, pairs, progress)
+    elif documents is not None:
+        found = cut(documents, panel.reader.texts.tokenizer, limit=segments, progress=progress)
+        evidence = NextSegments(panel, found, documents.path.name, progress)
+    sets, left_out = _sets(whole, groups, evidence, progress)
+    candidates = [_candidate(name, chosen, evidence) for name, chosen in sets.items()]
+    decisive = np.array([one.scores[evidence.metrics[0]][CHOSEN_ON] for one in candidates])
+    chosen = candidates[_best(list(sets.values()), decisive)]
+    result = Selection(
+        model=whole.origin.name,
+        recipe=replace(whole.recipe, layers=chosen.layers or None),
+        chosen=chosen.name,
+        candidates=tuple(candidates),
+        left_out=left_out,
+        data=evidence.data,
+        versions={"valuembed": __version__, "torch": torch.__version__},
+    )
+    if output is not None:
+        write(result, model, output, overwrite=overwrite, **options)
+    return result
+
+
+def _groups(whole: Whole) -> list[list[int]]:
+    """The layers that the recipe can read, those of one width together: only these can be averaged."""
+    recipe = whole.recipe
+    widths: dict[int, list[int]] = {}
+    for layer in whole.legal(recipe):
+        width = whole.anatomy.width((layer,), signal=recipe.signal, weights=recipe.weights, aligned=recipe.aligned)
+        widths.setdefault(width, []).append(layer)
+    if not widths:
+        # Names what the recipe needs and the decoder lacks.
+        whole.resolve(recipe, "all")
+    final = [[_FINAL]] if recipe.signal == "hidden" and whole.has_final_norm else []
+    return [*widths.values(), *final]
+
+
+def _sets(
+    whole: Whole, groups: Sequence[Sequence[int]], evidence: Evidence, progress: bool
+) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    """The sets of layers to compare by name, the searched ones first; and those that cannot be read, with reasons."""
+    windows: dict[tuple[int, ...], float] = {}
+    grown: dict[tuple[int, ...], float] = {}
+    with tqdm(desc="Sets of layers", unit="set", disable=not progress) as bar:
+        for group in groups:
+            if group == [_FINAL]:
+                continue
+            spans = [tuple(group[i:j]) for i in range(len(group)) for j in range(i + 1, len(group) + 1)]
+            windows |= zip(spans, evidence.scores(spans, CHOSEN_ON, bar)[:, 0].tolist(), strict=True)
+            grown |= [_greedy(group, evidence, bar)]
+    searched = {"best window": windows, "greedy set": grown}
+    sets = {name: list(of)[_best(list(of), np.array(list(of.values())))] for name, of in searched.items()}
+    left_out = {}
+    low, high = DEFAULT_SPAN
+    named: dict[str, str | None] = {"all layers": "all", "second half": "half"}
+    if whole.recipe.signal == "value":
+        # Presets and the default span are for values; hidden states have the final norm for a default.
+        if preset := whole.origin.preset:
+            named[f"preset {preset}"] = preset
+        named[f"span {low:.2f}-{high:.2f}"] = None
+    for name, spec in named.items():
+        try:
+            sets[name] = whole.resolve(whole.recipe, spec)
+        except LayerError as error:
+            left_out[name] = str(error)
+    if [_FINAL] in groups:
+        sets["final norm"] = (_FINAL,)
+    return sets, left_out
+
+
+def _candidate(name: str, layers: tuple[int, ...], evidence: Evidence) -> Candidate:
+    halves = [evidence.scores([layers], half)[0].tolist() for half in (CHOSEN_ON, HELD_OUT)]
+    scores = dict(zip(evidence.metrics, zip(*halves, strict=True), strict=True))
+    return Candidate(name, () if layers == (_FINAL,) else layers, scores)
+
+
+def _greedy(group: Sequence[int], evidence: Evidence, bar: Any) -> tuple[tuple[int, ...], float]:
+    """The best single layer, then again and again the layer that helps most, until none helps by :data:`MARGIN`."""
+    chosen: tuple[int, ...] = ()
+    best = -np.inf
+    while rest := [layer for layer in group if layer not in chosen]:
+        trials = [tuple(sorted((*chosen, layer))) for layer in rest]
+        scores = _known(evidence.scores(trials, CHOSEN_ON, bar)[:, 0])
+        at = int(scores.argmax())
+        if chosen and scores[at] <= best + MARGIN:
+            break
+        chosen, best = trials[at], float(scores[at])
+    return chosen, best
+
+
+def _best(sets: Sequence[tuple[int, ...]], scores: NDArray[np.float64]) -> int:
+    """Which set is best; of equally good ones the one that ends lowest, then the one of fewest layers."""
+    known = _known(scores)
+    good = np.flatnonzero(known >= known.max() - MARGIN).tolist()
+    return min(good, key=lambda at: (sets[at] == (_FINAL,), sets[at][-1], len(sets[at])))
+
+
+def _known(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scores, with the worst in place of one that is not defined."""
+    return np.where(np.isnan(scores), -np.inf, scores)
+
+
+def check_output(output: str | Path, overwrite: bool) -> None:
+    """Raise where a choice cannot be written, before any work is done.
+
+    Raises:
+        OutputError: there is something already, and it may not be replaced.
+    """
+    path = Path(output)
+    if path.suffix == ".json":
+        if path.is_dir():
+            raise OutputError(f"output {path} is a folder; name a recipe file, or a folder without .json in its name")
+        if path.exists() and not overwrite:
+            raise OutputError(f"output {path} exists; choose another name or overwrite it")
+    else:
+        check_model_folder(path, overwrite=overwrite)
+
+
+def write(
+    selection: Selection,
+    model: str | os.PathLike[str],
+    output: str | Path,
+    *,
+    overwrite: bool = False,
+    **options: Any,
+) -> None:
+    """Write a choice where :func:`valuembed.load` finds it.
+
+    Args:
+        selection: the choice.
+        model: what it was made for.
+        output: a recipe file (``.json``), or a folder for the model with the chosen layers.
+        overwrite: replace what is there.
+        options: as in :func:`valuembed.load`.
+
+    Raises:
+        OutputError: it cannot be written there.
+    """
+    check_output(output, overwrite)
+    path = Path(output)
+    notes = {key: value for key, value in selection.to_dict().items() if key != "recipe"}
+    if path.suffix == ".json":
+        with replacing(path) as new:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_recipe(new, selection.recipe, **notes)
+    else:
+        text = json.dumps(notes, ensure_ascii=False, indent=2)
+        save_model(load(model, selection.recipe, **options), path, overwrite=overwrite, notes={NOTES_FILE: f"{text}\n"})

@@ -1,0 +1,396 @@
+"""Read the data of an evaluation from JSON Lines files, checked row by row.
+
+Unlike a file of texts to embed, where an unusable row is set aside, here the first one ends the reading: a score over
+what happened to be readable is no score. Each error names the file, the line, what stands there and what was expected.
+A row whose field ``split`` names another split than the one that counts is not looked at any further: a reader takes
+the split it is asked for, else "test" of a file that mixes it with others, else every row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from valuembed.errors import InputError
+from valuembed.inputs import check_text
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """What all kinds of data have in common.
+
+    Attributes:
+        paths: the files, in the order in which their reader takes them.
+        digest: SHA-256 of the file, 64 hexadecimal digits; of several files, see :func:`digest_of`.
+        split: the split that was read; None when the file names none, or when several were read together.
+    """
+
+    paths: tuple[Path, ...]
+    digest: str
+    split: str | None
+
+
+@dataclass(frozen=True)
+class StsFile(TaskData):
+    """Pairs of sentences with the similarity that people gave them, on whatever scale the file has."""
+
+    sentences1: list[str]
+    sentences2: list[str]
+    scores: list[float]
+
+
+@dataclass(frozen=True)
+class LabelledFile(TaskData):
+    """Texts with their classes, for classification and clustering.
+
+    Attributes:
+        labels: class of each text: strings throughout, or whole numbers throughout.
+        lines: line of the file, from 1, that each text stands in.
+    """
+
+    texts: list[str]
+    labels: list[str] | list[int]
+    lines: list[int]
+
+
+@dataclass(frozen=True)
+class PairsFile(TaskData):
+    """Pairs of texts that belong together (label 1) or do not (label 0)."""
+
+    sentences1: list[str]
+    sentences2: list[str]
+    labels: list[int]
+
+
+@dataclass(frozen=True)
+class RetrievalFiles(TaskData):
+    """Documents, queries, and which documents are relevant to which query; the split is that of the judgements.
+
+    Attributes:
+        documents: text by id, its title in front unless the text begins with it already.
+        queries: text by id, only of queries that have a relevant document: others cannot be scored.
+        relevance: by query and document the grade, 0 or more; what is not listed counts as 0.
+        blank_documents: how many documents hold no text. They stay, for a search has to cope with them.
+        dropped_queries: how many queries were left out because no document is relevant to them.
+    """
+
+    documents: dict[str, str]
+    queries: dict[str, str]
+    relevance: dict[str, dict[str, int]]
+    blank_documents: int
+    dropped_queries: int
+
+
+@dataclass(frozen=True)
+class RerankingFile(TaskData):
+    """Questions, each with candidate answers that are right or wrong.
+
+    Attributes:
+        questions: text by question id, in the file's order.
+        answers: by question id its candidates, each with 1 for right and 0 for wrong.
+        skipped: how many questions were left out because all their candidates are right, or all are wrong: any order
+            of those is as good as any other.
+    """
+
+    questions: dict[str, str]
+    answers: dict[str, list[tuple[str, int]]]
+    skipped: int
+
+
+def read_sts(path: str | Path, split: str | None = None) -> StsFile:
+    """Read pairs of sentences with scores.
+
+    Args:
+        path: JSON Lines with ``sentence1``, ``sentence2``, ``score``, and optionally ``split``.
+        split: the split to read instead of the default.
+
+    Raises:
+        InputError: the file cannot be read, a row is not as expected, or all scores are equal.
+    """
+    file = _read(path, split, "test")
+    file.need("sentence1", "sentence2", "score")
+    scores = [row.number("score") for row in file.rows]
+    if len(set(scores)) < 2:
+        found = f"all {len(scores)} scores are {scores[0]:g}" if len(scores) > 1 else "there is a single row"
+        raise InputError(f"{file}: {found}; a correlation needs at least two different scores")
+    return StsFile(*file.origin, file.texts("sentence1"), file.texts("sentence2"), scores)
+
+
+def read_labelled(path: str | Path, split: str | None = None, *, default: str | None = "test") -> LabelledFile:
+    """Read texts with labels.
+
+    Args:
+        path: JSON Lines with ``text``, ``label`` (all strings, or all whole numbers), and optionally ``split``.
+        split: the split to read instead of the default.
+        default: what stands in for "test" in the default.
+
+    Raises:
+        InputError: the file cannot be read, a row is not as expected, or all rows have the same label.
+    """
+    file = _read(path, split, default)
+    file.need("text", "label")
+    texts, labels = file.texts("text"), [row.label("label") for row in file.rows]
+    first = labels[0]
+    for row, label in zip(file.rows, labels, strict=True):
+        if isinstance(label, str) != isinstance(first, str):
+            kind = "a string" if isinstance(first, str) else "a whole number"
+            raise row.error("label", f"{kind}, as the label {_shown(first)} in line {file.rows[0].line}")
+    if len(set(labels)) < 2:
+        raise InputError(f"{file}: the only label is {_shown(first)}; at least two classes are needed")
+    alike = cast("list[str] | list[int]", labels)
+    return LabelledFile(*file.origin, texts, alike, [row.line for row in file.rows])
+
+
+def read_pairs(path: str | Path, split: str | None = None) -> PairsFile:
+    """Read pairs of texts that belong together or not.
+
+    Args:
+        path: JSON Lines with ``sentence1``, ``sentence2``, ``label`` (1 or 0), or ``question``, ``answer``, ``label``,
+            and optionally ``split``.
+        split: the split to read instead of the default.
+
+    Raises:
+        InputError: the file cannot be read, a row is not as expected, or all pairs have the same label.
+    """
+    file = _read(path, split, "test")
+    names = ("question", "answer") if "question" in file.rows[0].fields else ("sentence1", "sentence2")
+    file.need(*names, "label", otherwise="question, answer, label" if names[0] == "sentence1" else "")
+    labels = [row.binary("label") for row in file.rows]
+    if len(set(labels)) < 2:
+        raise InputError(f"{file}: all {len(labels)} labels are {labels[0]}; pairs of both kinds, 1 and 0, are needed")
+    return PairsFile(*file.origin, file.texts(names[0]), file.texts(names[1]), labels)
+
+
+def read_retrieval(
+    docs: str | Path, queries: str | Path, qrels: str | Path, split: str | None = None
+) -> RetrievalFiles:
+    """Read documents, queries and judgements.
+
+    Args:
+        docs: JSON Lines with ``id``, ``text``, and optionally ``title``.
+        queries: JSON Lines with ``id``, ``text``.
+        qrels: JSON Lines with ``query_id``, ``doc_id``, and ``score`` (a grade: a whole number, 0 or more) or
+            ``relevant`` (1 or 0), of which ``score`` counts when both are there; optionally ``split``.
+        split: the split of the judgements to read instead of the default.
+
+    Raises:
+        InputError: a file cannot be read, a row is not as expected, an id stands twice, a judgement names an unknown
+            query or document or contradicts another, or nothing is relevant to anything.
+    """
+    corpus, asked, judged = _read(docs), _read(queries), _read(qrels, split, "test")
+    corpus.need("id", "text")
+    asked.need("id", "text")
+    grade = "score" if "score" in judged.rows[0].fields else "relevant"
+    judged.need("query_id", "doc_id", grade, otherwise="query_id, doc_id, score" if grade == "relevant" else "")
+
+    documents, texts = corpus.by_id(_Row.titled), asked.by_id(_Row.text)
+    relevance: dict[str, dict[str, int]] = {}
+    for row in judged.rows:
+        query, document = row.identity("query_id"), row.identity("doc_id")
+        if query not in texts:
+            raise row.error("query_id", f"the id of one of the {len(texts)} queries in {asked.path}")
+        if document not in documents:
+            raise row.error("doc_id", f"the id of one of the {len(documents)} documents in {corpus.path}")
+        value = row.grade(grade) if grade == "score" else row.binary(grade)
+        if relevance.setdefault(query, {}).setdefault(document, value) != value:
+            before = relevance[query][document]
+            raise row.error(grade, f"{before}, as an earlier line says for query {query!r} and document {document!r}")
+    kept = {query: text for query, text in texts.items() if any(relevance.get(query, {}).values())}
+    if not kept:
+        raise InputError(f"{judged}: no document is relevant to any query; at least one {grade} above 0 is needed")
+    digest = digest_of(corpus.digest, asked.digest, judged.digest)
+    grades = {query: relevance[query] for query in kept}
+    blank = sum(not text.strip() for text in documents.values())
+    paths = (corpus.path, asked.path, judged.path)
+    return RetrievalFiles(paths, digest, judged.split, documents, kept, grades, blank, len(texts) - len(kept))
+
+
+def read_reranking(path: str | Path, split: str | None = None) -> RerankingFile:
+    """Read questions with right and wrong answers.
+
+    Args:
+        path: JSON Lines with ``question``, ``answer``, ``label`` (1 right, 0 wrong), and optionally ``qid``, by which
+            the rows are grouped (without it: by the question's text), and ``split``.
+        split: the split to read instead of the default.
+
+    Raises:
+        InputError: the file cannot be read, a row is not as expected, a ``qid`` has two questions, or no question has
+            both right and wrong answers.
+    """
+    file = _read(path, split, "test")
+    key = "qid" if "qid" in file.rows[0].fields else "question"
+    file.need("question", "answer", "label", *([key] if key == "qid" else []))
+    questions: dict[str, str] = {}
+    answers: dict[str, list[tuple[str, int]]] = {}
+    for row in file.rows:
+        question, answer = row.text("question"), row.text("answer")
+        group = row.identity("qid") if key == "qid" else question
+        if questions.setdefault(group, question) != question:
+            raise row.error("question", f"{_shown(questions[group])}, as in the lines before with qid {group!r}")
+        answers.setdefault(group, []).append((answer, row.binary("label")))
+    kept = {group: found for group, found in answers.items() if len({label for _, label in found}) == 2}
+    if not kept:
+        raise InputError(
+            f"{file}: none of the {len(answers)} questions has both a right answer (1) and a wrong one (0)"
+        )
+    return RerankingFile(*file.origin, {group: questions[group] for group in kept}, kept, len(answers) - len(kept))
+
+
+def splits_of(path: str | Path) -> list[str]:
+    """The splits that the rows of a JSON Lines file name, in the order of their first rows.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    return _read(path).splits
+
+
+def digest_of(*digests: str) -> str:
+    """One SHA-256 for data that several files make up, from their digests in a fixed order."""
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+class _Row(NamedTuple):
+    """One object of the file, with the checks that its fields have to pass."""
+
+    path: Path
+    line: int
+    fields: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.path}, line {self.line}"
+
+    def error(self, name: str, expected: str) -> InputError:
+        return InputError(f"{self}: {name!r} is {_shown(self.fields[name])}; expected {expected}")
+
+    def text(self, name: str) -> str:
+        value = self.fields[name]
+        if reason := check_text(value):
+            raise InputError(f"{self}: {name!r} is {reason}; expected a text")
+        return str(value)
+
+    def titled(self, name: str) -> str:
+        text = self.text(name)
+        title = self.text("title").strip() if self.fields.get("title") is not None else ""
+        # Collections whose texts open with the title exist beside those that keep it apart; it counts once.
+        return text if text.lstrip().startswith(title) else f"{title} {text}".rstrip()
+
+    def number(self, name: str) -> float:
+        value = self.fields[name]
+        # A whole number beyond any float would overflow in the conversion.
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1e300 < value < 1e300:
+            raise self.error(name, "a finite number")
+        return float(value)
+
+    def binary(self, name: str) -> int:
+        value = self.fields[name]
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value not in (0, 1):
+            raise self.error(name, "the number 0 or 1")
+        return int(value)
+
+    def grade(self, name: str) -> int:
+        number = self.number(name)
+        if number < 0 or number != int(number):
+            raise self.error(name, "a whole number, 0 or more")
+        return int(number)
+
+    def label(self, name: str, expected: str = "the class as a string or a whole number") -> str | int:
+        value = self.fields[name]
+        if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
+            raise self.error(name, expected)
+        return self.text(name) if isinstance(value, str) else value
+
+    def identity(self, name: str) -> str:
+        return str(self.label(name, "an id: a string or a whole number"))
+
+
+class _File(NamedTuple):
+    """The rows of the split that counts."""
+
+    path: Path
+    digest: str
+    splits: list[str]
+    split: str | None
+    rows: list[_Row]
+
+    def __str__(self) -> str:
+        return f"{self.path}, split {self.split!r}" if len(self.splits) > 1 and self.split else str(self.path)
+
+    @property
+    def origin(self) -> tuple[tuple[Path, ...], str, str | None]:
+        return (self.path,), self.digest, self.split
+
+    def need(self, *names: str, otherwise: str = "") -> None:
+        """Every row has these fields."""
+        for row in self.rows:
+            if missing := [name for name in names if name not in row.fields]:
+                expected = ", ".join(names) + (f" (or {otherwise})" if otherwise else "")
+                found = ", ".join(map(repr, list(row.fields)[:20])) or "none"
+                raise InputError(f"{row}: no field {missing[0]!r}; its fields are {found}; expected {expected}")
+
+    def texts(self, name: str) -> list[str]:
+        return [row.text(name) for row in self.rows]
+
+    def by_id(self, text: Callable[[_Row, str], str]) -> dict[str, str]:
+        """The texts by their rows' ids, none of which may stand twice."""
+        found: dict[str, str] = {}
+        for row in self.rows:
+            if (identity := row.identity("id")) in found:
+                raise row.error("id", "an id that no earlier line has")
+            found[identity] = text(row, "text")
+        return found
+
+
+def _read(path: str | Path, split: str | None = None, default: str | None = None) -> _File:
+    """The rows of one split: the one asked for, else the default if the file mixes it with others, else all rows."""
+    path = Path(path).expanduser()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}; expected a JSON Lines file") from error
+    rows = _rows(path, content)
+    named = [row.fields.get("split") for row in rows]
+    for row, name in zip(rows, named, strict=True):
+        if name is not None and not isinstance(name, str):
+            raise row.error("split", "the name of a split, a string")
+    splits = [name for name in dict.fromkeys(named) if name is not None]
+    if split is not None and split not in splits:
+        legal = ", ".join(map(repr, splits)) or "none, for no row has the field 'split'"
+        raise InputError(f"{path} has no rows of the split {split!r}; its splits are {legal}")
+    mixed = len(set(named)) > 1
+    chosen = split or (default if mixed and default in splits else None)
+    if chosen is not None:
+        rows = [row for row, name in zip(rows, named, strict=True) if name == chosen]
+    return _File(path, hashlib.sha256(content).hexdigest(), splits, chosen or (None if mixed else named[0]), rows)
+
+
+def _rows(path: Path, content: bytes) -> list[_Row]:
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise InputError(f"{path} is UTF-16; convert it to UTF-8 first")
+    rows = []
+    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        where = f"{path}, line {number}"
+        if not line.strip():
+            continue
+        try:
+            fields = json.loads(line.decode())
+        except UnicodeDecodeError as error:
+            raise InputError(f"{where}: byte 0x{line[error.start]:02x} is not valid UTF-8") from None
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{where}: not valid JSON ({error}); expected one JSON object a line") from None
+        if not isinstance(fields, dict):
+            raise InputError(f"{where}: {_shown(fields)} is no JSON object; expected one with named fields a line")
+        rows.append(_Row(path, number, fields))
+    if not rows:
+        raise InputError(f"{path} is empty; expected one JSON object a line")
+    return rows
+
+
+def _shown(value: object) -> str:
+    """A value as it stands in the file, cut if it is long."""
+    text = json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace").decode()
+    return text if len(text) <= 60 else f"{text[:57]}..."

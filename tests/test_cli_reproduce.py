@@ -1,0 +1,153 @@
+"""What the commands pass on, print and write; the work itself is tested where it is done."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from typer.testing import CliRunner
+
+import valuembed.cli_reproduce  # noqa: F401  (registers its commands)
+from valuembed import cost, reproduce
+from valuembed.commands import app
+from valuembed.cost import CostReport, MethodCost
+from valuembed.recipes import METHODS
+
+REPORT = CostReport("m", 4, "cpu", "float32", 1, 2, "x", "va", (MethodCost("va", 1, 3.0, 2, 1e9, (0.5,)),))
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Nothing is run; the list holds what was asked for."""
+    calls = []
+
+    def stand_in(name, answer):
+        def verb(*args, **options):
+            calls.append((name, args, options))
+            return answer
+
+        return verb
+
+    answer = SimpleNamespace(to_markdown=lambda: "# Table\n", to_dict=lambda: {"a": 1}, evaluation=None)
+    monkeypatch.setattr(reproduce, "plan", stand_in("plan", answer))
+    monkeypatch.setattr(reproduce, "reproduce", stand_in("reproduce", answer))
+    monkeypatch.setattr(cost, "measure_cost", stand_in("cost", REPORT))
+    return calls
+
+
+def run(*arguments, code=0):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.mark.parametrize("command", ["reproduce", "cost"])
+def test_help_imports_nothing_heavy(command):
+    script = (
+        "import sys, valuembed.cli_reproduce\nfrom valuembed.commands import app\n"
+        "try: app(sys.argv[1:], prog_name='valuembed')\n"
+        "finally: print('heavy:', sorted({'torch', 'mteb', 'matplotlib', 'numpy', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, command, "--help"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "heavy: []" in done.stdout, done.stderr
+
+
+class TestReproduce:
+    def test_defaults(self, asked):
+        result = run("reproduce")
+        assert (result.stdout, "bundled model is a small one" in result.stderr) == ("# Table\n", True)
+        chosen = {"model": None, "local": None, "rows": [], "skip": [], "tasks": [], "output": None}
+        options = {"trust_remote_code": False}
+        assert asked == [("reproduce", ("bundled",), {**chosen, **options})]
+
+    def test_everything(self, asked, tmp_path):
+        arguments = ["--backbone", "llama-2-7b", "--model", "m/m", "--local", tmp_path, "-o", tmp_path / "out"]
+        arguments += [
+            "--rows",
+            "va*,wva_lt",
+            "--rows",
+            "echo",
+            "--skip",
+            "va_half",
+            "--tasks",
+            "STS12",
+            "STS13, SICK-R",
+        ]
+        result = run("reproduce", *arguments, "--dtype", "float32", "--max-tokens", 64, "--json")
+        assert json.loads(result.stdout) == {"a": 1}
+        assert result.stderr == ""
+        chosen = {
+            "model": "m/m",
+            "local": tmp_path,
+            "output": tmp_path / "out",
+            "rows": ["va*", "wva_lt", "echo"],
+            "skip": ["va_half"],
+            "tasks": ["STS12", "STS13", "SICK-R"],
+        }
+        options = {"dtype": "float32", "max_tokens": 64, "trust_remote_code": False}
+        assert asked == [("reproduce", ("llama-2-7b",), {**chosen, **options})]
+
+    def test_dry_run(self, asked):
+        result = run("reproduce", "--backbone", "qwen-3-8b", "--dry-run", "--tflops", "50")
+        assert result.stdout == "# Table\n"
+        (name, args, options), *more = asked
+        assert (name, args, options["tflops"], more) == ("plan", ("qwen-3-8b",), 50.0, [])
+
+    def test_a_failed_score_shows_in_the_exit_code(self, asked, monkeypatch):
+        lost = SimpleNamespace(to_markdown=lambda: "# Table\n", evaluation=SimpleNamespace(failures=("one",)))
+        monkeypatch.setattr(reproduce, "reproduce", lambda *args, **options: lost)
+        assert run("reproduce", code=1).stdout == "# Table\n"
+
+    def test_recipes_are_the_files(self):
+        result = run("reproduce", "--method", "va", code=2)
+        assert "No such option" in result.stderr
+
+    def test_error_in_one_line(self):
+        result = run("reproduce", "--backbone", "llama", "--dry-run", code=1)
+        assert result.stderr.splitlines() == [
+            "error: backbone 'llama' is unknown; legal: llama-2-7b, qwen-3-8b, bundled, or a .json file"
+        ]
+
+
+class TestCost:
+    def test_defaults(self, asked):
+        result = run("cost")
+        assert result.stdout == REPORT.to_markdown()
+        (name, (model, recipes, texts), options), *_ = asked
+        assert (name, model, recipes) == ("cost", "bundled", METHODS)
+        assert texts == cost.sample_texts(200)
+        assert options == {
+            "texts_are": "random words in the lengths of sentences",
+            "rounds": 3,
+            "progress": True,
+            "trust_remote_code": False,
+        }
+
+    def test_everything(self, asked, tmp_path):
+        pytest.importorskip("matplotlib")
+        corpus = tmp_path / "corpus.csv"
+        corpus.write_text("words\none\n\ntwo\nthree\n")
+        arguments = ["m/m", "--methods", "va@half", "wva:future_eol", "--corpus", corpus, "--text-column", "words"]
+        arguments += ["--texts", 2, "--rounds", 5, "--device", "cpu", "-o", tmp_path / "out", "--json"]
+        assert json.loads(run("cost", *arguments).stdout) == json.loads(json.dumps(REPORT.to_dict()))
+        (_, (model, recipes, texts), options), *_ = asked
+        assert (model, texts, options["texts_are"]) == ("m/m", ["one", "two"], "the first of corpus.csv")
+        assert (options["rounds"], options["device"]) == (5, "cpu")
+        assert {label: (recipe.layers, recipe.template) for label, recipe in recipes.items()} == {
+            "va@half": ("half", ("{text}",)),
+            "wva:future_eol": (None, ('This sentence : "{text}" will be followed by , in one word:"',)),
+        }
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["cost.json", "cost.md", "cost.png"]
+
+    def test_no_text(self, asked, tmp_path):
+        corpus = tmp_path / "corpus.txt"
+        corpus.write_text("\n \n")
+        assert "corpus.txt holds no usable text" in run("cost", "--corpus", corpus, code=1).stderr
+
+    def test_unknown_method(self, asked):
+        assert "error: method 'vaa' is unknown; give one of va" in run("cost", "--methods", "vaa", code=1).stderr

@@ -1,0 +1,273 @@
+"""Layers are chosen on one half by score, then cost, and written where ``load`` finds them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from some_texts import some_texts
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+import valuembed
+from valuembed import select
+from valuembed.errors import InputError, OutputError
+from valuembed.evidence import CHOSEN_ON, HELD_OUT
+from valuembed.layers import PRESETS, LayerPreset
+from valuembed.recipes import METHODS, read_recipe
+from valuembed.select import Candidate, select_layers
+from valuembed.testing import tiny_checkpoint
+
+TEXTS = some_texts(80)
+
+
+@pytest.fixture
+def dev(tmp_path):
+    path = tmp_path / "dev.jsonl"
+    rows = [
+        {"sentence1": TEXTS[i], "sentence2": TEXTS[40 + i], "score": (7 * i) % 11, "split": "dev"} for i in range(40)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    path = tmp_path / "docs.txt"
+    path.write_text("".join(" ".join(TEXTS[i : i + 8]) + "\n" for i in range(0, 80, 8)))
+    return path
+
+
+class Planted:
+    """Evidence whose scores are given: on the one half by a table, on the other by its opposite."""
+
+    metrics = ("score",)
+
+    def __init__(self, table, default=0.0):
+        self.table, self.default = table, default
+        self.data = {"file": "f", "split": None, "unit": "pairs", "chosen_on": 1, "held_out": 1, "halves": "planted"}
+
+    def __call__(self, panel, groups, file, progress):
+        return self
+
+    def scores(self, sets, half, bar=None):
+        sign = {CHOSEN_ON: 1, HELD_OUT: -1}[half]
+        return np.array([[sign * self.table.get(layers, self.default)] for layers in sets])
+
+
+@pytest.fixture
+def planted(monkeypatch, folder, dev):
+    def choose(table, method="va", model=folder, **more):
+        monkeypatch.setattr(select, "LabelledPairs", Planted(table))
+        return select_layers(model, method, dev=dev, **more)
+
+    return choose
+
+
+def layers_of(selection):
+    return {one.name: one.layers for one in selection.candidates}
+
+
+class TestChoice:
+    def test_windows_and_greedy_sets(self, planted):
+        found = planted({(1,): 5, (3,): 4, (1, 3): 8, (1, 2): 7, (1, 2, 3): 8, (0, 1): 6})
+        # Greedy: 1 (5), with 3 (8); 1, 2, 3 is no better, so it stops. Windows: 1-3 (8) is the best.
+        assert layers_of(found) == {
+            "best window": (1, 2, 3),
+            "greedy set": (1, 3),
+            "all layers": (0, 1, 2, 3),
+            "second half": (2, 3),
+            "span 0.65-0.90": (3,),
+        }
+        # Equally good and equally deep: the greedy set has fewer layers.
+        assert (found.chosen, found.recipe.layers) == ("greedy set", (1, 3))
+
+    def test_greedy_may_miss_what_windows_find(self, planted):
+        found = planted({(3,): 5, (0, 1): 9})
+        assert layers_of(found)["greedy set"] == (3,)
+        assert (found.chosen, found.recipe.layers) == ("best window", (0, 1))
+
+    def test_held_out_scores_decide_nothing(self, planted):
+        found = planted({(1,): 5})
+        # On the half held out every other set is better: 0 against -5.
+        assert found.candidates[0] == Candidate("best window", (1,), {"score": (5.0, -5.0)})
+        assert found.recipe.layers == (1,)
+        assert found.verdict == "chosen: best window, layer 1; score -5.00 held out"
+
+    @pytest.mark.parametrize(
+        ("scores", "expected"),
+        [
+            # Within a hundredth the one that ends lower wins, then the one of fewer layers.
+            ({(2, 3): 8.009, (0, 1): 8.0, (1,): 8.0}, (1,)),
+            ({(2, 3): 8.02, (0, 1): 8.0, (1,): 8.0}, (2, 3)),
+            ({(0,): 8.0, (1,): 8.005, (3,): 8.009}, (0,)),
+        ],
+    )
+    def test_of_equally_good_sets_the_cheapest(self, planted, scores, expected):
+        assert planted(scores).recipe.layers == expected
+
+    def test_a_layer_that_helps_by_less_than_the_margin_is_not_added(self, planted):
+        assert layers_of(planted({(2,): 5, (0, 2): 5.01}))["greedy set"] == (2,)
+        assert layers_of(planted({(2,): 5, (0, 2): 5.02}))["greedy set"] == (0, 2)
+
+    def test_a_score_that_is_not_defined_is_the_worst(self, planted):
+        everything = {tuple(range(i, j)): np.nan for i in range(4) for j in range(i + 1, 5)}
+        assert planted({**everything, (0, 2): np.nan, (2,): -3.0}).recipe.layers == (2,)
+
+    def test_named_sets_can_win(self, planted, monkeypatch):
+        preset = LayerPreset(layers=(0, 3), match={"model_type": "qwen3"})
+        monkeypatch.setitem(PRESETS, "made-up", preset)
+        found = planted({(2,): 1, (0, 3): 2})
+        assert layers_of(found)["preset made-up"] == (0, 3)
+        assert found.chosen == "preset made-up"
+
+    def test_hidden_states_have_the_final_norm_beside_their_layers(self, planted):
+        found = planted({(-1,): 3, (1, 2): 2}, "hidden_mean")
+        assert layers_of(found) == {
+            "best window": (1, 2),
+            "greedy set": (0,),
+            "all layers": (0, 1, 2, 3),
+            "second half": (2, 3),
+            "final norm": (),
+        }
+        assert found.recipe == METHODS["hidden_mean"]
+        assert found.verdict == "chosen: final norm, after the final norm; score -3.00 held out"
+
+    def test_a_folder_that_was_saved_cut(self, planted, folder, tmp_path):
+        valuembed.load(folder, "va", layers=[0, 1, 2]).save_pretrained(str(tmp_path / "cut"))
+        found = planted({(0, 1, 2): 1}, model=tmp_path / "cut")
+        assert layers_of(found) == {"best window": (0, 1, 2), "greedy set": (0,)}
+        reason = "layers 3 are not in this folder, which was saved without them"
+        assert found.left_out == dict.fromkeys(("all layers", "second half", "span 0.65-0.90"), reason)
+        assert f"second half: left out, {reason}" in found.to_markdown()
+
+    def test_layers_of_unequal_width_are_searched_apart(self, planted, tmp_path):
+        # Full layers (1 and 3) have heads twice as wide as sliding ones (0 and 2).
+        config = CONFIG_MAPPING["gemma4_text"](
+            vocab_size=512,
+            vocab_size_per_layer_input=512,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            global_head_dim=16,
+            hidden_size_per_layer_input=8,
+            layer_types=["sliding_attention", "full_attention"] * 2,
+            num_kv_shared_layers=0,
+        )
+        mixed = tiny_checkpoint(tmp_path / "mixed", "qwen3")
+        AutoModelForCausalLM.from_config(config).save_pretrained(mixed)
+        # 1 and 3 are neighbours among their like; 1 and 2 cannot be averaged, whatever they would score.
+        found = planted({(1, 2): 9, (0,): 1, (1, 3): 8}, model=mixed)
+        assert layers_of(found) == {"best window": (1, 3), "greedy set": (1, 3), "span 0.65-0.90": (3,)}
+        assert set(found.left_out) == {"all layers", "second half"}
+        reason = "layers of unequal width cannot be averaged (16 wide: layers 0, 2; 32 wide: layers 1, 3)"
+        assert found.left_out["all layers"].startswith(reason)
+
+
+class TestData:
+    def test_with_labels(self, folder, dev):
+        found = select_layers(folder, "aligned_va", dev=f"sts:{dev}", template="{text}!")
+        assert found.recipe.template == ("{text}!",)
+        assert (found.data["file"], found.data["split"], found.data["unit"]) == ("dev.jsonl", "dev", "pairs")
+        assert found.data["chosen_on"] == found.data["held_out"] == 20
+        on_half = {one.name: one.scores["Spearman"][CHOSEN_ON] for one in found.candidates}
+        assert on_half[found.chosen] >= max(on_half.values()) - select.MARGIN
+        assert on_half["best window"] >= max(on_half["all layers"], on_half["second half"]) - select.MARGIN
+
+    def test_without_labels(self, folder, corpus):
+        # The tiny model's tokens are few, so that segments of 128 need long documents.
+        found = select_layers(folder, "wva", corpus=corpus, segments=24)
+        assert found.data["unit"] == "segments"
+        assert found.data["chosen_on"] + found.data["held_out"] == 24
+        assert list(found.candidates[0].scores) == ["MRR", "accuracy@1"]
+        assert len(found.rows()[0]) == 6
+
+    def test_says_the_same_twice(self, folder, dev):
+        assert select_layers(folder, "va", dev=dev) == select_layers(folder, "va", dev=dev)
+
+    def test_plain_data_is_json(self, folder, dev):
+        found = select_layers(folder, "va", dev=dev)
+        assert json.loads(json.dumps(found.to_dict()))["recipe"] == json.loads(json.dumps(found.recipe.to_dict()))
+        assert f"| **{found.chosen}** | **" in found.to_markdown()
+
+
+class TestOutput:
+    def test_a_recipe_file(self, planted, folder, tmp_path):
+        path = tmp_path / "made" / "va.json"
+        found = planted({(1, 2): 5}, output=path)
+        assert read_recipe(path) == found.recipe
+        assert valuembed.load(folder, str(path)).recipe.layers == (1, 2)
+        notes = json.loads(path.read_text())
+        assert (notes["chosen"], notes["data"]["halves"]) == ("best window", "planted")
+        assert notes["candidates"][0]["scores"] == {"score": [5.0, -5.0]}
+        assert list(path.parent.iterdir()) == [path]
+
+    def test_a_model_folder(self, planted, folder, tmp_path):
+        planted({(1, 2): 5}, output=tmp_path / "chosen")
+        encoder = valuembed.load(tmp_path / "chosen")
+        assert encoder.recipe.layers == (1, 2)
+        assert encoder.reader.model.config.num_hidden_layers == 3
+        expected = valuembed.load(folder, "va", layers=[1, 2]).encode(TEXTS[:5])
+        np.testing.assert_array_equal(encoder.encode(TEXTS[:5]), expected)
+        assert json.loads((tmp_path / "chosen" / select.NOTES_FILE).read_text())["chosen"] == "best window"
+        assert not list(tmp_path.glob(".chosen*"))
+
+    def test_overwrites_when_asked(self, planted, tmp_path):
+        for output in (tmp_path / "va.json", tmp_path / "folder"):
+            planted({(1,): 5}, output=output)
+            with pytest.raises(OutputError, match=r"output .*(va\.json|folder) exists.*overwrite it"):
+                planted({(2,): 5}, output=output)
+            planted({(2,): 5}, output=output, overwrite=True)
+        assert read_recipe(tmp_path / "va.json").layers == valuembed.load(tmp_path / "folder").recipe.layers == (2,)
+
+    def test_what_is_no_model_is_never_replaced(self, planted, tmp_path):
+        (tmp_path / "letters").mkdir()
+        (tmp_path / "letters" / "one.txt").write_text("dear")
+        with pytest.raises(OutputError, match="letters holds no model of valuembed, so it is not overwritten"):
+            planted({}, output=tmp_path / "letters", overwrite=True)
+        with pytest.raises(OutputError, match=r"one\.txt is a file; name a folder for the model"):
+            planted({}, output=tmp_path / "letters" / "one.txt", overwrite=True)
+        (tmp_path / "x.json").mkdir()
+        with pytest.raises(OutputError, match=r"x\.json is a folder; name a recipe file"):
+            planted({}, output=tmp_path / "x.json", overwrite=True)
+
+    def test_a_place_that_cannot_be_written(self, planted, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(OutputError, match=r"cannot write .*va\.json: "):
+            planted({}, output=tmp_path / "file" / "va.json")
+
+
+class TestErrors:
+    @pytest.mark.parametrize("given", [{}, {"dev": "sts:a.jsonl", "corpus": "b.txt"}])
+    def test_one_kind_of_data(self, folder, given):
+        with pytest.raises(InputError, match=r"give one of dev \(sts:FILE, with labels\) and corpus \(FILE of"):
+            select_layers(folder, **given)
+
+    def test_test_data_is_refused(self, folder, dev):
+        named = dev.rename(dev.with_name("sts.test.jsonl"))
+        with pytest.raises(InputError, match="layers are never chosen on test data"):
+            select_layers(folder, dev=named)
+
+    def test_documents_that_are_too_short(self, folder, tmp_path):
+        (tmp_path / "short.txt").write_text("One.\nTwo.\n")
+        with pytest.raises(InputError, match="none of 2 documents has two segments of 128 tokens"):
+            select_layers(folder, "va", corpus=tmp_path / "short.txt")
+
+    def test_one_document(self, folder, corpus):
+        corpus.write_text(corpus.read_text().replace("\n", " "))
+        with pytest.raises(InputError, match="segments of one document cannot be halved"):
+            select_layers(folder, "va", corpus=corpus)
+
+    def test_a_bad_output_is_known_before_the_model_is_read(self, tmp_path, dev):
+        (tmp_path / "va.json").write_text("{}")
+        with pytest.raises(OutputError, match=r"va\.json exists; choose another name or overwrite it"):
+            select_layers("no/such-model", dev=dev, output=tmp_path / "va.json")
+
+
+def test_a_hybrid_offers_the_layers_that_have_values(tmp_path, dev):
+    hybrid = tiny_checkpoint(tmp_path / "hybrid", "qwen3_next")
+    found = select_layers(hybrid, "va", dev=dev)
+    assert layers_of(found)["all layers"] == (1, 3)
