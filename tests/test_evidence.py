@@ -170,6 +170,12 @@ class TestReadDev:
         path = write([row for split in splits for row in rows_of(TEXTS[:20], TEXTS[20:40], split=split)])
         assert read_dev(path, asked).split == expected
 
+    def test_split_behind_the_file(self, write):
+        path = write([row for split in ("dev", "x") for row in rows_of(TEXTS[:20], TEXTS[20:40], split=split)])
+        assert read_dev(f"sts:{path}@x").split == "x"
+        with pytest.raises(InputError, match="layers are never chosen on test data"):
+            read_dev(f"sts:{path}@test")
+
     @pytest.mark.parametrize("name", ["test.jsonl", "STSBenchmark.en.test.jsonl", "sts_test.jsonl", "TEST-2.jsonl"])
     def test_a_file_named_test_is_refused(self, write, name):
         with pytest.raises(InputError, match="layers are never chosen on test data; give a file for development"):

@@ -233,18 +233,33 @@ class TestClassification:
         assert scores["accuracy"] == pytest.approx(38 / 40)
         assert len(scores["scores_per_experiment"]) == 5
 
-    def test_splits_of_one_name(self, write):
+    def test_a_split_named_behind_the_file(self, write):
         train, vectors = labelled([(f"train {n} {side}", side) for n in range(3) for side in ("left", "right")])
-        test, more = labelled([("one", "left"), ("two", "right")])
-        files = [
-            write(name, [{**row, "split": "train"} for row in rows])
-            for name, rows in (("a.jsonl", train), ("b.jsonl", test))
-        ]
-        task = classification_task(*files)
-        encoder = Lookup(vectors | more)
-        assert run(task, encoder)["accuracy"] == 1
-        assert encoder.calls[1] == (None, ["one", "two"])
-        assert task.eval_splits == ["train"]
+        dev, more = labelled([("one", "left"), ("two", "right"), ("!three", "right")])
+        rows = [{**row, "split": "train"} for row in train] + [{**row, "split": "dev"} for row in dev]
+        path = write("both.jsonl", [*rows, *({**row, "split": "test"} for row in dev)])
+        task = parse_task(f"classification:{path},{path}@dev")
+        assert run(task, Lookup(vectors | more))["accuracy"] == pytest.approx(2 / 3)
+        assert task.eval_splits == ["dev"]
+        assert task.metadata.name != parse_task(f"classification:{path}").metadata.name
+
+    def test_refuses_a_mixed_file_without_the_split(self, write):
+        rows = labelled([(f"{n} {side}", side) for n in range(20) for side in ("left", "right")])[0]
+        path = write("mixed.jsonl", [{**row, "split": ("train", "dev")[n // 20]} for n, row in enumerate(rows)])
+        for spec in (f"classification:{path},{path}", f"classification:{path}"):
+            with pytest.raises(
+                InputError, match=r"mixed\.jsonl mixes splits and has no 'test': .* mixed\.jsonl@train$"
+            ):
+                parse_task(spec)
+        assert parse_task(f"classification:{path}@dev").is_cross_validation
+
+    def test_refuses_swapped_files(self, write):
+        rows = labelled([("one", "left"), ("two", "right")])[0]
+        train, test = (write(f"{name}.jsonl", [{**row, "split": name} for row in rows]) for name in ("train", "test"))
+        with pytest.raises(InputError, match=r"test\.jsonl is given as TRAIN, and its rows are of the split 'test'$"):
+            parse_task(f"classification:{test},{train}")
+        with pytest.raises(InputError, match=r"train\.jsonl is given as TEST, and its rows are of the split 'train'$"):
+            parse_task(f"classification:{train},{train}")
 
     def test_refuses_training_texts_as_test_texts(self, write):
         path = write("all.jsonl", labelled([("one", "left"), ("two", "right")])[0])

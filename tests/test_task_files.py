@@ -7,7 +7,6 @@ import pytest
 
 from valuembed.errors import InputError
 from valuembed.task_files import (
-    digest_of,
     read_labelled,
     read_pairs,
     read_reranking,
@@ -15,6 +14,7 @@ from valuembed.task_files import (
     read_sts,
     splits_of,
 )
+from valuembed.task_rows import digest_of
 
 STS = {"sentence1": "a", "sentence2": "b", "score": 1}
 PAIR = {"sentence1": "a", "sentence2": "b", "label": 1}
@@ -156,10 +156,32 @@ class TestSplits:
     def test_rows_of_other_splits_are_not_looked_at(self, write):
         assert read_sts(write([{"split": "train"}, *self.ROWS])).scores == [1.0, 3.0]
 
-    def test_without_test_all_rows_count(self, write):
-        rows = [row for row in self.ROWS if row["split"] != "test"]
-        data = read_sts(write(rows))
-        assert (data.split, data.scores) == (None, [0.0, 2.0])
+    def test_without_test_one_has_to_be_named(self, write):
+        rows = [{**STS, "score": n, "split": ("train", "dev")[n % 2]} for n in range(4)]
+        path = write(rows)
+        with pytest.raises(
+            InputError,
+            match=rf"^{path} mixes splits and has no 'test': its splits are 'train', 'dev'; name the one that counts "
+            r"behind the file, as in data\.jsonl@train$",
+        ):
+            read_sts(path)
+        with pytest.raises(InputError, match="its splits are 'train', besides rows without one; name the one"):
+            read_sts(write([*rows[::2], STS]))
+
+    def test_named_behind_the_file(self, write):
+        rows = [{**STS, "score": n, "split": ("test", "dev")[n % 2]} for n in range(4)]
+        path = write(rows)
+        default, dev = read_sts(path), read_sts(f"{path}@dev")
+        assert (dev.split, dev.scores, dev.paths) == ("dev", [1.0, 3.0], (path,))
+        # The digest tells them apart, for figures that are kept under it.
+        assert default.digest == read_sts(f"{path}@test").digest == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert default.digest != dev.digest == read_sts(path, "dev").digest
+        with pytest.raises(InputError, match="has no rows of the split 'x'; its splits are 'test', 'dev'"):
+            read_sts(f"{path}@x")
+
+    def test_a_file_whose_name_has_the_sign(self, write):
+        path = write([STS, {**STS, "score": 9}], "a@b.jsonl")
+        assert read_sts(path).scores == [STS["score"], 9]
 
     def test_the_only_one_is_named(self, write):
         assert read_sts(write([{**row, "split": "dev"} for row in self.ROWS])).split == "dev"
@@ -188,6 +210,7 @@ class TestSplits:
     def test_are_listed_in_the_order_of_the_file(self, write):
         assert splits_of(write([STS, *self.ROWS])) == ["train", "test", "dev"]
         assert splits_of(write([STS])) == []
+        assert splits_of(f"{write(self.ROWS)}@dev") == ["dev"]
 
 
 class TestLabelled:
@@ -228,7 +251,8 @@ class TestLabelled:
         path = write(rows)
         assert read_labelled(path).texts == ["2", "3", "4", "5"]
         assert read_labelled(path, default="train").texts == ["0", "1"]
-        assert read_labelled(path, default=None).texts == ["0", "1", "2", "3", "4", "5"]
+        with pytest.raises(InputError, match="has no 'dev'"):
+            read_labelled(path, default="dev")
 
 
 class TestPairs:

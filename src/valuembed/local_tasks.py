@@ -24,7 +24,6 @@ from valuembed.extras import require
 from valuembed.task_files import (
     LabelledFile,
     TaskData,
-    digest_of,
     read_labelled,
     read_pairs,
     read_reranking,
@@ -32,6 +31,7 @@ from valuembed.task_files import (
     read_sts,
     splits_of,
 )
+from valuembed.task_rows import digest_of
 
 if TYPE_CHECKING:
     from mteb import AbsTask
@@ -44,7 +44,7 @@ def parse_task(spec: str) -> AbsTask:
     """The task that a user named.
 
     Args:
-        spec: a local form of :data:`FORMS`, or the name of a task of mteb.
+        spec: a local form of :data:`FORMS`, if need be with a split (``sts:pairs.jsonl@dev``), or a task of mteb.
 
     Raises:
         InputError: the form is unknown or has another number of files, a file is not as expected, mteb knows no task of
@@ -101,17 +101,20 @@ def classification_task(train: str | Path, test: str | Path | None = None) -> Ab
     Args:
         train: the training texts; of a file that mixes splits, its split "train".
         test: the texts to score; of a file that mixes splits, its split "test". Without it, both come from the one
-            file: its splits "train" and "test", or, of a file without these two, five-fold cross-validation.
+            file: its splits "train" and "test", or, of a file of one split, five-fold cross-validation.
 
     Raises:
-        InputError: see :func:`valuembed.task_files.read_labelled`; training and test texts are the same; a test label
-            has no training text; or a file is too small to cross-validate.
+        InputError: see :func:`valuembed.task_files.read_labelled`; training rows are of the split "test" or test rows
+            of "train"; both are the same; a test label has no training text; or a file is too small to cross-validate.
         MissingExtraError: mteb is not installed.
     """
-    if test is None and not {"train", "test"} <= set(splits_of(train)):
-        return _cross_validated(read_labelled(train, default=None))
+    if test is None and (missing := [name for name in ("test", "train") if name not in splits_of(train)]):
+        return _cross_validated(read_labelled(train, default=missing[0]))
     fitted, scored = read_labelled(train, default="train"), read_labelled(train if test is None else test)
-    if (fitted.digest, fitted.split) == (scored.digest, scored.split):
+    for part, data, wrong in (("TRAIN", fitted, "test"), ("TEST", scored, "train")):
+        if data.split == wrong:
+            raise InputError(f"{data.paths[0]} is given as {part}, and its rows are of the split {wrong!r}")
+    if (fitted.texts, fitted.labels) == (scored.texts, scored.labels):
         raise InputError(f"{scored.paths[0]} holds the training texts {fitted.paths[0]} again; expected other texts")
     known = set(fitted.labels)
     for line, label in zip(scored.lines, scored.labels, strict=True):
@@ -120,16 +123,14 @@ def classification_task(train: str | Path, test: str | Path | None = None) -> Ab
                 f"{scored.paths[0]}, line {line}: no text of {fitted.paths[0]} has the label {label!r}; "
                 f"expected one of {_some(sorted(known))}"
             )
-    # The two may not share a name: mteb looks both up in one table.
-    training = "train" if scored.split != "train" else "train (fitted)"
     digest = fitted.digest if fitted.digest == scored.digest else digest_of(fitted.digest, scored.digest)
     data = TaskData(tuple(dict.fromkeys((*fitted.paths, *scored.paths))), digest, scored.split)
     return _task(
         "classification",
         data,
         f"{len(scored.texts)} texts of {len(set(scored.labels))} classes, {len(fitted.texts)} to train on",
-        lambda split: {training: _numbered(fitted, known), split: _numbered(scored, known)},
-        train_split=training,
+        lambda split: {"train": _numbered(fitted, known), split: _numbered(scored, known)},
+        train_split="train",
     )
 
 

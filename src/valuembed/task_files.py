@@ -2,21 +2,19 @@
 
 Unlike a file of texts to embed, where an unusable row is set aside, here the first one ends the reading: a score over
 what happened to be readable is no score. Each error names the file, the line, what stands there and what was expected.
-A row whose field ``split`` names another split than the one that counts is not looked at any further: a reader takes
-the split it is asked for, else "test" of a file that mixes it with others, else every row.
+A row whose field ``split`` names another split than the one that counts is not looked at any further. A reader takes
+the split it is asked for, as its argument or behind the file's name (``pairs.jsonl@dev``), else "test" of a file that
+mixes splits. A file that mixes others is refused: read as one, it would train or choose on what it tests.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import cast
 
 from valuembed.errors import InputError
-from valuembed.inputs import check_text
+from valuembed.task_rows import TaskRow, digest_of, file_and_split, read_task_file, shown
 
 
 @dataclass(frozen=True)
@@ -25,8 +23,9 @@ class TaskData:
 
     Attributes:
         paths: the files, in the order in which their reader takes them.
-        digest: SHA-256 of the file, 64 hexadecimal digits; of several files, see :func:`digest_of`.
-        split: the split that was read; None when the file names none, or when several were read together.
+        digest: SHA-256 of the file, 64 hexadecimal digits; of several files, or a file and another split than its
+            default, see :func:`valuembed.task_rows.digest_of`.
+        split: the split that was read; None when the file names none.
     """
 
     paths: tuple[Path, ...]
@@ -111,7 +110,7 @@ def read_sts(path: str | Path, split: str | None = None) -> StsFile:
     Raises:
         InputError: the file cannot be read, a row is not as expected, or all scores are equal.
     """
-    file = _read(path, split, "test")
+    file = read_task_file(path, split, "test")
     file.need("sentence1", "sentence2", "score")
     scores = [row.number("score") for row in file.rows]
     if len(set(scores)) < 2:
@@ -120,7 +119,7 @@ def read_sts(path: str | Path, split: str | None = None) -> StsFile:
     return StsFile(*file.origin, file.texts("sentence1"), file.texts("sentence2"), scores)
 
 
-def read_labelled(path: str | Path, split: str | None = None, *, default: str | None = "test") -> LabelledFile:
+def read_labelled(path: str | Path, split: str | None = None, *, default: str = "test") -> LabelledFile:
     """Read texts with labels.
 
     Args:
@@ -131,16 +130,16 @@ def read_labelled(path: str | Path, split: str | None = None, *, default: str | 
     Raises:
         InputError: the file cannot be read, a row is not as expected, or all rows have the same label.
     """
-    file = _read(path, split, default)
+    file = read_task_file(path, split, default)
     file.need("text", "label")
     texts, labels = file.texts("text"), [row.label("label") for row in file.rows]
     first = labels[0]
     for row, label in zip(file.rows, labels, strict=True):
         if isinstance(label, str) != isinstance(first, str):
             kind = "a string" if isinstance(first, str) else "a whole number"
-            raise row.error("label", f"{kind}, as the label {_shown(first)} in line {file.rows[0].line}")
+            raise row.error("label", f"{kind}, as the label {shown(first)} in line {file.rows[0].line}")
     if len(set(labels)) < 2:
-        raise InputError(f"{file}: the only label is {_shown(first)}; at least two classes are needed")
+        raise InputError(f"{file}: the only label is {shown(first)}; at least two classes are needed")
     alike = cast("list[str] | list[int]", labels)
     return LabelledFile(*file.origin, texts, alike, [row.line for row in file.rows])
 
@@ -156,7 +155,7 @@ def read_pairs(path: str | Path, split: str | None = None) -> PairsFile:
     Raises:
         InputError: the file cannot be read, a row is not as expected, or all pairs have the same label.
     """
-    file = _read(path, split, "test")
+    file = read_task_file(path, split, "test")
     names = ("question", "answer") if "question" in file.rows[0].fields else ("sentence1", "sentence2")
     file.need(*names, "label", otherwise="question, answer, label" if names[0] == "sentence1" else "")
     labels = [row.binary("label") for row in file.rows]
@@ -181,13 +180,13 @@ def read_retrieval(
         InputError: a file cannot be read, a row is not as expected, an id stands twice, a judgement names an unknown
             query or document or contradicts another, or nothing is relevant to anything.
     """
-    corpus, asked, judged = _read(docs), _read(queries), _read(qrels, split, "test")
+    corpus, asked, judged = read_task_file(docs), read_task_file(queries), read_task_file(qrels, split, "test")
     corpus.need("id", "text")
     asked.need("id", "text")
     grade = "score" if "score" in judged.rows[0].fields else "relevant"
     judged.need("query_id", "doc_id", grade, otherwise="query_id, doc_id, score" if grade == "relevant" else "")
 
-    documents, texts = corpus.by_id(_Row.titled), asked.by_id(_Row.text)
+    documents, texts = corpus.by_id(TaskRow.titled), asked.by_id(TaskRow.text)
     relevance: dict[str, dict[str, int]] = {}
     for row in judged.rows:
         query, document = row.identity("query_id"), row.identity("doc_id")
@@ -221,7 +220,7 @@ def read_reranking(path: str | Path, split: str | None = None) -> RerankingFile:
         InputError: the file cannot be read, a row is not as expected, a ``qid`` has two questions, or no question has
             both right and wrong answers.
     """
-    file = _read(path, split, "test")
+    file = read_task_file(path, split, "test")
     key = "qid" if "qid" in file.rows[0].fields else "question"
     file.need("question", "answer", "label", *([key] if key == "qid" else []))
     questions: dict[str, str] = {}
@@ -230,7 +229,7 @@ def read_reranking(path: str | Path, split: str | None = None) -> RerankingFile:
         question, answer = row.text("question"), row.text("answer")
         group = row.identity("qid") if key == "qid" else question
         if questions.setdefault(group, question) != question:
-            raise row.error("question", f"{_shown(questions[group])}, as in the lines before with qid {group!r}")
+            raise row.error("question", f"{shown(questions[group])}, as in the lines before with qid {group!r}")
         answers.setdefault(group, []).append((answer, row.binary("label")))
     kept = {group: found for group, found in answers.items() if len({label for _, label in found}) == 2}
     if not kept:
@@ -241,156 +240,10 @@ def read_reranking(path: str | Path, split: str | None = None) -> RerankingFile:
 
 
 def splits_of(path: str | Path) -> list[str]:
-    """The splits that the rows of a JSON Lines file name, in the order of their first rows.
+    """The splits that the rows of a JSON Lines file name, in the order of their first rows; of ``FILE@SPLIT`` the one.
 
     Raises:
         InputError: the file cannot be read.
     """
-    return _read(path).splits
-
-
-def digest_of(*digests: str) -> str:
-    """One SHA-256 for data that several files make up, from their digests in a fixed order."""
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
-class _Row(NamedTuple):
-    """One object of the file, with the checks that its fields have to pass."""
-
-    path: Path
-    line: int
-    fields: dict[str, Any]
-
-    def __str__(self) -> str:
-        return f"{self.path}, line {self.line}"
-
-    def error(self, name: str, expected: str) -> InputError:
-        return InputError(f"{self}: {name!r} is {_shown(self.fields[name])}; expected {expected}")
-
-    def text(self, name: str) -> str:
-        value = self.fields[name]
-        if reason := check_text(value):
-            raise InputError(f"{self}: {name!r} is {reason}; expected a text")
-        return str(value)
-
-    def titled(self, name: str) -> str:
-        text = self.text(name)
-        title = self.text("title").strip() if self.fields.get("title") is not None else ""
-        # Collections whose texts open with the title exist beside those that keep it apart; it counts once.
-        return text if text.lstrip().startswith(title) else f"{title} {text}".rstrip()
-
-    def number(self, name: str) -> float:
-        value = self.fields[name]
-        # A whole number beyond any float would overflow in the conversion.
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1e300 < value < 1e300:
-            raise self.error(name, "a finite number")
-        return float(value)
-
-    def binary(self, name: str) -> int:
-        value = self.fields[name]
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value not in (0, 1):
-            raise self.error(name, "the number 0 or 1")
-        return int(value)
-
-    def grade(self, name: str) -> int:
-        number = self.number(name)
-        if number < 0 or number != int(number):
-            raise self.error(name, "a whole number, 0 or more")
-        return int(number)
-
-    def label(self, name: str, expected: str = "the class as a string or a whole number") -> str | int:
-        value = self.fields[name]
-        if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
-            raise self.error(name, expected)
-        return self.text(name) if isinstance(value, str) else value
-
-    def identity(self, name: str) -> str:
-        return str(self.label(name, "an id: a string or a whole number"))
-
-
-class _File(NamedTuple):
-    """The rows of the split that counts."""
-
-    path: Path
-    digest: str
-    splits: list[str]
-    split: str | None
-    rows: list[_Row]
-
-    def __str__(self) -> str:
-        return f"{self.path}, split {self.split!r}" if len(self.splits) > 1 and self.split else str(self.path)
-
-    @property
-    def origin(self) -> tuple[tuple[Path, ...], str, str | None]:
-        return (self.path,), self.digest, self.split
-
-    def need(self, *names: str, otherwise: str = "") -> None:
-        """Every row has these fields."""
-        for row in self.rows:
-            if missing := [name for name in names if name not in row.fields]:
-                expected = ", ".join(names) + (f" (or {otherwise})" if otherwise else "")
-                found = ", ".join(map(repr, list(row.fields)[:20])) or "none"
-                raise InputError(f"{row}: no field {missing[0]!r}; its fields are {found}; expected {expected}")
-
-    def texts(self, name: str) -> list[str]:
-        return [row.text(name) for row in self.rows]
-
-    def by_id(self, text: Callable[[_Row, str], str]) -> dict[str, str]:
-        """The texts by their rows' ids, none of which may stand twice."""
-        found: dict[str, str] = {}
-        for row in self.rows:
-            if (identity := row.identity("id")) in found:
-                raise row.error("id", "an id that no earlier line has")
-            found[identity] = text(row, "text")
-        return found
-
-
-def _read(path: str | Path, split: str | None = None, default: str | None = None) -> _File:
-    """The rows of one split: the one asked for, else the default if the file mixes it with others, else all rows."""
-    path = Path(path).expanduser()
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}; expected a JSON Lines file") from error
-    rows = _rows(path, content)
-    named = [row.fields.get("split") for row in rows]
-    for row, name in zip(rows, named, strict=True):
-        if name is not None and not isinstance(name, str):
-            raise row.error("split", "the name of a split, a string")
-    splits = [name for name in dict.fromkeys(named) if name is not None]
-    if split is not None and split not in splits:
-        legal = ", ".join(map(repr, splits)) or "none, for no row has the field 'split'"
-        raise InputError(f"{path} has no rows of the split {split!r}; its splits are {legal}")
-    mixed = len(set(named)) > 1
-    chosen = split or (default if mixed and default in splits else None)
-    if chosen is not None:
-        rows = [row for row, name in zip(rows, named, strict=True) if name == chosen]
-    return _File(path, hashlib.sha256(content).hexdigest(), splits, chosen or (None if mixed else named[0]), rows)
-
-
-def _rows(path: Path, content: bytes) -> list[_Row]:
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise InputError(f"{path} is UTF-16; convert it to UTF-8 first")
-    rows = []
-    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        where = f"{path}, line {number}"
-        if not line.strip():
-            continue
-        try:
-            fields = json.loads(line.decode())
-        except UnicodeDecodeError as error:
-            raise InputError(f"{where}: byte 0x{line[error.start]:02x} is not valid UTF-8") from None
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{where}: not valid JSON ({error}); expected one JSON object a line") from None
-        if not isinstance(fields, dict):
-            raise InputError(f"{where}: {_shown(fields)} is no JSON object; expected one with named fields a line")
-        rows.append(_Row(path, number, fields))
-    if not rows:
-        raise InputError(f"{path} is empty; expected one JSON object a line")
-    return rows
-
-
-def _shown(value: object) -> str:
-    """A value as it stands in the file, cut if it is long."""
-    text = json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace").decode()
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    _, named = file_and_split(path)
+    return [named] if named else read_task_file(path).splits
