@@ -292,6 +292,28 @@ class TestOutput:
         found = evaluate(folder, ["va", "wva"], [sts, other], output=out)
         assert [(score.task, score.reused) for score in found.scores] == [("pairs", True), ("other", False)] * 2
 
+    def test_what_cannot_be_written_does_not_hide_the_interruption(self, folder, sts, other, out, monkeypatch):
+        def interrupted(encoder, task, **more):
+            if "other" in task.metadata.name:
+                raise KeyboardInterrupt
+            return real(encoder, task, **more)
+
+        def broken(evaluation, folder):
+            raise ZeroDivisionError("the chart")
+
+        real = mteb.evaluate
+        monkeypatch.setattr(mteb, "evaluate", interrupted)
+        monkeypatch.setattr(module, "write", broken)
+        # Warnings are errors here, and one must not hide it either.
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(folder, ["va"], [sts, other], output=out)
+        with pytest.warns(UserWarning, match="no table and chart of what there is: the chart"):  # noqa: SIM117
+            with pytest.raises(KeyboardInterrupt):
+                evaluate(folder, ["va"], [sts, other], output=out)
+        # A run that came to its end says so itself.
+        with pytest.raises(ZeroDivisionError, match="the chart"):
+            evaluate(folder, ["va"], [sts], output=out)
+
     def test_without_it_nothing_is_written(self, folder, sts, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

@@ -132,6 +132,20 @@ class TestFigure:
         _, titles = self.texts(evaluation({"va": dict.fromkeys(tasks, 1.0), "wva": dict.fromkeys(tasks, 2.0)}, tasks))
         assert titles == ["mean pairs", "mean sts", "mean of tasks", "mean of kinds"]
 
+    def test_too_many_tasks_without_a_mean_leave_the_first_that_have_scores(self):
+        # As after an interruption: of no kind are all tasks there.
+        tasks = {f"t{number}": "sts" for number in range(30)}
+        for count, shown in ((1, 1), (20, 12)):
+            row = {f"t{number}": 1.0 for number in range(5, 5 + count)}
+            figure, titles = self.texts(evaluation({"va": row, "wva": {}}, tasks))
+            assert titles == list(row)[:12]
+            assert figure.get_suptitle() == f"Evaluation of tiny, {shown} of 30 tasks, in percent"
+
+    @pytest.mark.parametrize("count", [1, 12, 30])
+    def test_no_score_at_all(self, count):
+        figure, _ = self.texts(evaluation({"va": {}}, {f"t{number}": "sts" for number in range(count)}))
+        figure.draw_without_rendering()
+
 
 class TestFiles:
     def test_table_and_chart(self, tmp_path):
@@ -140,6 +154,11 @@ class TestFiles:
         assert (tmp_path / "results.md").read_text() == FULL.to_markdown()
         assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
         assert len(list(tmp_path.iterdir())) == 2
+
+    def test_one_score_of_many_tasks(self, tmp_path):
+        pytest.importorskip("matplotlib")
+        write(evaluation({"va": {"t0": 1.0}}, {f"t{number}": "sts" for number in range(13)}), tmp_path)
+        assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
 
     def test_that_cannot_be_written(self, tmp_path):
         with pytest.raises(OutputError, match=r"cannot write .*results\.md: No such file or directory"):

@@ -11,7 +11,7 @@ import os
 import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -129,11 +129,16 @@ def evaluate(
                 source = Panel.load(model, wanted, calibrations=behind, device=device, **settings, **hub)
             with SharedVectors(source, unit=not as_saved, progress=progress) as vectors, _quiet():
                 bench.run(missing, vectors, progress)
-    finally:
-        # Also after an interruption: what there is shall be readable.
-        made = bench.evaluation(checkpoint.public_name, max_tokens)
-        if folder and made.scores:
-            write(made, folder)
+    except BaseException:
+        # What there is shall be readable, and what goes wrong with that must not hide why the run ends here.
+        try:
+            _write(bench.evaluation(checkpoint.public_name, max_tokens), folder)
+        except Exception as error:
+            with suppress(Warning):  # raised where warnings are errors
+                warnings.warn(f"no table and chart of what there is: {error}", stacklevel=2)
+        raise
+    made = bench.evaluation(checkpoint.public_name, max_tokens)
+    _write(made, folder)
     for lost in made.failures:
         warnings.warn(f"{lost.task}, {lost.method}: {lost.reason}", stacklevel=2)
     return made
@@ -312,6 +317,11 @@ class _Bench:
             failures=tuple(self.failures),
             max_tokens=max_tokens,
         )
+
+
+def _write(made: Evaluation, folder: Path | None) -> None:
+    if folder and made.scores:
+        write(made, folder)
 
 
 def _titles(tasks: Sequence[AbsTask]) -> list[str]:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -200,6 +201,8 @@ class Evaluation:
     def figure(self) -> Figure:
         """The table as bars; of many methods as a panel a column, and of too many tasks only the means.
 
+        Where there is no mean yet, as after an interruption, the first tasks that have scores.
+
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
@@ -209,7 +212,9 @@ class Evaluation:
         if len(self.recipes) <= MAX_COLOURS and len(self.tasks) <= MAX_GROUPS:
             return bars({task: columns[task] for task in self.tasks}, title=title, ylabel="score (%)")
         if len(columns) > MAX_PANELS:
-            columns = {name: column for name, column in columns.items() if name not in self.tasks}
+            means = {name: column for name, column in columns.items() if name not in self.tasks}
+            columns = means or dict(islice(((name, column) for name, column in columns.items() if column), MAX_PANELS))
+            title += "" if means else f", {len(columns)} of {len(self.tasks)} tasks"
         return _panels(columns, list(self.recipes), title)
 
 
@@ -326,8 +331,8 @@ class Kept:
 
 def _panels(columns: Mapping[str, Mapping[str, float]], methods: Sequence[str], title: str) -> Figure:
     """A panel for each column with a bar and a figure for each method, the best one in another colour."""
-    wide = min(4, len(columns))
-    high = -(-len(columns) // wide)
+    wide = max(1, min(4, len(columns)))
+    high = max(1, -(-len(columns) // wide))
     size = (2.0 + 2.6 * wide, 0.8 + high * (0.7 + 0.2 * len(methods)))
     figure: Figure = require("matplotlib.figure", "plot").Figure(figsize=size, layout="constrained")
     figure.suptitle(f"{title}, in percent")
