@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import watching
 from watching import COMMIT, fake_hub
 
 import valuembed
-from valuembed.checkpoint import locate
+from valuembed.checkpoint import Checkpoint, locate
+from valuembed.errors import CheckpointError
 from valuembed.fingerprint import content_digest, fingerprint
 from valuembed.recipes import METHODS
 
@@ -66,6 +68,45 @@ def test_an_adapter_counts_with_its_base(folder, tmp_path):
     with_bundled = digest(saved)
     assert with_bundled != content_digest(locate("bundled"))
     assert with_bundled == digest(saved)
+
+
+def test_an_adapter_with_its_base_beside_it(folder, tmp_path):
+    from peft import LoraConfig
+
+    saved = tmp_path / "adapter"
+    model = valuembed.load(folder, "va")
+    model.add_adapter(LoraConfig(r=2, target_modules=["v_proj"]))
+    model.save_pretrained(str(saved))
+    before = digest(saved)
+    data = bytearray((saved / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (saved / "model.safetensors").write_bytes(data)
+    assert digest(saved) != before
+
+
+def test_a_hub_adapter_without_a_configuration_of_its_own_is_its_commit(tmp_path, monkeypatch):
+    held = tmp_path / "held"
+    held.mkdir()
+    (held / "adapter_config.json").write_text('{"base_model_name_or_path": "bundled"}')
+    found = set()
+    for commit in (COMMIT, COMMIT[::-1]):
+        monkeypatch.setattr(watching, "COMMIT", commit)
+        with fake_hub("me/adapter", held):
+            checkpoint = locate("me/adapter", cache_folder=str(tmp_path / commit))
+            assert checkpoint.commit == commit
+            found.add(content_digest(checkpoint))
+    assert len(found) == 2
+
+
+def test_a_hub_id_whose_commit_is_not_known_is_an_error(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(Checkpoint, "commit", None)
+    with (
+        fake_hub("someone/tiny", folder),
+        pytest.raises(
+            CheckpointError, match=r"model 'someone/tiny': its commit is not known, .* name that, or keep no"
+        ),
+    ):
+        content_digest(locate("someone/tiny", cache_folder=str(tmp_path)))
 
 
 def test_recipe_and_settings_count_and_the_name_of_a_method_does_not():

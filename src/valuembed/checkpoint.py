@@ -69,9 +69,11 @@ class Checkpoint:
     @property
     def commit(self) -> str | None:
         """Commit of a hub id, as the hub's cache files it; None for a folder."""
-        path = None if self.is_local else self.file("config.json")
-        found = re.search(r"[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]", path or "")
-        return found.group(1) if found else None
+        # The repository of an adapter may hold no other configuration than the adapter's.
+        for filename in () if self.is_local else ("config.json", ADAPTER_CONFIG):
+            if found := re.search(r"[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]", self.file(filename) or ""):
+                return found.group(1)
+        return None
 
     def file(self, filename: str) -> str | None:
         """Local path of one of its files (downloaded if need be), or None where there is no such file.

@@ -11,6 +11,7 @@ from typing import Any
 from valuembed import __version__
 from valuembed.adapters import base_of, find
 from valuembed.checkpoint import BUNDLED, Checkpoint
+from valuembed.errors import CheckpointError
 from valuembed.recipes import Recipe
 from valuembed.resolution import saved_config
 
@@ -22,13 +23,21 @@ def content_digest(checkpoint: Checkpoint) -> str:
     """What a checkpoint holds: a hub id with its commit, or a hash over a folder's files; for an adapter, its base too.
 
     A folder is read whole, at a second or so for each gigabyte, and its weights are not loaded.
+
+    Raises:
+        CheckpointError: nothing says which commit of a hub id this is.
     """
     if checkpoint.is_local or checkpoint.name == BUNDLED:
         parts = [_hash_folder(Path(checkpoint.location))]
+    elif commit := checkpoint.commit:
+        parts = [f"{checkpoint.name}@{commit}"]
     else:
-        parts = [f"{checkpoint.name}@{checkpoint.commit}"]
-    if find(checkpoint):
-        base = base_of(checkpoint, saved_config(checkpoint))
+        raise CheckpointError(
+            f"model {checkpoint.name!r}: its commit is not known, so its results cannot be told from those of another "
+            "revision; download it to a folder and name that, or keep no results"
+        )
+    # Some adapters have their base beside them, which is counted then.
+    if find(checkpoint) and (base := base_of(checkpoint, saved_config(checkpoint))) is not checkpoint:
         parts.append(content_digest(base))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
