@@ -37,6 +37,7 @@ from valuembed.layerwise import spearman, warn_truncated
 from valuembed.method_specs import MethodSpec, choose, parse_methods
 from valuembed.panel import Panel
 from valuembed.recipes import Recipe
+from valuembed.resolution import hub_options
 from valuembed.task_files import StsFile, read_sts
 from valuembed.templates import TemplateSpec
 
@@ -45,8 +46,6 @@ NONE = "none"
 
 PARTS: dict[str, int] = {"1": 1, "1/2": 2, "1/4": 4, "1/8": 8}
 """Sizes, as parts of a method's width."""
-
-_RIGHTS = ("revision", "token", "cache_folder", "local_files_only", "trust_remote_code")
 
 
 class LeakWarning(UserWarning):
@@ -185,7 +184,7 @@ def report_calibration(
         raise InputError(
             f"task {task!r} cannot be reported on; give sts:FILE, or save a calibrated model and evaluate that"
         )
-    rights = {name: value for name, value in options.items() if name in _RIGHTS}
+    rights = hub_options(options)
     recipes = choose(locate(model, **rights), parse_methods(methods), layers, template, cleaning)
     pairs = read_sts(task.partition(":")[2].strip())
     head = None

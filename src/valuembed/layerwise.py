@@ -25,10 +25,8 @@ from valuembed.model import DEFAULT_METHOD, resolve_for
 from valuembed.module import ValueTransformer
 from valuembed.panel import Panel
 from valuembed.recipes import Recipe
-from valuembed.resolution import Origin, find_origin, prepare, saved_config
+from valuembed.resolution import Origin, find_origin, hub_options, prepare, saved_config
 from valuembed.templates import TemplateSpec
-
-_HUB = ("revision", "token", "cache_folder", "local_files_only", "trust_remote_code")
 
 
 @dataclass(frozen=True)
@@ -83,8 +81,7 @@ def look(
         model, method, template, cleaning: as in :func:`valuembed.load`.
         options: as in :meth:`valuembed.panel.Panel.load`.
     """
-    hub = ("revision", "token", "cache_folder", "local_files_only", "trust_remote_code")
-    checkpoint = locate(model, **{name: options[name] for name in hub if name in options})
+    checkpoint = locate(model, **hub_options(options))
     saved = saved_config(checkpoint)
     recipe = resolve_for(checkpoint, saved, method, None, template, cleaning)
     # The layers do not matter here, and those of a recipe might not exist in this decoder.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +24,14 @@ CONFIG_FILE = "valuembed_config.json"
 
 NO_LIMIT = 1_000_000
 """Tokenizers write absurd lengths where they know no limit; from here on a number means none."""
+
+HUB_OPTIONS = ("revision", "token", "cache_folder", "local_files_only", "trust_remote_code")
+"""Options of a load that say where its files come from: those of :func:`valuembed.checkpoint.locate`."""
+
+
+def hub_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of :data:`HUB_OPTIONS` that are among the options of a load."""
+    return {name: options[name] for name in HUB_OPTIONS if name in options}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from valuembed.errors import InputError
 from valuembed.rows import Row, check_input, read_rows
-from valuembed.tokenizing import _by_character as by_character
+from valuembed.tokenizing import by_character
 
 TOKENS = 128
 """Tokens of a segment (ours)."""

@@ -110,7 +110,7 @@ class TextTokenizer:
         if not ids:
             return TokenRow([self._blank_id()], (0, 1))
         whole = len(item.string)
-        offsets = _by_character(encoding.offsets, item.string)
+        offsets = by_character(encoding.offsets, item.string)
         start, end = _token_range(offsets, item.text, first, stop, whole)
         # A special token of the template may take in blanks of the text beside it, and is the template's all the same.
         while start < end and ids[start] in special:
@@ -167,7 +167,7 @@ def _id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
     return number
 
 
-def _by_character(offsets: list[tuple[int, int]], string: str) -> list[tuple[int, int]]:
+def by_character(offsets: list[tuple[int, int]], string: str) -> list[tuple[int, int]]:
     """Offsets with every byte token at its own character.
 
     A Unigram model that falls back on bytes reports one range for all tokens of a run of unknown characters, and such

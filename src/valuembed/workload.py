@@ -13,7 +13,7 @@ from valuembed.backbones import Backbone
 from valuembed.checkpoint import locate
 from valuembed.errors import CheckpointError, UnsupportedModelError
 from valuembed.recipes import METHODS, Recipe
-from valuembed.resolution import load_tokenizer, prepare, resolve_plan, saved_config
+from valuembed.resolution import hub_options, load_tokenizer, prepare, resolve_plan, saved_config
 from valuembed.templates import parse_template
 from valuembed.tokenizing import TextTokenizer
 
@@ -22,8 +22,6 @@ TOKENS_PER_WORD = 1.3
 
 CHARACTERS_PER_TOKEN = 4.0
 """The same for texts."""
-
-HUB_OPTIONS = ("revision", "token", "cache_folder", "local_files_only", "trust_remote_code")
 
 
 @dataclass(frozen=True)
@@ -70,15 +68,15 @@ def written_decoder(backbone: Backbone, **options: Any) -> Decoder:
 
     Args:
         backbone: whose decoder it is.
-        options: those of :data:`HUB_OPTIONS` count.
+        options: those of :data:`valuembed.resolution.HUB_OPTIONS` count.
     """
     try:
         config = AutoConfig.for_model(**backbone.decoder)
     except ValueError as error:
         raise UnsupportedModelError(f"backbone {backbone.id!r}: its decoder cannot be made: {error}") from error
-    hub = {name: value for name, value in options.items() if name in HUB_OPTIONS}
     try:
-        words = TextTokenizer(load_tokenizer(locate(backbone.model, **{**hub, "local_files_only": True})))
+        checkpoint = locate(backbone.model, **{**hub_options(options), "local_files_only": True})
+        words = TextTokenizer(load_tokenizer(checkpoint))
     except CheckpointError:
         words = None
     return Decoder(backbone.model, backbone.num_layers, config, survey(config), None, words)
@@ -89,9 +87,9 @@ def found_decoder(model: str, **options: Any) -> Decoder:
 
     Args:
         model: as in :func:`valuembed.load`.
-        options: those of :data:`HUB_OPTIONS` count.
+        options: those of :data:`valuembed.resolution.HUB_OPTIONS` count.
     """
-    checkpoint = locate(model, **{name: value for name, value in options.items() if name in HUB_OPTIONS})
+    checkpoint = locate(model, **hub_options(options))
     saved = saved_config(checkpoint)
     # What a folder was saved for can be read from it; only the anatomy is wanted here, and it knows no recipe.
     recipe = Recipe.from_dict(saved["recipe"]) if saved else METHODS["hidden_mean"]
