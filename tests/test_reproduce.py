@@ -180,6 +180,12 @@ class TestPlan:
             "Layers chosen for Qwen3-8B are brought over by relative depth: 26-27, 29-31 of 36 became 5-6 of 8.",
         )
 
+    def test_no_more_tokens_than_are_fed(self, folder):
+        whole, cut = (plan("llama-2-7b", model=folder, rows=["va"], max_tokens=most) for most in (None, 16))
+        texts = sum(count for count, _ in whole.texts.values())
+        assert cut.tokens <= 16 * texts < whole.tokens
+        assert cut.hours < whole.hours
+
     def test_loads_no_weights_and_asks_no_network(self, tmp_path, monkeypatch):
         folder = tiny_checkpoint(tmp_path / "tiny", "llama")
         (folder / "model.safetensors").unlink()

@@ -11,7 +11,7 @@ from some_texts import some_texts
 
 import valuembed
 from valuembed.backbones import read_backbone
-from valuembed.errors import UnsupportedModelError
+from valuembed.errors import RecipeError, UnsupportedModelError
 from valuembed.panel import Panel
 from valuembed.recipes import METHODS, resolve_recipe
 from valuembed.templates import PROMPT_EOL, TEMPLATES
@@ -104,6 +104,23 @@ class TestEstimate:
         work = estimate(decoder, {"va": resolve_recipe("va", layers=[0])}, {"A": (1, 1.0)}, 1.0)
         assert work.parameters == decoder.anatomy.sizes[0][0] + decoder.anatomy.sizes[2]
 
+    def test_long_texts_are_cut_as_by_the_model(self, folder):
+        texts = [" ".join(some_texts(2 + 3 * n)) for n in range(8)]
+        panel = Panel.load(folder, RECIPES, max_tokens=120)
+        decoder = found_decoder(str(folder), max_tokens=120)
+        work = estimate(decoder, RECIPES, {"T": decoder.measure(texts)}, 1.0)
+        for part in work.passes:
+            panel.encode(texts, names=part.rows)
+            # What is fed of a text twice is cut to the last word that fits twice.
+            assert part.tokens["T"] == pytest.approx(panel.report.tokens, rel=0.05), part.rows
+            assert part.tokens["T"] <= part.templates * 120 * len(texts)
+
+    def test_the_limit_of_a_saved_folder_counts(self, folder, tmp_path):
+        valuembed.load(folder, "va", max_tokens=30).save(str(tmp_path / "saved"))
+        assert found_decoder(str(tmp_path / "saved")).max_tokens == 30
+        with pytest.raises(RecipeError, match="max_tokens=0 has to be at least 1"):
+            found_decoder(str(folder), max_tokens=0)
+
     def test_several_templates_and_two_copies(self, decoder):
         recipes = {"echo": METHODS["echo"], "meta": METHODS["meta_eol"]}
         echo, meta = estimate(replace_words(decoder), recipes, {"A": (1, 100.0)}, 1.0).passes
@@ -131,10 +148,13 @@ class TestMeasure:
     def test_counts_different_texts_in_tokens(self, decoder):
         rows = decoder.words.rows(["One.", "Two words."], "{text}", max_tokens=None)
         lengths = [row.span[1] - row.span[0] for row in rows]
-        assert decoder.measure(["One.", "Two words.", "One."]) == (2, sum(lengths) / 2)
+        assert decoder.measure(["One.", "Two words.", "One."]) == (2, lengths)
 
     def test_without_a_tokenizer(self, decoder):
-        assert replace_words(decoder).measure(["abcd", "abcdefgh"]) == (2, 6 / CHARACTERS_PER_TOKEN)
+        assert replace_words(decoder).measure(["abcd", "abcdefgh"]) == (
+            2,
+            [4 / CHARACTERS_PER_TOKEN, 8 / CHARACTERS_PER_TOKEN],
+        )
 
     def test_template(self, decoder):
         copies, added = decoder.around(PROMPT_EOL)

@@ -128,7 +128,7 @@ def plan(
     decoder = written_decoder(chosen.backbone, **hub) if own else found_decoder(chosen.model, **hub)
     recipes = {row.label: chosen.backbone.recipe(row, decoder.num_layers) for row in chosen.rows}
     sizes = {task.name: task for task in chosen.backbone.tasks}
-    data: dict[str, tuple[int, float] | str] = {}
+    data: dict[str, tuple[int, float | Sequence[float]] | str] = {}
     for column in chosen.columns:
         if local is None:
             data[column.name] = (sizes[column.name].texts, sizes[column.name].tokens_per_text)

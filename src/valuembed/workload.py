@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +15,7 @@ from valuembed.backbones import Backbone
 from valuembed.checkpoint import locate
 from valuembed.errors import CheckpointError, UnsupportedModelError
 from valuembed.recipes import METHODS, Recipe
-from valuembed.resolution import hub_options, load_tokenizer, prepare, resolve_plan, saved_config
+from valuembed.resolution import hub_options, load_tokenizer, prepare, resolve_plan, saved_config, token_limit
 from valuembed.templates import parse_template
 from valuembed.tokenizing import TextTokenizer
 
@@ -33,6 +35,7 @@ class Decoder:
         num_layers: L of the whole decoder.
         config, anatomy, saved: what :func:`valuembed.resolution.resolve_plan` takes.
         words: its tokenizer; None where it is not at hand.
+        max_tokens: the longest sequence that is fed, template included; None for no limit.
     """
 
     name: str
@@ -41,17 +44,16 @@ class Decoder:
     anatomy: Anatomy
     saved: dict[str, Any] | None
     words: TextTokenizer | None
+    max_tokens: int | None = None
 
-    def measure(self, texts: Sequence[str]) -> tuple[int, float]:
-        """How many different texts there are, and the mean of their lengths in tokens, from 500 of them."""
+    def measure(self, texts: Sequence[str]) -> tuple[int, list[float]]:
+        """How many different texts there are, and the lengths in tokens of about 500 of them, uncut."""
         different = list(dict.fromkeys(texts))
         some = different[:: max(1, len(different) // 500)]
         if self.words is None:
-            lengths = [len(text) / CHARACTERS_PER_TOKEN for text in some]
-        else:
-            rows = self.words.rows(some, "{text}", max_tokens=None)
-            lengths = [row.span[1] - row.span[0] for row in rows]
-        return len(different), sum(lengths) / len(lengths)
+            return len(different), [len(text) / CHARACTERS_PER_TOKEN for text in some]
+        rows = self.words.rows(some, "{text}", max_tokens=None)
+        return len(different), [float(row.span[1] - row.span[0]) for row in rows]
 
     def around(self, template: str) -> tuple[int, float]:
         """How often a template feeds the text, and how many tokens it adds, BOS included."""
@@ -62,24 +64,34 @@ class Decoder:
         row = self.words.rows(["word"], template, max_tokens=None)[0]
         return copies, float(len(row.ids) - copies * (row.span[1] - row.span[0]))
 
+    def fed(self, template: str, lengths: Sequence[float]) -> float:
+        """How many tokens a template feeds of texts of such lengths, in the mean; longer sequences are cut."""
+        copies, added = self.around(template)
+        limit = math.inf if self.max_tokens is None else self.max_tokens
+        return sum(min(copies * length + added, limit) for length in lengths) / len(lengths)
+
 
 def written_decoder(backbone: Backbone, **options: Any) -> Decoder:
     """A backbone's own decoder, from the sizes in its file. The tokenizer is used where it lies on this machine.
 
     Args:
         backbone: whose decoder it is.
-        options: those of :data:`valuembed.resolution.HUB_OPTIONS` count.
+        options: ``max_tokens`` and those of :data:`valuembed.resolution.HUB_OPTIONS` count.
+
+    Raises:
+        UnsupportedModelError: its file names a decoder that cannot be made.
+        RecipeError: an impossible ``max_tokens``.
     """
     try:
         config = AutoConfig.for_model(**backbone.decoder)
     except ValueError as error:
         raise UnsupportedModelError(f"backbone {backbone.id!r}: its decoder cannot be made: {error}") from error
-    try:
+    words, limit = None, options.get("max_tokens")
+    with suppress(CheckpointError):
         checkpoint = locate(backbone.model, **{**hub_options(options), "local_files_only": True})
         words = TextTokenizer(load_tokenizer(checkpoint))
-    except CheckpointError:
-        words = None
-    return Decoder(backbone.model, backbone.num_layers, config, survey(config), None, words)
+        limit = token_limit(limit, words.tokenizer, config)
+    return Decoder(backbone.model, backbone.num_layers, config, survey(config), None, words, limit)
 
 
 def found_decoder(model: str, **options: Any) -> Decoder:
@@ -87,7 +99,10 @@ def found_decoder(model: str, **options: Any) -> Decoder:
 
     Args:
         model: as in :func:`valuembed.load`.
-        options: those of :data:`valuembed.resolution.HUB_OPTIONS` count.
+        options: ``max_tokens`` and those of :data:`valuembed.resolution.HUB_OPTIONS` count.
+
+    Raises:
+        CheckpointError, UnsupportedModelError, RecipeError: as :func:`valuembed.load`.
     """
     checkpoint = locate(model, **hub_options(options))
     saved = saved_config(checkpoint)
@@ -98,7 +113,11 @@ def found_decoder(model: str, **options: Any) -> Decoder:
     depth = saved["origin"]["num_layers"] if saved else found.anatomy.num_layers
     held = checkpoint if checkpoint.file("tokenizer_config.json") else found.base
     words = TextTokenizer(load_tokenizer(held))
-    return Decoder(checkpoint.public_name, depth, found.config, found.anatomy, saved, words)
+    limit = options.get("max_tokens")
+    if limit is None and saved is not None:
+        limit = saved.get("max_tokens")
+    limit = token_limit(limit, words.tokenizer, found.config)
+    return Decoder(checkpoint.public_name, depth, found.config, found.anatomy, saved, words, limit)
 
 
 @dataclass(frozen=True)
@@ -129,7 +148,7 @@ class Workload:
         num_layers: L.
         parameters: of what is loaded, embeddings included.
         passes: in the order of their first rows.
-        texts: by task how many texts, and their mean length in tokens without template.
+        texts: by task how many texts, and their mean length in tokens without template, uncut.
         missing: by task why there is no data.
         tflops: assumed speed, in 10^12 floating-point operations a second.
         counted: whether templates were tokenized, or estimated from their words.
@@ -194,7 +213,7 @@ class Workload:
 def estimate(
     decoder: Decoder,
     recipes: Mapping[str, Recipe],
-    data: Mapping[str, tuple[int, float] | str],
+    data: Mapping[str, tuple[int, float | Sequence[float]] | str],
     tflops: float,
     notes: Sequence[str] = (),
 ) -> Workload:
@@ -203,7 +222,8 @@ def estimate(
     Args:
         decoder: what runs them.
         recipes: by label, layers in any form.
-        data: by task the number of texts and their mean length in tokens, or why there is no data.
+        data: by task the number of texts and, in tokens, their mean length or the lengths of some; or why there is no
+            data. Only lengths tell how much of long texts is cut.
         tflops: assumed sustained speed.
         notes: passed on to the result.
 
@@ -213,17 +233,20 @@ def estimate(
     anatomy = decoder.anatomy
     plans = {label: resolve_plan(recipe, decoder.config, anatomy, decoder.saved) for label, recipe in recipes.items()}
     depths = {label: plan.layers[-1] + 1 if plan.layers else anatomy.num_layers for label, plan in plans.items()}
-    texts = {task: size for task, size in data.items() if not isinstance(size, str)}
+    texts = {
+        task: (size[0], [float(size[1])] if isinstance(size[1], (int, float)) else size[1])
+        for task, size in data.items()
+        if not isinstance(size, str)
+    }
     shared: dict[tuple[tuple[str, ...], str, str], list[str]] = {}
     for label, recipe in recipes.items():
         # As a panel shares its passes.
         shared.setdefault((recipe.template, recipe.cleaning, recipe.span), []).append(label)
     passes = []
     for (templates, _, _), labels in shared.items():
-        around = [decoder.around(template) for template in templates]
         tokens = {
-            task: sum(count * (copies * length + added) for copies, added in around)
-            for task, (count, length) in texts.items()
+            task: count * sum(decoder.fed(template, lengths) for template in templates)
+            for task, (count, lengths) in texts.items()
         }
         layers = max(depths[label] for label in labels)
         flops = 2.0 * sum(tokens.values()) * sum(anatomy.sizes[0][:layers])
@@ -233,7 +256,7 @@ def estimate(
         num_layers=decoder.num_layers,
         parameters=sum(anatomy.sizes[0][: max(depths.values())]) + anatomy.sizes[2],
         passes=tuple(passes),
-        texts=texts,
+        texts={task: (count, sum(lengths) / len(lengths)) for task, (count, lengths) in texts.items()},
         missing={task: reason for task, reason in data.items() if isinstance(reason, str)},
         tflops=tflops,
         counted=decoder.words is not None,
