@@ -11,9 +11,11 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 import valuembed
 from valuembed import select
+from valuembed.calibrate import calibrate
 from valuembed.errors import InputError, OutputError
 from valuembed.evidence import CHOSEN_ON, HELD_OUT
 from valuembed.layers import PRESETS, LayerPreset
+from valuembed.panel import Panel
 from valuembed.recipes import METHODS, read_recipe
 from valuembed.select import Candidate, select_layers
 from valuembed.testing import tiny_checkpoint
@@ -236,8 +238,27 @@ class TestOutput:
 
     def test_a_place_that_cannot_be_written(self, planted, tmp_path):
         (tmp_path / "file").write_text("")
-        with pytest.raises(OutputError, match=r"cannot write .*va\.json: "):
-            planted({}, output=tmp_path / "file" / "va.json")
+        with (
+            pytest.raises(OutputError, match=r"cannot write .*va\.json: "),
+            pytest.warns(
+                UserWarning, match=r"the choice was made, and could not be written:\n(.*\n)+chosen: best window"
+            ),
+        ):
+            planted({(1, 2): 5}, output=tmp_path / "file" / "va.json")
+
+    def test_a_folder_for_a_calibrated_model(self, folder, dev, tmp_path, monkeypatch):
+        calibrated = calibrate(valuembed.load(folder, "va"), TEXTS, kind="centre", progress=False)
+        calibrated.save(str(tmp_path / "centred"))
+        with monkeypatch.context() as patch:
+            patch.setattr(Panel, "load", None)  # known before any weights are read
+            with pytest.raises(
+                OutputError,
+                match=r"chosen is a folder for a model, and model '.*centred' was calibrated \(centre\) for the "
+                rf"layers that it has; choose layers on its source, '{folder.name}', and calibrate",
+            ):
+                select_layers(tmp_path / "centred", dev=dev, output=tmp_path / "chosen")
+        select_layers(tmp_path / "centred", dev=dev, output=tmp_path / "va.json")
+        assert valuembed.load(folder, str(tmp_path / "va.json")).recipe.signal == "value"
 
 
 class TestErrors:

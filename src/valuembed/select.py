@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from valuembed import __version__
+from valuembed.calibration import read_record
+from valuembed.checkpoint import locate
 from valuembed.errors import InputError, LayerError, OutputError
 from valuembed.evidence import CHOSEN_ON, HELD_OUT, Evidence, LabelledPairs, NextSegments, read_dev
 from valuembed.layers import DEFAULT_SPAN, describe
@@ -24,6 +27,7 @@ from valuembed.model import DEFAULT_METHOD, load
 from valuembed.outputs import check_model_folder, replacing, save_model
 from valuembed.panel import Panel
 from valuembed.recipes import Recipe, write_recipe
+from valuembed.resolution import hub_options, saved_config
 from valuembed.segments import SEGMENTS, Documents, cut
 from valuembed.templates import TemplateSpec
 
@@ -169,15 +173,19 @@ def select_layers(
 
     Raises:
         InputError: data that cannot be used, or that is meant for testing.
-        OutputError: the output exists, or cannot be written.
+        OutputError: the output exists, or is a folder for a model that was calibrated (known before the work); or it
+            cannot be written.
         RecipeError, CheckpointError, UnsupportedModelError, ReadingError: as loading and encoding raise them.
+
+    Warns:
+        UserWarning: the output cannot be written; the message holds the choice, which would be lost with the error.
 
     Memory beside the model: ``12 * b * l**2`` bytes for b pairs, ``4 * n * l * width`` bytes for n segments.
     """
     if (dev is None) == (corpus is None):
         raise InputError("give one of dev (sts:FILE, with labels) and corpus (FILE of documents, without labels)")
     if output is not None:
-        check_output(output, overwrite)
+        check_output(output, overwrite, model, **options)
     progress = progress and sys.stderr.isatty()
     pairs = None if dev is None else read_dev(dev, split)
     documents = None if corpus is None else Documents(corpus, text_column)
@@ -209,7 +217,12 @@ def select_layers(
         versions={"valuembed": __version__, "torch": torch.__version__},
     )
     if output is not None:
-        write(result, model, output, overwrite=overwrite, **options)
+        try:
+            write(result, model, output, overwrite=overwrite, **options)
+        except BaseException:
+            # Whatever ends the writing, a full disk or an interruption, the work is done and its result is told.
+            warnings.warn(f"the choice was made, and could not be written:\n{result.to_markdown()}", stacklevel=2)
+            raise
     return result
 
 
@@ -292,11 +305,16 @@ def _known(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(np.isnan(scores), -np.inf, scores)
 
 
-def check_output(output: str | Path, overwrite: bool) -> None:
+def check_output(output: str | Path, overwrite: bool, model: str | os.PathLike[str], **options: Any) -> None:
     """Raise where a choice cannot be written, before any work is done.
 
+    Args:
+        output, overwrite: as in :func:`select_layers`.
+        model, options: what would be saved.
+
     Raises:
-        OutputError: there is something already, and it may not be replaced.
+        OutputError: there is something already, and it may not be replaced; or the model was calibrated, which holds
+            for the layers that it has, so that it cannot be saved with others.
     """
     path = Path(output)
     if path.suffix == ".json":
@@ -306,6 +324,14 @@ def check_output(output: str | Path, overwrite: bool) -> None:
             raise OutputError(f"output {path} exists; choose another name or overwrite it")
     else:
         check_model_folder(path, overwrite=overwrite)
+        checkpoint = locate(model, **hub_options(options))
+        saved = saved_config(checkpoint)
+        if saved is not None and (record := read_record(checkpoint)) is not None:
+            raise OutputError(
+                f"output {path} is a folder for a model, and model {checkpoint.name!r} was calibrated ({record.kind}) "
+                f"for the layers that it has; choose layers on its source, {saved['origin']['name']!r}, and calibrate "
+                "the model that is written; or name a recipe file (.json)"
+            )
 
 
 def write(
@@ -328,7 +354,7 @@ def write(
     Raises:
         OutputError: it cannot be written there.
     """
-    check_output(output, overwrite)
+    check_output(output, overwrite, model, **options)
     path = Path(output)
     notes = {key: value for key, value in selection.to_dict().items() if key != "recipe"}
     if path.suffix == ".json":
