@@ -11,6 +11,7 @@ import pytest
 from some_texts import some_texts
 
 from valuembed import evaluate as module
+from valuembed.calibrate import fit_calibrations
 from valuembed.evaluate import evaluate
 from valuembed.panel import Panel
 from valuembed.recipes import Recipe
@@ -122,6 +123,21 @@ def test_what_is_new_gets_no_old_figure(folder, tmp_path, sts, out, written):
     assert not reused()
     to_file(tmp_path / "pairs.jsonl", [{**PAIRS[0], "score": 0.5}, *PAIRS[1:]])
     assert not reused()
+
+
+def test_a_calibration_counts_with_its_numbers(folder, sts, out, written):
+    panel = Panel.load(folder, {"va": "va"})
+    # Fitted on the same texts under an instruction, which the record does not say.
+    first, second = (fit_calibrations(panel, TEXTS, prompt=prompt)["va"] for prompt in (None, "About: "))
+    assert first.record == second.record
+
+    def reused(**calibrations):
+        return evaluate(folder, ["va"], [sts], output=out, calibrations=calibrations).scores[0].reused
+
+    assert not reused()
+    assert not reused(va=first)
+    assert reused(va=first)
+    assert not reused(va=second)
 
 
 def test_the_same_model_in_another_place_is_the_same(folder, tmp_path, sts, out, written):

@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import watching
 from watching import COMMIT, fake_hub
 
 import valuembed
 from valuembed.checkpoint import Checkpoint, locate
 from valuembed.errors import CheckpointError
-from valuembed.fingerprint import content_digest, fingerprint
+from valuembed.fingerprint import content_digest, fingerprint, tensors_digest
 from valuembed.recipes import METHODS
 
 
@@ -107,6 +108,17 @@ def test_a_hub_id_whose_commit_is_not_known_is_an_error(folder, tmp_path, monkey
         ),
     ):
         content_digest(locate("someone/tiny", cache_folder=str(tmp_path)))
+
+
+def test_of_tensors_is_that_of_their_numbers():
+    def made(*numbers, shape=(2,), dtype=torch.float32, name="a"):
+        module = torch.nn.Module()
+        module.register_buffer(name, torch.tensor(numbers, dtype=dtype).reshape(shape))
+        return tensors_digest(module)
+
+    assert made(1, 2) == made(1, 2)
+    others = [made(1, 3), made(1, 2, shape=(1, 2)), made(1, 2, dtype=torch.int32), made(1, 2, name="b")]
+    assert len({made(1, 2), *others}) == 5
 
 
 def test_recipe_and_settings_count_and_the_name_of_a_method_does_not():

@@ -26,7 +26,7 @@ from valuembed.checkpoint import BUNDLED, Checkpoint, locate
 from valuembed.decoder import parse_dtype
 from valuembed.errors import InputError, OutputError, RecipeError, ValuembedError
 from valuembed.extras import require
-from valuembed.fingerprint import content_digest, fingerprint
+from valuembed.fingerprint import content_digest, fingerprint, tensors_digest
 from valuembed.layers import LayerSpec
 from valuembed.local_tasks import FORMS, kind, parse_task, title
 from valuembed.method_specs import MethodSpec, choose, parse_methods
@@ -181,7 +181,10 @@ def _methods(
     methods = {}
     for label, recipe in chosen.items():
         plan = resolve_plan(recipe, found.config, found.anatomy, None if found.is_adapter else saved)
-        made = {**settings, "calibration": calibrations[label].record.to_dict()} if label in calibrations else settings
+        made = settings
+        if (behind := calibrations.get(label)) is not None:
+            # Its record does not say all that its numbers come from, such as the model that it was fitted on.
+            made = {**settings, "calibration": {**behind.record.to_dict(), "tensors": tensors_digest(behind)}}
         revision = fingerprint(content, plan.recipe, **made)
         notes = {
             "model": checkpoint.public_name,

@@ -8,6 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save
+from torch import nn
+
 from valuembed import __version__
 from valuembed.adapters import base_of, find
 from valuembed.checkpoint import BUNDLED, Checkpoint
@@ -52,6 +55,11 @@ def fingerprint(content: str, recipe: Recipe, **settings: Any) -> str:
     """
     made = {"content": content, "recipe": replace(recipe, method="").to_dict(), "version": __version__, **settings}
     return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def tensors_digest(module: nn.Module) -> str:
+    """The numbers that a module holds, with their names, shapes and dtypes, as 64 hex digits."""
+    return hashlib.sha256(save({name: tensor.contiguous() for name, tensor in module.state_dict().items()})).hexdigest()
 
 
 def _hash_folder(folder: Path) -> str:
