@@ -17,7 +17,8 @@ from some_texts import some_texts
 from valuembed import calibration_report
 from valuembed.calibrate import calibrate, fit_calibrations, load_head, sample_texts
 from valuembed.calibration_report import PARTS, CalibrationReport, LeakWarning, report_calibration, score_calibrations
-from valuembed.errors import CheckpointError, InputError, RecipeError
+from valuembed.encoder import TruncationWarning
+from valuembed.errors import CheckpointError, InputError, ReadingError, RecipeError
 from valuembed.model import load
 from valuembed.panel import Panel
 from valuembed.task_files import read_sts
@@ -190,6 +191,31 @@ class TestBadInput:
         with pytest.warns(UserWarning, match=r"^the filter is left out: model .* holds no weights of a language model"):
             found = report_calibration(tmp_path, CORPUS, f"sts:{pairs}", "aligned_va")
         assert found.kinds == ["none", "centre", "whiten", "pca"]
+
+    @pytest.mark.parametrize(
+        ("fill", "message"),
+        [
+            (
+                0.0,
+                rf"^va, none at 16 numbers, on pairs\.jsonl: the vector of {re.escape(repr(SCORED[0][:60]))} is zero",
+            ),
+            (1.0, r"^va, none at 16 numbers, on pairs\.jsonl: all \d+ pairs have the same similarity, of which there"),
+        ],
+    )
+    def test_a_method_without_a_score(self, folder, pairs, monkeypatch, fill, message):
+        encode = Panel.encode
+
+        def alike(self, texts, **more):
+            return {name: np.full_like(found, fill) for name, found in encode(self, texts, **more).items()}
+
+        monkeypatch.setattr(Panel, "encode", alike)
+        with pytest.raises(ReadingError, match=message):
+            report_calibration(folder, CORPUS, f"sts:{pairs}", "va", kinds=[])
+
+    def test_cut_texts_of_the_corpus_are_told_too(self, folder, pairs):
+        long = [f"{text} {' '.join(CORPUS)}" for text in CORPUS[:20]]
+        with pytest.warns(TruncationWarning, match="^20 of 20 texts were cut to fit max_tokens=400"):
+            report_calibration(folder, long, f"sts:{pairs}", "va", kinds=["centre"], max_tokens=400)
 
     def test_a_head_that_nobody_needs_is_not_looked_for(self, folder, pairs, monkeypatch):
         def never(*args: object, **kwargs: object) -> None:

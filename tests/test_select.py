@@ -12,7 +12,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 import valuembed
 from valuembed import select
 from valuembed.calibrate import calibrate
-from valuembed.errors import InputError, OutputError
+from valuembed.errors import InputError, OutputError, ReadingError
 from valuembed.evidence import CHOSEN_ON, HELD_OUT
 from valuembed.layers import PRESETS, LayerPreset
 from valuembed.panel import Panel
@@ -115,6 +115,11 @@ class TestChoice:
     def test_a_score_that_is_not_defined_is_the_worst(self, planted):
         everything = {tuple(range(i, j)): np.nan for i in range(4) for j in range(i + 1, 5)}
         assert planted({**everything, (0, 2): np.nan, (2,): -3.0}).recipe.layers == (2,)
+
+    def test_without_any_score_nothing_is_chosen(self, planted):
+        everything = {tuple(range(i, j)): np.nan for i in range(4) for j in range(i + 1, 5)}
+        with pytest.raises(ReadingError, match=r"^va on f: score is not defined for any set of layers, for all sim"):
+            planted(everything)
 
     def test_named_sets_can_win(self, planted, monkeypatch):
         preset = LayerPreset(layers=(0, 3), match={"model_type": "qwen3"})

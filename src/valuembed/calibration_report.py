@@ -30,7 +30,7 @@ from valuembed.calibration import (
     project,
 )
 from valuembed.checkpoint import locate
-from valuembed.errors import CheckpointError, InputError
+from valuembed.errors import CheckpointError, InputError, ReadingError
 from valuembed.extras import require
 from valuembed.layers import LayerSpec
 from valuembed.layerwise import spearman, warn_truncated
@@ -173,11 +173,13 @@ def report_calibration(
 
     Raises:
         RecipeError, InputError: as :func:`valuembed.calibrate.calibrate`; a task that is not ``"sts:FILE"``.
+        ReadingError: a method has no score, because a vector is zero or all pairs are equally similar.
         CheckpointError, UnsupportedModelError: as :func:`valuembed.load`.
         MissingExtraError: scipy is not installed; the extra ``eval`` brings it.
 
     Warns:
         LeakWarning: the corpus holds texts of the task.
+        TruncationWarning: texts were cut, of the corpus or of the task.
         UserWarning: there is no language model head to take the filter from.
     """
     if not task.startswith("sts:"):
@@ -238,21 +240,31 @@ def score_calibrations(
     first, second = ([place[text] for text in side] for side in (pairs.sentences1, pairs.sentences2))
     gold = np.array(pairs.scores)
 
-    def score(vectors: NDArray[np.float32]) -> float:
-        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    def score(vectors: NDArray[np.float32], name: str, kind: str) -> float:
+        where = f"{name}, {kind} at {vectors.shape[1]} numbers, on {pairs.paths[0].name}"
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        if not lengths.all():
+            raise ReadingError(
+                f"{where}: the vector of {scored[int(lengths.argmin())][:60]!r} is zero, with no direction"
+            )
+        unit = vectors / lengths
         cosines = (unit[first] * unit[second]).sum(axis=1)
-        return float(100 * spearman(cosines[None], gold)[0])
+        if np.isnan(found := 100 * spearman(cosines[None], gold)[0]):
+            raise ReadingError(
+                f"{where}: all {len(gold):,} pairs have the same similarity, of which there is no correlation with the "
+                "scores; leave the method or this kind out"
+            )
+        return float(found)
 
     m = panel.reader.plan.anatomy.model_width
     directions = None if head is None or FILTER not in kinds else fit_filter(checked_head(head, m))
     scores: dict[str, dict[str, dict[str, float]]] = {}
     for group in panel.groups():  # one at a time, for all methods' vectors at once take gigabytes
-        fitted = panel.encode(sample.texts, names=group, progress=progress)
-        found = panel.encode(scored, names=group, progress=progress)
+        fitted, found = (_read(panel, part, group, progress) for part in (sample.texts, scored))
         for name in group:
             vectors, recipe = found[name], panel.recipes[name]
             sizes = {part: _size(vectors.shape[1], part) for part in PARTS}
-            scores[name] = {NONE: {part: score(vectors[:, :size]) for part, size in sizes.items()}}
+            scores[name] = {NONE: {part: score(vectors[:, :size], name, NONE) for part, size in sizes.items()}}
             for kind in kinds:
                 if kind != FILTER:
                     whole = fit(kind, fitted[name], shrinkage=shrinkage)
@@ -263,9 +275,8 @@ def score_calibrations(
                 scores[name][kind] = {}
                 for part, size in sizes.items():
                     mean, matrix = (of_cut.float() for of_cut in whole.cut(size, middle=kind == FILTER))
-                    scores[name][kind][part] = score(project(torch.from_numpy(vectors), mean, matrix).numpy())
-        assert panel.report is not None
-        warn_truncated(panel.report, panel.reader)
+                    calibrated = project(torch.from_numpy(vectors), mean, matrix).numpy()
+                    scores[name][kind][part] = score(calibrated, name, kind)
     return CalibrationReport(
         model=panel.reader.origin.name,
         file=pairs.paths[0].name,
@@ -277,6 +288,14 @@ def score_calibrations(
         widths=panel.widths(),
         scores={name: scores[name] for name in panel.recipes},
     )
+
+
+def _read(panel: Panel, texts: list[str], names: Sequence[str], progress: bool) -> dict[str, NDArray[np.float32]]:
+    """The vectors of some methods, with a warning where texts were cut."""
+    vectors = panel.encode(texts, names=names, progress=progress)
+    assert panel.report is not None
+    warn_truncated(panel.report, panel.reader)
+    return vectors
 
 
 def _watched(texts: Iterable[str], wanted: set[str], met: set[str]) -> Iterator[str]:

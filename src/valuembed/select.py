@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from valuembed import __version__
 from valuembed.calibration import read_record
 from valuembed.checkpoint import locate
-from valuembed.errors import InputError, LayerError, OutputError
+from valuembed.errors import InputError, LayerError, OutputError, ReadingError
 from valuembed.evidence import CHOSEN_ON, HELD_OUT, Evidence, LabelledPairs, NextSegments, read_dev
 from valuembed.layers import DEFAULT_SPAN, describe
 from valuembed.layerwise import Whole, look
@@ -253,6 +253,11 @@ def _sets(
             spans = [tuple(group[i:j]) for i in range(len(group)) for j in range(i + 1, len(group) + 1)]
             windows |= zip(spans, evidence.scores(spans, CHOSEN_ON, bar)[:, 0].tolist(), strict=True)
             grown |= [_greedy(group, evidence, bar)]
+    if np.isnan(list(windows.values())).all():
+        raise ReadingError(
+            f"{whole.recipe.method} on {evidence.data['file']}: {evidence.metrics[0]} is not defined for any set of "
+            "layers, for all similarities are equal; give other data or another method"
+        )
     searched = {"best window": windows, "greedy set": grown}
     sets = {name: list(of)[_best(list(of), np.array(list(of.values())))] for name, of in searched.items()}
     left_out = {}
