@@ -183,6 +183,21 @@ class TestOwn:
         (named,) = evaluate(tmp_path / "saved", ["va@1"], [sts]).scores
         assert named.width == width
 
+    def test_of_a_saved_folder_with_its_prompts(self, folder, search, tmp_path):
+        scores = []
+        for prompts in ({}, {"query": "Query, of which nothing else is like: "}):
+            model = valuembed.load(folder, "va")
+            model.prompts = prompts
+            model.save_pretrained(str(tmp_path / "saved"))
+            found = model.encode_query(TEXTS[40:45]) @ model.encode_document(TEXTS[:40]).T
+            ranks = [int((row > row[right]).sum()) for right, row in enumerate(found)]
+            # One document is relevant to each query, so nDCG is 1 / log2(2 + documents before it) in the first 10.
+            gain = [1 / np.log2(2 + rank) if rank < 10 else 0 for rank in ranks]
+            (score,) = evaluate(tmp_path / "saved", None, [search]).scores
+            assert score.score == pytest.approx(100 * np.mean(gain), abs=1e-3)
+            scores.append(score.score)
+        assert abs(scores[0] - scores[1]) > 1
+
 
 class TestFailures:
     """One loss costs no other score, and is never silent."""

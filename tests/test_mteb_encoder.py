@@ -27,10 +27,11 @@ METHODS = {"va": "va", "hidden": "hidden_mean", "wva": "wva", "eol": "prompt_eol
 class Counting:
     """A source that notes what it was asked for; its vectors are the lengths of the texts, or not finite."""
 
-    def __init__(self, groups, broken=(), recipes=None):
+    def __init__(self, groups, broken=(), by_role=False):
         self._groups = groups
         self.broken = broken
-        self.recipes = recipes or {name: VA for group in groups for name in group}
+        self.by_role = by_role
+        self.recipes = {name: VA for group in groups for name in group}
         self.calls = []
         self.report = None
 
@@ -119,11 +120,8 @@ class TestSharedVectors:
             assert vectors.get("a", ["xx"])[0, 0] == vectors.get("b", ["xx"])[0, 0] == 2
         assert [names for names, _, _ in source.calls] == [("a", "b"), ("a",)]
 
-    def test_roles_share_where_no_recipe_tells_them_apart(self):
-        plain, apart = (
-            Counting([["a"]]),
-            Counting([["a"]], recipes={"a": Recipe(**{**VA.__dict__, "query_template": "q {text}"})}),
-        )
+    def test_roles_share_where_nothing_tells_them_apart(self):
+        plain, apart = Counting([["a"]]), Counting([["a"]], by_role=True)
         for source in (plain, apart):
             with SharedVectors(source) as vectors:
                 for role in ("query", "document", "query"):
@@ -132,8 +130,7 @@ class TestSharedVectors:
         assert [role for _, role, _ in apart.calls] == ["query", "document"]
 
     def test_passes_keep_to_their_own_files(self):
-        roles = Recipe(signal="value", weights="mean", query_template="find: {text}")
-        with SharedVectors(Counting([["a"], ["b"]], recipes={"a": roles, "b": roles}), unit=False) as vectors:
+        with SharedVectors(Counting([["a"], ["b"]], by_role=True), unit=False) as vectors:
             vectors.get("a", ["x"], "query")
             vectors.get("b", ["yy"], "query")
             vectors.done("a")
@@ -235,6 +232,19 @@ class TestAsLoaded:
             }.items():
                 np.testing.assert_allclose(vectors.get("mine", TEXTS, role), encode(TEXTS), atol=1e-5)
         assert source.widths() == {"mine": model.encode("One.").shape[0]}
+
+    @pytest.mark.parametrize(
+        "prompts",
+        [{"query": "Find: "}, {"document": "Read: "}, {"passage": "Read: "}, {"default": "Say: ", "query": ""}],
+    )
+    def test_roles_have_the_prompts_of_the_model(self, folder, prompts):
+        model = valuembed.load(folder, "va")
+        model.prompts, model.default_prompt_name = prompts, "default" if "default" in prompts else None
+        by_role = {"query": model.encode_query, "document": model.encode_document, None: model.encode}
+        assert not np.allclose(by_role["query"](TEXTS), by_role["document"](TEXTS), atol=1e-3)
+        with SharedVectors(AsLoaded(model, "mine"), unit=False) as vectors:
+            for role, encode in by_role.items():
+                np.testing.assert_allclose(vectors.get("mine", TEXTS, role), encode(TEXTS), atol=1e-5)
 
     def test_counts_instead_of_warning(self, folder):
         source = AsLoaded(valuembed.load(folder, "va", max_tokens=5), "mine")

@@ -84,6 +84,8 @@ def test_span_cleaning_and_role_keep_recipes_apart(folder):
     )
     assert panel.groups() == [["text", "queries"], ["all"], ["cleaned"]]
     assert panel.groups("query") == [["text"], ["all"], ["cleaned"], ["queries"]]
+    assert panel.by_role
+    assert not Panel(panel.reader, {"text": panel.plans["text"]}).by_role
     asked = panel.encode(["A question?"], role="query", prompt="find: ")
     alone = valuembed.load(folder, panel.recipes["queries"], normalize=False)
     expected = alone.encode_query(["A question?"], prompt="find: ")

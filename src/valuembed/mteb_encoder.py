@@ -49,6 +49,10 @@ class Source(Protocol):
     def recipes(self) -> Mapping[str, Recipe]:
         """The recipes by name, their layers absolute."""
 
+    @property
+    def by_role(self) -> bool:
+        """Whether the same text may have another vector as a query than as a document."""
+
     def widths(self) -> dict[str, int]:
         """Width of each recipe's vectors."""
 
@@ -78,6 +82,11 @@ class AsLoaded:
     def recipes(self) -> Mapping[str, Recipe]:
         """The recipe by its name."""
         return {self.name: self.encoder.recipe}
+
+    @property
+    def by_role(self) -> bool:
+        """True: besides templates, prompts that the model was saved with may decide, and so may its later modules."""
+        return True
 
     def widths(self) -> dict[str, int]:
         """Width after the last module."""
@@ -150,7 +159,6 @@ class SharedVectors:
         self._unit = unit
         self._progress = progress
         self._names = list(source.recipes)
-        self._by_role = any(recipe.query_template or recipe.document_template for recipe in source.recipes.values())
         self._numbers = count()
         self._folder = tempfile.TemporaryDirectory(prefix="valuembed-")
         self.start(self._names)
@@ -195,7 +203,7 @@ class SharedVectors:
             ReadingError: a vector is not finite.
             OutputError: the temporary folder is full.
         """
-        role = role if self._by_role else None
+        role = role if self.source.by_role else None
         group = next(tuple(group) for group in self.source.groups(role) if name in group)
         members = tuple(other for other in group if other in self._waiting)
         if name not in members or group in self._apart:

@@ -125,6 +125,11 @@ class Panel:
         """The recipes, their layers absolute."""
         return {name: plan.recipe for name, plan in self.plans.items()}
 
+    @property
+    def by_role(self) -> bool:
+        """Whether the same text may have another vector as a query than as a document."""
+        return any(recipe.query_template or recipe.document_template for recipe in self.recipes.values())
+
     def widths(self) -> dict[str, int]:
         """Width of each recipe's vectors, after its calibration where it has one."""
         widths = {
