@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from valuembed import results
 from valuembed.errors import OutputError, ReadingError
 from valuembed.recipes import METHODS, Recipe
-from valuembed.results import NOTES, Evaluation, Failure, Kept, Score, check_finite, percent, write
+from valuembed.results import NOTES, Evaluation, Failure, Kept, Score, check_finite, percent, versions, write
 
 TASKS = {"A": "sts", "B": "sts", "C": "clustering"}
 
@@ -204,14 +206,14 @@ class TestKept:
         assert kept.find(task) is None
         kept.save_to_cache(self.result(mteb, task, 0.123456789), None)
         found, notes = self.kept(tmp_path).find(task)
-        assert (found.get_score(), notes) == (0.123457, {"width": 3})
+        assert (found.get_score(), notes) == (0.123457, {"width": 3, "versions": versions()})
 
     def test_the_file_is_mtebs_own_with_ours_beside_it(self, mteb, tmp_path, task):
         kept = self.kept(tmp_path, notes={"recipe": METHODS["va"].to_dict()})
         kept.find(task)
         kept.save_to_cache(self.result(mteb, task), None)
         path = tmp_path / "results" / "local__tiny" / "abc" / "Tiny.json"
-        assert json.loads(path.read_text())[NOTES] == {"recipe": METHODS["va"].to_dict()}
+        assert json.loads(path.read_text())[NOTES] == {"recipe": METHODS["va"].to_dict(), "versions": versions()}
         assert mteb.TaskResult.from_disk(path).get_score() == 0.5
         assert mteb.ResultCache(tmp_path).get_cache_paths() == [path]
         assert not list(tmp_path.rglob("*.tmp"))
@@ -228,6 +230,18 @@ class TestKept:
         kept.save_to_cache(self.result(mteb, task), None)
         assert self.kept(tmp_path).find(self.make_task(mteb, revision="r2")) is None
 
+    @pytest.mark.parametrize("package", ["mteb", "torch", "transformers", "sentence-transformers"])
+    def test_other_versions_find_nothing(self, mteb, tmp_path, task, monkeypatch, package):
+        kept = self.kept(tmp_path)
+        kept.find(task)
+        kept.save_to_cache(self.result(mteb, task), None)
+        monkeypatch.setattr(results, "version", lambda name: "999" if name == package else version(name))
+        assert self.kept(tmp_path).find(task) is None
+        # Nor is one carried on that other versions began.
+        again = self.kept(tmp_path)
+        again.find(task)
+        assert again.load_task_result("Tiny", None) is None
+
     def test_an_incomplete_result_is_not_found_but_carried_on(self, mteb, tmp_path):
         task = self.make_task(mteb, splits=("dev", "test"))
         kept = self.kept(tmp_path)
@@ -237,7 +251,7 @@ class TestKept:
         assert again.find(task) is None
         assert list(again.load_task_result("Tiny", None).scores) == ["dev"]
 
-    @pytest.mark.parametrize("content", ["", '{"task_name": ', '{"task_name": "Tiny"}', '{"valuembed": {}}'])
+    @pytest.mark.parametrize("content", ["", '{"task_name": ', '{"task_name": "Tiny"}', '{"valuembed": {}}', "[]"])
     def test_a_damaged_file_is_computed_again(self, tmp_path, task, content):
         path = tmp_path / "results" / "local__tiny" / "abc" / "Tiny.json"
         path.parent.mkdir(parents=True)

@@ -37,7 +37,7 @@ from valuembed.panel import Panel
 from valuembed.reader import Plan
 from valuembed.recipes import Recipe
 from valuembed.resolution import prepare, resolve_plan, saved_config
-from valuembed.results import Evaluation, Failure, Kept, Score, check_finite, layers_of, versions, write
+from valuembed.results import Evaluation, Failure, Kept, Score, check_finite, layers_of, write
 from valuembed.templates import TemplateSpec
 
 if TYPE_CHECKING:
@@ -193,7 +193,6 @@ def _methods(
             "fingerprint": revision,
             "recipe": plan.recipe.to_dict(),
             "settings": made,
-            "versions": versions(),
         }
         methods[label] = _Method(label, plan, model_meta(checkpoint.public_name, revision), notes)
     return methods

@@ -2,7 +2,8 @@
 
 On disk, mteb's own cache keeps mteb's own JSON, one file a model, recipe and task. mteb ignores keys that it does not
 know, so each file also says which model and recipe gave it and under which versions. Its folder's name is a fingerprint
-of model and recipe, and the name of a local task holds a hash of its data: a file is found only by what made it.
+of model and recipe, and the name of a local task holds a hash of its data: a file is found only by what made it, and
+counts only under the versions that made it.
 """
 
 from __future__ import annotations
@@ -277,7 +278,7 @@ class Kept:
         folder: where all results are.
         meta: name and revision of the method, which decide its own folder.
         method: its label.
-        notes: what to record beside the scores, asked anew for each task.
+        notes: what to record beside scores and versions, asked anew for each task.
     """
 
     def __init__(self, folder: Path, meta: ModelMeta, method: str, notes: Callable[[], dict[str, Any]]) -> None:
@@ -312,18 +313,22 @@ class Kept:
             data = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-        replace_text(path, json.dumps({**data, NOTES: self._notes()}, ensure_ascii=False, indent=2))
+        notes = {**self._notes(), "versions": versions()}
+        replace_text(path, json.dumps({**data, NOTES: notes}, ensure_ascii=False, indent=2))
 
     def _read(self, task_name: str) -> tuple[TaskResult, dict[str, Any]] | None:
-        """A result with its notes; None for none, or for one that another release of the data gave."""
+        """A result with its notes; None for none, or for one that other data or other versions gave."""
         try:
             notes = json.loads(self._path(task_name).read_text(encoding="utf-8"))[NOTES]
             result: TaskResult | None = self._cache.load_task_result(task_name, self._meta)
+            made_by = notes["versions"]
         # One that an interruption left half-written is computed again.
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             return None
-        stale = result is None or result.dataset_revision != self._tasks[task_name].metadata.revision
-        return None if stale or result is None else (result, notes)
+        # Metrics and kernels change with their releases, and scores that stand side by side must compare.
+        if result is None or made_by != versions():
+            return None
+        return (result, notes) if result.dataset_revision == self._tasks[task_name].metadata.revision else None
 
     def _path(self, task_name: str) -> Path:
         return Path(self._cache.get_task_result_path(task_name, self._meta))
