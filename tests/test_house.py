@@ -21,7 +21,7 @@ LEVELS = {
     "testing tiny_configs tiny_tokenizers",
     2: "module calibration",
     3: "model encoder panel fingerprint cards plots method_specs layerwise segments linear_probe "
-    "local_tasks mteb_encoder results outputs",
+    "local_tasks mteb_encoder results outputs keeping",
     4: "corpus corpus_ray storage search evaluate sweep select evidence probe next_token calibrate calibration_report "
     "cost reproduce reproduction workload train server",
     5: "commands cli cli_evaluate cli_layers cli_probe cli_calibrate cli_reproduce __main__",

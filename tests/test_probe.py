@@ -56,6 +56,38 @@ def vectors_of(folder, recipe, texts, **choices):
     return valuembed.load(folder, recipe, template="none", normalize=False, **choices).encode(list(texts))
 
 
+class TestEndedEarly:
+    @pytest.mark.parametrize("end", [KeyboardInterrupt, RuntimeError])
+    def test_what_is_finished_is_written_and_marked(self, folder, corpus, found, tmp_path, monkeypatch, end):
+        pytest.importorskip("matplotlib")
+        matched = []
+
+        def interrupted(vectors, documents):
+            if len(matched) == 6:
+                raise end
+            matched.append(None)
+            return match(vectors, documents)
+
+        monkeypatch.setattr(probe, "match", interrupted)
+        with pytest.raises(end):
+            probe_segments(folder, corpus, tokens=20, output=tmp_path, progress=False)
+        kept = json.loads((tmp_path / "segments.json").read_text())
+        # Three signals at four layers, and the final norm.
+        assert kept["unfinished"] == "Incomplete: ended after 6 of 13 signals and layers"
+        assert "Incomplete: ended after 6 of 13" in (tmp_path / "segments.md").read_text().splitlines()[0]
+        assert (tmp_path / "segments.png").read_bytes().startswith(PNG)
+        scores = {(signal, int(layer)): tuple(f) for signal, of in kept["scores"].items() for layer, f in of.items()}
+        assert len(scores) == 6
+        assert all(found.scores[signal][layer] == figures for (signal, layer), figures in scores.items())
+
+    def test_nothing_finished_writes_nothing(self, folder, corpus, tmp_path, monkeypatch):
+        pytest.importorskip("matplotlib")
+        monkeypatch.setattr(probe, "match", None)
+        with pytest.raises(TypeError):
+            probe_segments(folder, corpus, tokens=20, output=tmp_path, progress=False)
+        assert list(tmp_path.iterdir()) == []
+
+
 class TestSegments:
     def test_every_layer_of_the_three_signals(self, found):
         whole = [0, 1, 2, 3]

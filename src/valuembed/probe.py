@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 from valuembed import __version__, plots
 from valuembed.encoder import EncodeReport
 from valuembed.errors import RecipeError
+from valuembed.keeping import incomplete, keeping
 from valuembed.layers import LayerSpec
 from valuembed.layerwise import Whole, look, warn_truncated
 from valuembed.module import ValueTransformer
@@ -61,6 +62,7 @@ class LayerProbe:
         baselines: what it takes no model to reach.
         notes: what was read and what a figure means, for people.
         details: the same and more, plain data.
+        unfinished: how much of the work these figures are, where it ended early; else empty.
     """
 
     name: str
@@ -74,11 +76,13 @@ class LayerProbe:
     baselines: Mapping[str, Figures]
     notes: tuple[str, ...]
     details: Mapping[str, Any]
+    unfinished: str = ""
 
     @property
     def title(self) -> str:
         """What stands above the table."""
-        return f"{self.heading}, {' / '.join(self.metrics)}: {self.model} on {self.corpus}"
+        title = f"{self.heading}, {' / '.join(self.metrics)}: {self.model} on {self.corpus}"
+        return f"{title}. {self.unfinished}" if self.unfinished else title
 
     def best(self, signal: str) -> str:
         """The row in which a signal's first figure is highest: a layer, or :data:`FINAL`."""
@@ -122,7 +126,7 @@ class LayerProbe:
             name: sorted((float(layer), figures[0]) for layer, figures in of.items()) for name, of in places.items()
         }
         xlabel = f"layer ({self.num_layers}: the last one after the final norm)" if self.final else "layer"
-        title = f"{self.heading}: {self.model} on {self.corpus}"
+        title = "\n".join(filter(None, (f"{self.heading}: {self.model} on {self.corpus}", self.unfinished)))
         return plots.curves(lines, title=title, xlabel=xlabel, ylabel=self.metrics[0])
 
     def write(self, folder: str | Path) -> list[Path]:
@@ -161,7 +165,8 @@ def probe_segments(
     Long documents are cut into consecutive segments (:func:`valuembed.segments.cut`), every signal of every layer is
     read from one pass over them without a template, and each segment's next one is looked for among all others by
     cosine (:func:`valuembed.segments.match`). The vectors wait in a temporary folder: ``4 * n * width`` bytes for each
-    signal and layer.
+    signal and layer. Where matching ends early, ``output`` takes what is finished, marked as incomplete; the pass
+    before it starts over.
 
     Args:
         model: as in :func:`valuembed.load`.
@@ -208,51 +213,66 @@ def probe_segments(
     found = cut(documents, panel.reader.texts.tokenizer, tokens, limit=segments, progress=progress)
     scores: dict[str, dict[int, Figures]] = {signal: {} for signal in signals}
     final: dict[str, Figures] = {}
+
+    def made(unfinished: str = "") -> LayerProbe:
+        chance = (100 / score.candidates, 100 * sum(1 / rank for rank in range(1, len(found))) / score.candidates)
+        deviation = 50 / sqrt(score.queries)
+        return LayerProbe(
+            name="segments",
+            heading="Segment matching",
+            model=whole.origin.name,
+            corpus=documents.path.name,
+            num_layers=whole.anatomy.num_layers,
+            metrics=("accuracy@1 (%)", "MRR x100"),
+            scores={signal: of_signal for signal, of_signal in scores.items() if of_signal or signal in final},
+            final=final,
+            baselines={"chance": chance},
+            notes=(
+                f"{len(found):,} segments of {tokens} tokens from {found.kept:,} documents; {found.too_short:,} of "
+                f"{found.read:,} documents read are shorter than two segments, {documents.rejected:,} rows hold no "
+                "text",
+                f"{score.queries:,} queries, each with {score.candidates:,} candidates, no template; one standard "
+                f"error of accuracy@1 is at most {deviation:.1f} points",
+            ),
+            details={
+                **described(panel.reader),
+                "tokens_a_segment": tokens,
+                "segments": len(found),
+                "documents": found.kept,
+                "documents_read": found.read,
+                "documents_too_short": found.too_short,
+                "rows_rejected": documents.rejected,
+                "queries": score.queries,
+                "candidates": score.candidates,
+                "tokens": report.tokens,
+                "truncated": report.truncated,
+                "seconds": round(time.perf_counter() - began, 2),
+            },
+            unfinished=unfinished,
+        )
+
+    done = 0
+
+    def keep() -> None:
+        if output is not None and done:
+            made(incomplete(done, len(recipes), "signals and layers")).write(output)
+
     with tempfile.TemporaryDirectory(prefix="valuembed-", ignore_cleanup_errors=True) as folder:
         vectors, report = _encode(panel, found.texts, Path(folder), progress)
-        for name, of_name in tqdm(vectors.items(), desc="Matching", unit="layer", disable=not progress):
-            score = match(of_name, found.documents)
-            signal, _, layer = name.rpartition("@")
-            figures = (100 * score.accuracy, 100 * score.mrr)
-            if layer == FINAL:
-                final[signal] = figures
-            else:
-                scores[signal][int(layer)] = figures
+        with keeping(keep) as finished:
+            for name, of_name in tqdm(vectors.items(), desc="Matching", unit="layer", disable=not progress):
+                score = match(of_name, found.documents)
+                signal, _, layer = name.rpartition("@")
+                figures = (100 * score.accuracy, 100 * score.mrr)
+                if layer == FINAL:
+                    final[signal] = figures
+                else:
+                    scores[signal][int(layer)] = figures
+                done += 1
+                finished()
         del vectors, of_name
     warn_truncated(report, panel.reader)
-    chance = (100 / score.candidates, 100 * sum(1 / rank for rank in range(1, len(found))) / score.candidates)
-    deviation = 50 / sqrt(score.queries)
-    result = LayerProbe(
-        name="segments",
-        heading="Segment matching",
-        model=whole.origin.name,
-        corpus=documents.path.name,
-        num_layers=whole.anatomy.num_layers,
-        metrics=("accuracy@1 (%)", "MRR x100"),
-        scores={signal: of_signal for signal, of_signal in scores.items() if of_signal},
-        final=final,
-        baselines={"chance": chance},
-        notes=(
-            f"{len(found):,} segments of {tokens} tokens from {found.kept:,} documents; {found.too_short:,} of "
-            f"{found.read:,} documents read are shorter than two segments, {documents.rejected:,} rows hold no text",
-            f"{score.queries:,} queries, each with {score.candidates:,} candidates, no template; one standard error "
-            f"of accuracy@1 is at most {deviation:.1f} points",
-        ),
-        details={
-            **described(panel.reader),
-            "tokens_a_segment": tokens,
-            "segments": len(found),
-            "documents": found.kept,
-            "documents_read": found.read,
-            "documents_too_short": found.too_short,
-            "rows_rejected": documents.rejected,
-            "queries": score.queries,
-            "candidates": score.candidates,
-            "tokens": report.tokens,
-            "truncated": report.truncated,
-            "seconds": round(time.perf_counter() - began, 2),
-        },
-    )
+    result = made()
     if output is not None:
         result.write(output)
     return result
