@@ -44,6 +44,23 @@ def test_many_series_stay_apart():
     assert len(styles) == 20
 
 
+@pytest.mark.parametrize("name", ["from $5} to $6", "$x^2$"])
+def test_a_name_is_no_formula(tmp_path, name):
+    """Not parsed, which would fail or show something else: drawn to the end, and as it was given."""
+    lines = {name: [(0, 1.0), (1, 2.0)], f"{name} too": [(0, 1.0), (1, 2.0)]}
+    for figure in (
+        plots.bars({name: {name: 1.0, f"{name} too": 2.0}}, title=name, ylabel=name),
+        plots.curves(lines, title=name, xlabel=name, ylabel=name),
+    ):
+        plots.save(figure, tmp_path / "x.png")
+        (axes,) = figure.axes
+        texts = [axes.title, axes.yaxis.label, *axes.get_legend().get_texts()]
+        texts += axes.get_xticklabels() if axes.containers else [axes.xaxis.label]
+        assert len(texts) == 5
+        assert {text.get_text() for text in texts} == {name, f"{name} too"}
+        assert not any(text.get_parse_math() for text in texts)
+
+
 def test_is_saved_whole_as_png(tmp_path):
     plots.save(plots.bars({"a": {"b": 1.0}}, title="t", ylabel="y"), tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

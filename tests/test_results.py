@@ -143,6 +143,13 @@ class TestFigure:
             assert titles == list(row)[:12]
             assert figure.get_suptitle() == f"Evaluation of tiny, {shown} of 30 tasks, in percent"
 
+    def test_a_name_is_no_formula(self):
+        name = "from $5} to $6"
+        rows = {f"{name} {number}": {name: 1.0} for number in range(8)}
+        figure, titles = self.texts(replace(evaluation(rows, {name: "sts"}), model=name))
+        figure.draw_without_rendering()
+        assert (titles, figure.get_suptitle()) == ([name], f"Evaluation of {name}, in percent")
+
     @pytest.mark.parametrize("count", [1, 12, 30])
     def test_no_score_at_all(self, count):
         figure, _ = self.texts(evaluation({"va": {}}, {f"t{number}": "sts" for number in range(count)}))

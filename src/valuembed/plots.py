@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from valuembed.extras import require
 from valuembed.outputs import replacing
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _DASHES = ("-", "--", ":", "-.")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+PLAIN: dict[str, Any] = {"parse_math": False}
+"""For every text of a figure: names, files and templates may hold two ``$``, which are no formula."""
 
 
 def bars(scores: Mapping[str, Mapping[str, float]], *, title: str, ylabel: str) -> Figure:
@@ -40,11 +43,11 @@ def bars(scores: Mapping[str, Mapping[str, float]], *, title: str, ylabel: str) 
         if count <= 60:
             labels = ["" if value != value else f"{value:.1f}" for value in values]
             axes.bar_label(drawn, labels, rotation=90, fontsize=7, padding=2)
-    axes.set_xticks(range(len(scores)), list(scores))
+    axes.set_xticks(range(len(scores)), list(scores), **PLAIN)
     if len(scores) > 6:
         for label in axes.get_xticklabels():
             label.set(rotation=30, ha="right", rotation_mode="anchor")
-    axes.set_ylabel(ylabel)
+    axes.set_ylabel(ylabel, **PLAIN)
     axes.margins(y=0.14)
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
@@ -76,8 +79,8 @@ def curves(lines: Mapping[str, Sequence[tuple[float, float]]], *, title: str, xl
             markersize=4,
         )
     axes.xaxis.get_major_locator().set_params(integer=whole)  # type: ignore[call-arg]
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
+    axes.set_xlabel(xlabel, **PLAIN)
+    axes.set_ylabel(ylabel, **PLAIN)
     axes.grid(alpha=0.3)
     _legend(axes)
     return figure
@@ -100,7 +103,7 @@ def _new(title: str, *, width: float, height: float) -> tuple[Figure, Axes]:
 
     made = Figure(figsize=(width, height), layout="constrained")
     axes: Axes = made.subplots()
-    axes.set_title(title)
+    axes.set_title(title, **PLAIN)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     return made, axes
@@ -112,4 +115,6 @@ def _colour(number: int) -> str:
 
 def _legend(axes: Axes) -> None:
     """Beside the axes: on top of data it hides what it explains."""
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
+    legend = axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
+    for text in legend.get_texts():
+        text.set(**PLAIN)

@@ -336,19 +336,21 @@ class Kept:
 
 def _panels(columns: Mapping[str, Mapping[str, float]], methods: Sequence[str], title: str) -> Figure:
     """A panel for each column with a bar and a figure for each method, the best one in another colour."""
+    from valuembed.plots import PLAIN
+
     wide = max(1, min(4, len(columns)))
     high = max(1, -(-len(columns) // wide))
     size = (2.0 + 2.6 * wide, 0.8 + high * (0.7 + 0.2 * len(methods)))
     figure: Figure = require("matplotlib.figure", "plot").Figure(figsize=size, layout="constrained")
-    figure.suptitle(f"{title}, in percent")
+    figure.suptitle(f"{title}, in percent", **PLAIN)
     panels = figure.subplots(high, wide, sharey=True, squeeze=False).flatten()
     for panel, (name, column) in zip(panels, columns.items(), strict=False):
         values = [column.get(method, 0.0) for method in methods]
         texts = [percent(column.get(method)) for method in methods]
         colours = ["#D55E00" if text in best_of(column) else "#0072B2" for text in texts]
         panel.bar_label(panel.barh(range(len(methods)), values, color=colours), texts, fontsize=7, padding=2)
-        panel.set_title(name, fontsize=9)
-        panel.set_yticks(range(len(methods)), methods, fontsize=8)
+        panel.set_title(name, fontsize=9, **PLAIN)
+        panel.set_yticks(range(len(methods)), methods, fontsize=8, **PLAIN)
         panel.tick_params(axis="x", labelsize=7)
         panel.margins(x=0.2, y=0.02)
         panel.spines[["top", "right"]].set_visible(False)
