@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import MappingProxyType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -174,6 +175,58 @@ class TestProbe:
         assert names == {"next-token.json", "next-token.md", "next-token.png"}
         assert json.loads((tmp_path / "x" / "next-token.json").read_text())["details"]["seed"] == 0
         assert "| final norm | - | - |" in found.to_markdown()
+
+
+class TestEndedEarly:
+    CHOICES = MappingProxyType({"positions": 1000, "layers": [0, 1], "progress": False})
+
+    @pytest.fixture
+    def trained(self, monkeypatch):
+        """Counts the probes that are trained, and ends the work at the one after ``most``."""
+        trained, real = SimpleNamespace(count=0, most=math.inf), next_token.fit
+
+        def fit(*arguments):
+            if trained.count >= trained.most:
+                raise KeyboardInterrupt
+            trained.count += 1
+            return real(*arguments)
+
+        monkeypatch.setattr(next_token, "fit", fit)
+        return trained
+
+    def test_a_later_run_takes_over_what_is_finished(self, folder, corpus, tmp_path, trained):
+        pytest.importorskip("matplotlib")
+        trained.most = 4
+        with pytest.raises(KeyboardInterrupt):
+            probe_next_token(folder, corpus, output=tmp_path, **self.CHOICES)
+        kept = json.loads((tmp_path / "next-token.json").read_text())
+        # Four signals at two layers, and two after the final norm.
+        assert kept["unfinished"] == "Incomplete: ended after 4 of 10 probes"
+        assert "Incomplete: ended after 4 of 10 probes" in (tmp_path / "next-token.md").read_text()
+        assert (tmp_path / "next-token.png").exists()
+        trained.most = math.inf
+        whole = probe_next_token(folder, corpus, output=tmp_path, **self.CHOICES)
+        assert (trained.count, whole.unfinished) == (10, "")
+        alone = probe_next_token(folder, corpus, **self.CHOICES)
+        assert (whole.scores, whole.final) == (alone.scores, alone.final)
+        assert json.loads((tmp_path / "next-token.json").read_text())["unfinished"] == ""
+
+    def test_other_inputs_or_settings_are_trained_anew(self, folder, corpus, tmp_path, trained):
+        pytest.importorskip("matplotlib")
+        choices = {**self.CHOICES, "layers": [1]}
+        probe_next_token(folder, corpus, output=tmp_path, **choices)
+        probe_next_token(folder, corpus, output=tmp_path, **choices)
+        assert trained.count == 6
+        probe_next_token(folder, corpus, output=tmp_path, **{**choices, "positions": 1100})
+        assert trained.count == 12
+        probe_next_token(folder, corpus, output=tmp_path, seed=1, **choices)
+        assert trained.count == 18
+
+    def test_a_file_that_is_none_of_ours_is_no_help(self, folder, corpus, tmp_path, trained):
+        pytest.importorskip("matplotlib")
+        (tmp_path / "next-token.json").write_text('{"details": []}')
+        probe_next_token(folder, corpus, output=tmp_path, **{**self.CHOICES, "layers": [1]})
+        assert trained.count == 6
 
 
 class TestErrors:

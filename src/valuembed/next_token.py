@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import sys
 import time
@@ -18,13 +20,23 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from valuembed.errors import InputError
+from valuembed.keeping import incomplete, keeping
 from valuembed.layers import LayerSpec
 from valuembed.layerwise import look, not_finite
-from valuembed.linear_probe import EPOCHS, LEARNING_RATE, ROWS_PER_STEP, as_classes, fit, most_frequent, scales
+from valuembed.linear_probe import (
+    EPOCHS,
+    FEWEST_STEPS,
+    LEARNING_RATE,
+    ROWS_PER_STEP,
+    as_classes,
+    fit,
+    most_frequent,
+    scales,
+)
 from valuembed.module import ValueTransformer
 from valuembed.outputs import results_folder
 from valuembed.panel import SIGNALS, Panel
-from valuembed.probe import PLAIN, Figures, LayerProbe, described, layers_of
+from valuembed.probe import FINAL, PLAIN, Figures, LayerProbe, described, layers_of
 from valuembed.segments import Documents
 from valuembed.token_reader import AT_TOKEN, OF_PREFIX, TokenSignal, read_tokens
 from valuembed.tokenizing import TokenRow
@@ -35,6 +47,9 @@ TOKEN_SIGNALS = {
     ("hidden", AT_TOKEN): "hidden state at the token",
     ("hidden", OF_PREFIX): "hidden states of the prefix",
 }
+
+NAME = "next-token"
+"""Of the files."""
 
 POSITIONS = 20_000
 """Positions in all, those held out included."""
@@ -108,6 +123,10 @@ def probe_next_token(
     columns, its features scaled to unit deviation before (no single large one may drown the others) and after. The
     classes are the next tokens that the training part has. Optimizer, steps and order are the same for all.
 
+    Where probing ends early, ``output`` takes the probes that are finished, marked as incomplete. A later run into the
+    same folder reads the documents again and takes over every probe whose inputs, targets and settings are the same to
+    the bit; it trains the others.
+
     Memory beside the model: ``4 * positions * width`` bytes for each signal and layer.
 
     Args:
@@ -159,17 +178,20 @@ def probe_next_token(
     wanted = as_classes(wanted, classes)
     scores: dict[str, dict[int, Figures]] = {name: {} for name in TOKEN_SIGNALS.values()}
     final: dict[str, Figures] = {}
-    for signal in tqdm(list(inputs), desc="Probes", unit="probe", disable=not progress):
-        vectors, held_vectors = inputs.pop(signal), held_inputs.pop(signal)
-        name = TOKEN_SIGNALS[signal.signal, signal.extent]
-        if not (vectors.isfinite().all() and held_vectors.isfinite().all()):
-            raise not_finite(f"{name}, layer {'L' if signal.layer is None else signal.layer}", reader)
-        device = reader.model.device
-        score = fit(vectors.to(device), targets, held_vectors.to(device), wanted, len(classes), seed)
-        if signal.layer is None:
-            final[name] = score.figures
-        else:
-            scores[name][signal.layer] = score.figures
+    device = reader.model.device
+    settings = [
+        seed,
+        len(classes),
+        EPOCHS,
+        FEWEST_STEPS,
+        ROWS_PER_STEP,
+        LEARNING_RATE,
+        device.type,
+        described(reader)["versions"],
+    ]
+    known = {} if output is None else _finished_before(Path(output) / f"{NAME}.json")
+    probes: dict[str, str] = {}
+    total = len(inputs)
     unseen = float((wanted < 0).float().mean())
     details = {
         **described(reader),
@@ -186,32 +208,79 @@ def probe_next_token(
         "held_out_without_class": unseen,
         "seed": seed,
         "optimizer": {"name": "AdamW", "epochs": EPOCHS, "rows": ROWS_PER_STEP, "learning_rate": LEARNING_RATE},
-        "seconds": round(time.perf_counter() - began, 2),
     }
     fewer = "" if len(drawn) == positions else f" ({positions:,} were asked for: the corpus has no more)"
-    result = LayerProbe(
-        name="next-token",
-        heading="Next-token probing",
-        model=whole.origin.name,
-        corpus=documents.path.name,
-        num_layers=anatomy.num_layers,
-        metrics=("top-1 (%)", "top-5 (%)", "loss (nats)"),
-        scores={name: of_name for name, of_name in scores.items() if of_name},
-        final=final,
-        baselines={"most frequent": most_frequent(targets, wanted, len(classes)).figures},
-        notes=(
-            f"linear softmax on {len(targets):,} positions, scored on {len(wanted):,} of other documents{fewer}; "
-            f"{len(drawn.rows):,} documents, {CONTEXT} tokens of each at most, no template",
-            f"every signal projected to {project.width} inputs; {len(classes):,} classes, and {unseen:.1%} of the held "
-            "out next tokens are none of them: missed in top-1 and top-5, left out of the loss",
-            "the values of layer l are computed from the hidden states after layer l - 1; one standard error of top-1 "
-            f"is at most {50 / sqrt(len(wanted)):.1f} points",
-        ),
-        details=details,
-    )
+
+    def made(unfinished: str = "") -> LayerProbe:
+        return LayerProbe(
+            name=NAME,
+            heading="Next-token probing",
+            model=whole.origin.name,
+            corpus=documents.path.name,
+            num_layers=anatomy.num_layers,
+            metrics=("top-1 (%)", "top-5 (%)", "loss (nats)"),
+            scores={name: of_name for name, of_name in scores.items() if of_name or name in final},
+            final=final,
+            baselines={"most frequent": most_frequent(targets, wanted, len(classes)).figures},
+            notes=(
+                f"linear softmax on {len(targets):,} positions, scored on {len(wanted):,} of other documents{fewer}; "
+                f"{len(drawn.rows):,} documents, {CONTEXT} tokens of each at most, no template",
+                f"every signal projected to {project.width} inputs; {len(classes):,} classes, and {unseen:.1%} of the "
+                "held out next tokens are none of them: missed in top-1 and top-5, left out of the loss",
+                "the values of layer l are computed from the hidden states after layer l - 1; one standard error of "
+                f"top-1 is at most {50 / sqrt(len(wanted)):.1f} points",
+            ),
+            details={**details, "probes": probes, "seconds": round(time.perf_counter() - began, 2)},
+            unfinished=unfinished,
+        )
+
+    def keep() -> None:
+        if output is not None and probes:
+            made(incomplete(len(probes), total, "probes")).write(output)
+
+    with keeping(keep) as finished:
+        for signal in tqdm(list(inputs), desc="Probes", unit="probe", disable=not progress):
+            vectors, held_vectors = inputs.pop(signal), held_inputs.pop(signal)
+            name = TOKEN_SIGNALS[signal.signal, signal.extent]
+            where = FINAL if signal.layer is None else str(signal.layer)
+            if not (vectors.isfinite().all() and held_vectors.isfinite().all()):
+                raise not_finite(f"{name}, layer {'L' if signal.layer is None else signal.layer}", reader)
+            digest = _digest(settings, vectors, targets, held_vectors, wanted)
+            if (figures := known.get(digest)) is None:
+                figures = fit(vectors.to(device), targets, held_vectors.to(device), wanted, len(classes), seed).figures
+            if signal.layer is None:
+                final[name] = figures
+            else:
+                scores[name][signal.layer] = figures
+            probes[f"{name}@{where}"] = digest
+            finished()
+    result = made()
     if output is not None:
         result.write(output)
     return result
+
+
+def _digest(settings: Sequence[Any], *tensors: Tensor) -> str:
+    """All that a probe is made from, as 32 hex digits."""
+    whole = hashlib.sha256(repr(settings).encode())
+    for tensor in tensors:
+        whole.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        whole.update(tensor.contiguous().numpy())
+    return whole.hexdigest()[:32]
+
+
+def _finished_before(path: Path) -> dict[str, Figures]:
+    """The figures of the probes that an earlier run finished, by what they were made from; none if there is no such."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        found = {}
+        for probe, digest in kept["details"]["probes"].items():
+            name, _, layer = probe.rpartition("@")
+            figures = kept["final"][name] if layer == FINAL else kept["scores"][name][layer]
+            found[digest] = tuple(map(float, figures))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
+    return found
 
 
 def draw(
