@@ -90,6 +90,23 @@ class TestReplacing:
         assert tree(tmp_path) == self.held("mine", not as_folder)
 
 
+@pytest.mark.parametrize("path", [".", "..", "inside/..", "../here", ""])
+def test_the_working_folder_is_not_replaced(tmp_path, monkeypatch, path):
+    (tmp_path / "here" / "inside").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+
+    def replace():
+        with replacing(path):
+            raise AssertionError("the work was begun")
+
+    for refused in (replace, lambda: check_model_folder(path), lambda: check_model_folder(path, overwrite=True)):
+        with pytest.raises(
+            OutputError, match=rf"^output {re.escape(str(Path(path)))} is the working folder or holds it"
+        ):
+            refused()
+    assert tree(tmp_path) == {"here/inside": ""}
+
+
 class TestReplaceText:
     def test_is_utf8(self, tmp_path):
         for text in ("one", "zwölf \N{GREEK SMALL LETTER LAMDA}\n"):

@@ -29,6 +29,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         OutputError: it cannot be written there.
     """
     path = Path(path)
+    _check_not_around(path)
     # The ending says what is left after a crash, and keeps whoever looks for results from finding it.
     temporary = path.with_name(f".valuembed-{secrets.token_hex(6)}.tmp")
     try:
@@ -44,6 +45,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
+
+
+def _check_not_around(path: Path) -> None:
+    """Raise where a path is the working folder or holds it: to whoever works there, a new one would not appear."""
+    if path.is_dir() and path.resolve() in ((here := Path.cwd()), *here.parents):
+        raise OutputError(
+            f"output {path} is the working folder or holds it, and cannot be replaced; name one inside it"
+        )
 
 
 def replace_text(path: str | os.PathLike[str], text: str) -> None:
@@ -78,9 +87,10 @@ def check_model_folder(output: str | os.PathLike[str], *, overwrite: bool = Fals
     """Raise where a model cannot be saved, before any work is done.
 
     Raises:
-        OutputError: there is something already, and it may not be replaced.
+        OutputError: there is something already, and it may not be replaced; or it is the working folder.
     """
     path = Path(output)
+    _check_not_around(path)
     if path.exists() and not path.is_dir():
         raise OutputError(f"output {path} is a file; name a folder for the model")
     if path.is_dir() and any(path.iterdir()):
