@@ -64,7 +64,7 @@ def called(monkeypatch):
         ),
         left_out={"second half": "gone"},
         data={"file": "f", "split": "dev", "unit": "pairs", "chosen_on": 1200, "held_out": 9, "halves": "by turns"},
-        versions={},
+        details={},
     )
     monkeypatch.setattr("valuembed.sweep.sweep", lambda *given, **more: calls.append((given, more)) or swept)
     monkeypatch.setattr("valuembed.select.select_layers", lambda *given, **more: calls.append((given, more)) or chosen)

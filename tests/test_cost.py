@@ -96,6 +96,8 @@ class TestMeasured:
         about = (found.model, found.num_layers, found.device, found.dtype, found.texts, found.texts_are)
         assert about == (folder.name, 4, "cpu", "float32", 1, "given")
         assert found.reference == "aligned_wva"
+        assert found.details["origin"]["revision"] is None
+        assert json.loads(json.dumps(found.to_dict()))["details"]["versions"].keys() == {"valuembed", "torch"}
 
 
 def test_each_method_runs_alone(folder, monkeypatch):

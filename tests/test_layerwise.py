@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,9 +16,19 @@ from some_texts import some_texts
 import valuembed
 from valuembed.encoder import EncodeReport, TruncationWarning
 from valuembed.errors import LayerError, RecipeError
-from valuembed.layerwise import look, pair_windows, read_pairs, read_tensors, spearman, warn_truncated
+from valuembed.layerwise import (
+    described,
+    look,
+    pair_windows,
+    read_pairs,
+    read_tensors,
+    spearman,
+    versions,
+    warn_truncated,
+)
 from valuembed.panel import Panel
 from valuembed.recipes import METHODS, Recipe
+from valuembed.testing import tiny_checkpoint
 
 TEXTS = some_texts(12)
 WORD = st.text("ab", max_size=4)
@@ -111,6 +122,15 @@ class TestLook:
     def test_unknown_method(self, folder):
         with pytest.raises(RecipeError, match="method 'vaa' is unknown; give one of va, "):
             look(folder, "vaa")
+
+
+def test_figures_say_what_gave_them(monkeypatch, tmp_path):
+    folder = tiny_checkpoint(tmp_path / "tiny", "qwen3", tokenizer="byte_level_bos")
+    reader = Panel.load(folder, {"va": "va"}, max_tokens=9, dtype="bfloat16").reader
+    reader.origin = replace(reader.origin, revision="c0ffee")
+    found = described(reader)
+    assert (found["origin"]["revision"], found["dtype"], found["max_tokens"]) == ("c0ffee", "bfloat16", 9)
+    assert found["versions"] == versions()
 
 
 def test_cut_texts_are_warned_of(folder):

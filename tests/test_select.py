@@ -209,6 +209,9 @@ class TestOutput:
         assert valuembed.load(folder, str(path)).recipe.layers == (1, 2)
         notes = json.loads(path.read_text())
         assert (notes["chosen"], notes["data"]["halves"]) == ("best window", "planted")
+        origin = {"name": folder.name, "revision": None}
+        assert notes["details"]["origin"].items() >= origin.items()
+        assert (notes["details"]["dtype"], "torch" in notes["details"]["versions"]) == ("float32", True)
         assert notes["candidates"][0]["scores"] == {"score": [5.0, -5.0]}
         assert list(path.parent.iterdir()) == [path]
 

@@ -133,7 +133,7 @@ class TestModels:
     def test_options_reach_the_model(self, folder, pairs, tmp_path):
         with pytest.warns(TruncationWarning, match=r"of 40 texts were cut to fit max_tokens=5 \(template included\)"):
             found = sweep(folder, f"sts:{pairs}", signals=["values raw"], dtype="bfloat16", max_tokens=5)
-        assert found.details["dtype"] == "bfloat16"
+        assert (found.details["dtype"], found.details["max_tokens"]) == ("bfloat16", 5)
         assert 0 < found.details["truncated"] < 40
 
 
@@ -205,6 +205,7 @@ class TestResults:
     def test_output_is_written(self, folder, pairs, tmp_path):
         found = sweep(folder, f"sts:{pairs}", signals=["values raw"], output=tmp_path / "out")
         assert (tmp_path / "out" / "sweep.md").read_text() == found.to_markdown()
+        assert found.details["origin"]["name"] == folder.name
         assert found.details["digest"] == json.loads((tmp_path / "out" / "sweep.json").read_text())["details"]["digest"]
 
 
@@ -232,6 +233,7 @@ class TestOtherTasks:
         assert list(recipes) == [*(f"values raw@{layer}" for layer in range(4)), "values raw@default"]
         assert {recipe.template for recipe in recipes.values()} == {(TEMPLATE,)}
         assert options == {"output": tmp_path / "scores", "progress": False, "max_tokens": 9}
+        assert found.details["origin"]["name"] == folder.name
         # A layer that evaluate gave no score is missing.
         assert (found.scores, found.default) == ({"values raw": {0: 1.0, 2: 3.0}}, {"values raw": 2.0})
         assert (found.metric, found.task, found.details["tokens"]) == ("accuracy x100", "t", 9)

@@ -6,7 +6,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from valuembed import plots
 from valuembed.errors import InputError
+from valuembed.layerwise import described
 from valuembed.outputs import replace_text, results_folder
 from valuembed.panel import Panel
 from valuembed.recipes import METHODS, Recipe
@@ -76,6 +77,7 @@ class CostReport:
         texts_are: where they come from.
         reference: the method that the others are compared with.
         costs: in the order given.
+        details: origin with its commit, precision, token limit, versions.
     """
 
     model: str
@@ -87,6 +89,7 @@ class CostReport:
     texts_are: str
     reference: str
     costs: tuple[MethodCost, ...]
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     def ratios(self) -> dict[str, dict[str, float]]:
         """By method, its ``tokens``, ``flops`` and ``seconds`` as multiples of the reference's.
@@ -240,6 +243,7 @@ def measure_cost(
             )
             for name, plan in panel.plans.items()
         ),
+        details=described(reader),
     )
 
 

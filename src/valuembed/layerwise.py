@@ -1,11 +1,11 @@
-"""What comparing layers has in common: which can be read, pairs of texts in windows, rank correlation."""
+"""What comparing layers has in common: which can be read, pairs in windows, rank correlation, what made a figure."""
 
 from __future__ import annotations
 
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from sentence_transformers.util import batch_to_device
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from valuembed import __version__
 from valuembed.anatomy import Anatomy
 from valuembed.checkpoint import locate
 from valuembed.encoder import EncodeReport, TruncationWarning
@@ -199,6 +200,21 @@ def spearman(columns: NDArray[Any], wanted: NDArray[Any]) -> NDArray[np.float64]
     with np.errstate(invalid="ignore"):
         found: NDArray[np.float64] = ranks @ goal / np.sqrt((ranks**2).sum(axis=1) * (goal**2).sum())
     return found
+
+
+def described(reader: ValueTransformer) -> dict[str, Any]:
+    """What gave figures, for their file: origin with its commit, precision, token limit, versions."""
+    return {
+        "origin": asdict(reader.origin),
+        "dtype": str(reader.model.dtype).removeprefix("torch."),
+        "max_tokens": reader.max_tokens,
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of this library and torch."""
+    return {"valuembed": __version__, "torch": torch.__version__}
 
 
 def not_finite(what: str, reader: ValueTransformer) -> ReadingError:

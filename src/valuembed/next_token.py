@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from valuembed.errors import InputError
 from valuembed.keeping import incomplete, keeping
 from valuembed.layers import LayerSpec
-from valuembed.layerwise import look, not_finite
+from valuembed.layerwise import described, look, not_finite, versions
 from valuembed.linear_probe import (
     EPOCHS,
     FEWEST_STEPS,
@@ -36,7 +36,7 @@ from valuembed.linear_probe import (
 from valuembed.module import ValueTransformer
 from valuembed.outputs import results_folder
 from valuembed.panel import SIGNALS, Panel
-from valuembed.probe import FINAL, PLAIN, Figures, LayerProbe, described, layers_of
+from valuembed.probe import FINAL, PLAIN, Figures, LayerProbe, layers_of
 from valuembed.segments import Documents
 from valuembed.token_reader import AT_TOKEN, OF_PREFIX, TokenSignal, read_tokens
 from valuembed.tokenizing import TokenRow
@@ -179,16 +179,8 @@ def probe_next_token(
     scores: dict[str, dict[int, Figures]] = {name: {} for name in TOKEN_SIGNALS.values()}
     final: dict[str, Figures] = {}
     device = reader.model.device
-    settings = [
-        seed,
-        len(classes),
-        EPOCHS,
-        FEWEST_STEPS,
-        ROWS_PER_STEP,
-        LEARNING_RATE,
-        device.type,
-        described(reader)["versions"],
-    ]
+    training = (EPOCHS, FEWEST_STEPS, ROWS_PER_STEP, LEARNING_RATE)
+    settings = (seed, len(classes), *training, device.type, *versions().items())
     known = {} if output is None else _finished_before(Path(output) / f"{NAME}.json")
     probes: dict[str, str] = {}
     total = len(inputs)
@@ -265,7 +257,7 @@ def _digest(settings: Sequence[Any], *tensors: Tensor) -> str:
     whole = hashlib.sha256(repr(settings).encode())
     for tensor in tensors:
         whole.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        whole.update(tensor.contiguous().numpy())
+        whole.update(tensor.contiguous().numpy().data)
     return whole.hexdigest()[:32]
 
 

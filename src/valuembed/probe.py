@@ -17,17 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from valuembed import __version__, plots
+from valuembed import plots
 from valuembed.encoder import EncodeReport
 from valuembed.errors import RecipeError
 from valuembed.keeping import incomplete, keeping
 from valuembed.layers import LayerSpec
-from valuembed.layerwise import Whole, look, warn_truncated
-from valuembed.module import ValueTransformer
+from valuembed.layerwise import Whole, described, look, warn_truncated
 from valuembed.outputs import replace_text, results_folder
 from valuembed.panel import SIGNALS, Panel, every_layer
 from valuembed.recipes import Recipe
@@ -304,13 +302,3 @@ def _encode(
             reports.append(panel.report or EncodeReport(0, 0, 0, 0))
             bar.update(len(part))
     return vectors, EncodeReport.total(reports)
-
-
-def described(reader: ValueTransformer) -> dict[str, Any]:
-    """What gave the figures, for their file."""
-    return {
-        "origin": asdict(reader.origin),
-        "dtype": str(reader.model.dtype).removeprefix("torch."),
-        "max_tokens": reader.max_tokens,
-        "versions": {"valuembed": __version__, "torch": torch.__version__},
-    }

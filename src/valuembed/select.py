@@ -12,17 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from valuembed import __version__
 from valuembed.calibration import read_record
 from valuembed.checkpoint import locate
 from valuembed.errors import InputError, LayerError, OutputError, ReadingError
 from valuembed.evidence import CHOSEN_ON, HELD_OUT, Evidence, LabelledPairs, NextSegments, read_dev
 from valuembed.layers import DEFAULT_SPAN, describe
-from valuembed.layerwise import Whole, look
+from valuembed.layerwise import Whole, described, look
 from valuembed.model import DEFAULT_METHOD, load
 from valuembed.outputs import check_model_folder, replacing, save_model
 from valuembed.panel import Panel
@@ -72,7 +70,7 @@ class Selection:
         candidates: everything that was compared.
         left_out: sets that cannot be read from this checkpoint, by name, each with the reason.
         data: what was read, plain data: file, split, counts, halves.
-        versions: of this library and torch.
+        details: what it was read with: origin with its commit, precision, token limit, versions.
     """
 
     model: str
@@ -81,7 +79,7 @@ class Selection:
     candidates: tuple[Candidate, ...]
     left_out: Mapping[str, str]
     data: Mapping[str, Any]
-    versions: Mapping[str, str]
+    details: Mapping[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -157,6 +155,8 @@ def select_layers(
     is looked for; the score is the mean reciprocal rank, and a document is in one half. Segment matching is an analysis
     of the source; to choose layers by it is ours.
 
+    Everything comes from one pass over the texts; where the work ends early, it starts over.
+
     Args:
         model, method, template, cleaning: as in :func:`valuembed.load`; layers that the method has do not count.
         dev: ``"sts:FILE"``, or the path of such a file; never test data.
@@ -214,7 +214,7 @@ def select_layers(
         candidates=tuple(candidates),
         left_out=left_out,
         data=evidence.data,
-        versions={"valuembed": __version__, "torch": torch.__version__},
+        details=described(panel.reader),
     )
     if output is not None:
         try:

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from valuembed import __version__, plots
+from valuembed import plots
 from valuembed.encoder import EncodeReport
 from valuembed.errors import LayerError, ReadingError, RecipeError
 from valuembed.layers import describe
-from valuembed.layerwise import Whole, look, not_finite, read_pairs, spearman, warn_truncated
+from valuembed.layerwise import Whole, described, look, not_finite, read_pairs, spearman, versions, warn_truncated
 from valuembed.outputs import replace_text, results_folder
 from valuembed.panel import SIGNALS, Panel, every_layer
 from valuembed.recipes import Recipe
@@ -167,7 +167,8 @@ def sweep(
     """Score every layer and every signal of a model on a task.
 
     All of them come from one forward pass over the texts. For ``sts:FILE`` nothing but similarities is kept: vectors
-    are held for a window of pairs, :data:`WINDOW_BYTES` at a time. Other tasks need all vectors of all texts at once.
+    are held for a window of pairs, :data:`WINDOW_BYTES` at a time, and a pass that ends early starts over. Other tasks
+    need all vectors of all texts at once.
 
     Args:
         model: as in :func:`valuembed.load`.
@@ -220,8 +221,9 @@ def sweep(
         template=whole.recipe.template,
         details={
             "cleaning": whole.recipe.cleaning,
+            "origin": asdict(whole.origin),
+            "versions": versions(),
             **details,
-            "versions": {"valuembed": __version__, "torch": torch.__version__},
         },
     )
     if output is not None:
@@ -287,7 +289,7 @@ def _scored(panel: Panel, data: StsFile, progress: bool) -> Scores:
     total = EncodeReport.total(reports)
     warn_truncated(total, panel.reader)
     details = {
-        "dtype": str(panel.reader.model.dtype).removeprefix("torch."),
+        **described(panel.reader),
         "file": data.paths[0].name,
         "digest": data.digest,
         "split": data.split,
