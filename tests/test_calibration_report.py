@@ -18,7 +18,7 @@ from valuembed import calibration_report
 from valuembed.calibrate import calibrate, fit_calibrations, load_head, sample_texts
 from valuembed.calibration_report import PARTS, CalibrationReport, LeakWarning, report_calibration, score_calibrations
 from valuembed.encoder import TruncationWarning
-from valuembed.errors import CheckpointError, InputError, ReadingError, RecipeError
+from valuembed.errors import CheckpointError, InputError, OutputError, ReadingError, RecipeError
 from valuembed.model import load
 from valuembed.panel import Panel
 from valuembed.task_files import read_sts
@@ -159,7 +159,56 @@ class TestTables:
         assert "| a\\|b | 8 |" in made(**{"a|b": {"none": 1.0}}).to_markdown()
 
     def test_plain_data(self, report):
-        assert CalibrationReport(**json.loads(json.dumps(report.to_dict()))) == report
+        again = CalibrationReport(**json.loads(json.dumps(report.to_dict())))
+        assert again.to_markdown() == report.to_markdown()
+        assert (again.details["origin"]["name"], again.details["dtype"]) == ("tiny", "float32")
+
+
+class TestFiles:
+    def test_are_written(self, folder, pairs, tmp_path):
+        pytest.importorskip("matplotlib")
+        found = report_calibration(folder, CORPUS, f"sts:{pairs}", "va", kinds=["centre"], output=tmp_path / "new")
+        written = {path.name: path for path in (tmp_path / "new").iterdir()}
+        assert written["calibration.md"].read_text() == found.to_markdown()
+        assert json.loads(written["calibration.json"].read_text())["scores"] == found.scores
+        charts = [written[name].read_bytes() for name in ("calibration.png", "calibration-small.png")]
+        assert len(written) == 4
+        assert charts[0] != charts[1]
+        assert all(chart.startswith(b"\x89PNG") for chart in charts)
+
+    def test_chart(self):
+        pytest.importorskip("matplotlib")
+        axes = TestTables.REPORT.figure("1/8").axes[0]
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b", "c"]
+        assert axes.get_title() == "Calibrations of m on f, 1/8 of the width"
+        assert [bar.get_height() for bar in axes.patches][:3] == [50, 60, 55]
+
+    def test_a_bad_place_is_known_before_the_model_is_read(self, tmp_path, pairs):
+        pytest.importorskip("matplotlib")
+        (tmp_path / "file").write_text("")
+        with pytest.raises(OutputError, match=r"cannot write into .*file: "):
+            report_calibration("no/such-model", CORPUS, f"sts:{pairs}", output=tmp_path / "file")
+
+    def test_methods_that_are_finished_are_kept(self, folder, pairs, tmp_path, monkeypatch):
+        pytest.importorskip("matplotlib")
+        fitted = []
+
+        def fit(*arguments, **more):
+            fitted.append(None)
+            if len(fitted) == 4:
+                raise KeyboardInterrupt
+            return real(*arguments, **more)
+
+        real = calibration_report.fit
+        monkeypatch.setattr(calibration_report, "fit", fit)
+        given = (folder, CORPUS, f"sts:{pairs}", ["wva", "va"])
+        with pytest.raises(KeyboardInterrupt):
+            report_calibration(*given, kinds=["centre", "whiten"], output=tmp_path)
+        kept = json.loads((tmp_path / "calibration.json").read_text())
+        assert kept["unfinished"] == "Incomplete: ended after 1 of 2 methods"
+        assert "\nIncomplete: ended after 1 of 2 methods.\n" in (tmp_path / "calibration.md").read_text()
+        whole = report_calibration(*given, kinds=["centre", "whiten"])
+        assert kept["scores"] == {"wva": whole.scores["wva"]}
 
 
 class TestBadInput:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import valuembed.cli_calibrate  # noqa: F401  (registers its command)
 from valuembed.calibrate import MAX_TEXTS, calibrate
 from valuembed.calibration import DEFAULT_SHRINKAGE, KINDS
-from valuembed.calibration_report import PARTS
+from valuembed.calibration_report import PARTS, CalibrationReport
 from valuembed.commands import app
 from valuembed.model import load
 
@@ -85,10 +85,47 @@ def test_reports_on_several_methods(folder, corpus, pairs):
 
 def test_reports_on_the_method_that_is_asked_for(folder, corpus, pairs):
     given = ("--corpus", corpus, "--task", f"sts:{pairs}", "--json")
-    assert list(json.loads(run(folder, *given)[0])["scores"]) == ["aligned_wva"]
     assert list(json.loads(run(folder, *given, "--method", "va")[0])["scores"]) == ["va"]
     with_layers = json.loads(run(folder, *given, "--method", "va", "--layers", "0")[0])["scores"]
     assert with_layers["va"] == json.loads(run(folder, *given, "--methods", "va@0")[0])["scores"]["va@0"]
+
+
+def test_reports_on_every_method_by_default(folder, corpus, pairs, monkeypatch):
+    asked = []
+
+    def report(model, texts, task, methods, **more):
+        asked.append(methods)
+        return CalibrationReport("m", "f", 1, 1, "c", 0, 0.1, {}, {})
+
+    monkeypatch.setattr("valuembed.calibration_report.report_calibration", report)
+    given = (folder, "--corpus", corpus, "--task", f"sts:{pairs}", "--json")
+    for more in ((), ("--method", "va"), ("--method", "va", "--methods", "wva", "echo")):
+        run(*given, *more)
+    assert asked == ["all", "va", ["wva", "echo"]]
+
+
+def test_a_report_in_a_folder(folder, corpus, pairs, tmp_path):
+    pytest.importorskip("matplotlib")
+    given = ("--corpus", corpus, "--task", f"sts:{pairs}", "--methods", "va", "--report", tmp_path / "new")
+    out, _ = run(folder, *given)
+    names = ["calibration-small.png", "calibration.json", "calibration.md", "calibration.png"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == names
+    assert out.splitlines()[-1].startswith(f"{tmp_path / 'new'}: calibration.md, ")
+
+
+def test_json_is_one_document(folder, corpus, pairs, tmp_path):
+    save = ("--corpus", corpus, "--method", "va", "--kind", "centre", "--overwrite", "--json", "-o", tmp_path / "a")
+    saved = json.loads(run(folder, *save)[0])["saved"]
+    assert (saved["folder"], saved["kind"], saved["texts"]) == (str(tmp_path / "a"), "centre", 50)
+    both = json.loads(run(folder, *save, "--task", f"sts:{pairs}")[0])
+    assert (both["saved"], list(both["scores"])) == (saved, ["va"])
+
+
+def test_a_model_that_cannot_be_saved_costs_no_report(folder, corpus, pairs, tmp_path):
+    save = ("--corpus", corpus, "--method", "va", "--size", 99, "--json", "-o", tmp_path / "a")
+    out, err = run(folder, *save, "--task", f"sts:{pairs}", code=1)
+    assert list(json.loads(out)["scores"]) == ["va"]
+    assert "error: size=99" in err
 
 
 def test_reports_and_saves_in_one_go(folder, corpus, pairs, tmp_path):
@@ -104,6 +141,7 @@ def test_reports_and_saves_in_one_go(folder, corpus, pairs, tmp_path):
         (("-o", "a"), "Invalid value for --corpus: missing: give a file of texts"),
         (("--task", "sts:x", "--kind", "filter"), "Invalid value for --corpus: missing: give a file of texts"),
         (("-o", "a", "--methods", "va"), "Invalid value for --methods: belongs to --task; a model is saved with one"),
+        (("-o", "a", "--report", "b"), "Invalid value for --report: belongs to --task sts:FILE, on which it reports"),
         (("-o", "a", "--size", "0"), "Invalid value for '--size': "),
         (("-o", "a", "--shrinkage", "2"), "Invalid value for '--shrinkage': "),
         (("-o", "a", "--texts", "1"), "Invalid value for '--texts': "),

@@ -6,18 +6,21 @@ comes from another file.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from valuembed import plots
 from valuembed.calibrate import MAX_TEXTS, checked_head, load_head, sample_texts
 from valuembed.calibration import (
     DEFAULT_SHRINKAGE,
@@ -32,14 +35,19 @@ from valuembed.calibration import (
 from valuembed.checkpoint import locate
 from valuembed.errors import CheckpointError, InputError, ReadingError
 from valuembed.extras import require
+from valuembed.keeping import incomplete, keeping
 from valuembed.layers import LayerSpec
-from valuembed.layerwise import spearman, warn_truncated
+from valuembed.layerwise import described, spearman, warn_truncated
 from valuembed.method_specs import MethodSpec, choose, parse_methods
+from valuembed.outputs import replace_text, results_folder
 from valuembed.panel import Panel
 from valuembed.recipes import Recipe
 from valuembed.resolution import hub_options
 from valuembed.task_files import StsFile, read_sts
 from valuembed.templates import TemplateSpec
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NONE = "none"
 """Vectors as they are; at a smaller size, their first coordinates."""
@@ -65,6 +73,8 @@ class CalibrationReport:
         widths: of each method's vectors.
         scores: by method, kind (:data:`NONE` is without) and part of the width (:data:`PARTS`), Spearman's correlation
             of cosine and score times 100. The filter is missing for raw values.
+        details: origin with its commit, precision, token limit, versions.
+        unfinished: how much of the work this is, where it ended early; else empty.
     """
 
     model: str
@@ -76,6 +86,8 @@ class CalibrationReport:
     shrinkage: float
     widths: dict[str, int]
     scores: dict[str, dict[str, dict[str, float]]]
+    details: dict[str, Any] = field(default_factory=dict)
+    unfinished: str = ""
 
     @property
     def kinds(self) -> list[str]:
@@ -121,6 +133,7 @@ class CalibrationReport:
     def notes(self) -> list[str]:
         """What the figures are, in a few sentences."""
         return [
+            *([f"{self.unfinished}."] if self.unfinished else []),
             f"Spearman x100 of cosine similarity on {self.file} ({self.pairs:,} pairs). Fitted on {self.texts:,} "
             f"unlabelled texts (digest {self.corpus}), of which the file shares {self.shared:,}.",
             "none: vectors as they are, cut to their first coordinates. centre: less the mean, then cut likewise. "
@@ -141,6 +154,30 @@ class CalibrationReport:
                 lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
         return "\n".join(lines) + "\n"
 
+    def figure(self, part: str = "1") -> Figure:
+        """A chart of the scores at a size, a group of bars for each method."""
+        groups = {
+            method: {kind: of_kind[part] for kind, of_kind in kinds.items()} for method, kinds in self.scores.items()
+        }
+        size = "full width" if part == "1" else self.title(part)
+        title = "\n".join(filter(None, (f"Calibrations of {self.model} on {self.file}, {size}", self.unfinished)))
+        return plots.bars(groups, title=title, ylabel="Spearman x100")
+
+    def write(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Write ``calibration.md``, ``calibration.json``, and a chart of the full and one of the smallest width.
+
+        Raises:
+            OutputError, MissingExtraError: as :func:`valuembed.outputs.results_folder`.
+        """
+        folder = results_folder(folder)
+        names = ("calibration.json", "calibration.md", "calibration.png", "calibration-small.png")
+        paths = [folder / name for name in names]
+        replace_text(paths[0], json.dumps(self.to_dict(), ensure_ascii=False, indent=2) + "\n")
+        replace_text(paths[1], self.to_markdown())
+        plots.save(self.figure(), paths[2])
+        plots.save(self.figure(list(PARTS)[-1]), paths[3])
+        return paths
+
 
 def report_calibration(
     model: str | os.PathLike[str],
@@ -154,6 +191,7 @@ def report_calibration(
     layers: LayerSpec = None,
     template: TemplateSpec | Mapping[str, TemplateSpec] = "auto",
     cleaning: str | None = None,
+    output: str | os.PathLike[str] | None = None,
     progress: bool = True,
     **options: Any,
 ) -> CalibrationReport:
@@ -167,6 +205,8 @@ def report_calibration(
         kinds: which calibrations.
         shrinkage, max_texts: as in :func:`valuembed.calibrate.calibrate`.
         layers, template, cleaning: as in :func:`valuembed.method_specs.choose`.
+        output: a folder for tables, charts and JSON. Where the work ends early, it takes the methods that are finished,
+            marked as incomplete.
         progress: show bars on stderr when that is a terminal.
         options: ``dtype``, ``device``, ``max_tokens``, ``revision``, ``token``, ``cache_folder``,
             ``local_files_only``, ``trust_remote_code``, ``model_kwargs``: as in :func:`valuembed.load`.
@@ -175,7 +215,8 @@ def report_calibration(
         RecipeError, InputError: as :func:`valuembed.calibrate.calibrate`; a task that is not ``"sts:FILE"``.
         ReadingError: a method has no score, because a vector is zero or all pairs are equally similar.
         CheckpointError, UnsupportedModelError: as :func:`valuembed.load`.
-        MissingExtraError: scipy is not installed; the extra ``eval`` brings it.
+        OutputError: the report cannot be written; known before the work.
+        MissingExtraError: scipy is not installed, which the extra ``eval`` brings; or, with ``output``, matplotlib.
 
     Warns:
         LeakWarning: the corpus holds texts of the task.
@@ -186,6 +227,8 @@ def report_calibration(
         raise InputError(
             f"task {task!r} cannot be reported on; give sts:FILE, or save a calibrated model and evaluate that"
         )
+    if output is not None:
+        results_folder(output)
     rights = hub_options(options)
     recipes = choose(locate(model, **rights), parse_methods(methods), layers, template, cleaning)
     pairs = read_sts(task.partition(":")[2].strip())
@@ -198,7 +241,15 @@ def report_calibration(
     panel = Panel.load(model, recipes, **options)
     progress = progress and sys.stderr.isatty()
     return score_calibrations(
-        panel, texts, pairs, kinds=kinds, shrinkage=shrinkage, max_texts=max_texts, head=head, progress=progress
+        panel,
+        texts,
+        pairs,
+        kinds=kinds,
+        shrinkage=shrinkage,
+        max_texts=max_texts,
+        head=head,
+        output=output,
+        progress=progress,
     )
 
 
@@ -211,13 +262,14 @@ def score_calibrations(
     shrinkage: float = DEFAULT_SHRINKAGE,
     max_texts: int = MAX_TEXTS,
     head: Tensor | None = None,
+    output: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> CalibrationReport:
     """What :func:`report_calibration` does, for methods that are loaded.
 
     Args:
         panel: the methods; those that feed the same tokens share a pass. Calibrations that it has play no part.
-        texts, kinds, shrinkage, max_texts: as there.
+        texts, kinds, shrinkage, max_texts, output: as there.
         pairs: scored pairs.
         head: for the filter, from :func:`valuembed.calibrate.load_head`; without it there is no filter.
         progress: show bars.
@@ -259,35 +311,53 @@ def score_calibrations(
     m = panel.reader.plan.anatomy.model_width
     directions = None if head is None or FILTER not in kinds else fit_filter(checked_head(head, m))
     scores: dict[str, dict[str, dict[str, float]]] = {}
-    for group in panel.groups():  # one at a time, for all methods' vectors at once take gigabytes
-        fitted, found = (_read(panel, part, group, progress) for part in (sample.texts, scored))
-        for name in group:
-            vectors, recipe = found[name], panel.recipes[name]
-            sizes = {part: _size(vectors.shape[1], part) for part in PARTS}
-            scores[name] = {NONE: {part: score(vectors[:, :size], name, NONE) for part, size in sizes.items()}}
-            for kind in kinds:
-                if kind != FILTER:
-                    whole = fit(kind, fitted[name], shrinkage=shrinkage)
-                elif directions is not None and is_of_the_stream(recipe):
-                    whole = directions
-                else:
-                    continue
-                scores[name][kind] = {}
-                for part, size in sizes.items():
-                    mean, matrix = (of_cut.float() for of_cut in whole.cut(size, middle=kind == FILTER))
-                    calibrated = project(torch.from_numpy(vectors), mean, matrix).numpy()
-                    scores[name][kind][part] = score(calibrated, name, kind)
-    return CalibrationReport(
-        model=panel.reader.origin.name,
-        file=pairs.paths[0].name,
-        pairs=len(pairs.scores),
-        texts=len(sample.texts),
-        corpus=sample.digest,
-        shared=len(leaked),
-        shrinkage=float(shrinkage),
-        widths=panel.widths(),
-        scores={name: scores[name] for name in panel.recipes},
-    )
+    widths = panel.widths()
+
+    def made(unfinished: str = "") -> CalibrationReport:
+        there = [name for name in panel.recipes if name in scores]
+        return CalibrationReport(
+            model=panel.reader.origin.name,
+            file=pairs.paths[0].name,
+            pairs=len(pairs.scores),
+            texts=len(sample.texts),
+            corpus=sample.digest,
+            shared=len(leaked),
+            shrinkage=float(shrinkage),
+            widths={name: widths[name] for name in there},
+            scores={name: scores[name] for name in there},
+            details=described(panel.reader),
+            unfinished=unfinished,
+        )
+
+    def keep() -> None:
+        if output is not None and scores:
+            made(incomplete(len(scores), len(widths), "methods")).write(output)
+
+    with keeping(keep) as finished:
+        for group in panel.groups():  # one at a time, for all methods' vectors at once take gigabytes
+            fitted, found = (_read(panel, part, group, progress) for part in (sample.texts, scored))
+            for name in group:
+                vectors, recipe = found[name], panel.recipes[name]
+                sizes = {part: _size(vectors.shape[1], part) for part in PARTS}
+                of_kinds = {NONE: {part: score(vectors[:, :size], name, NONE) for part, size in sizes.items()}}
+                for kind in kinds:
+                    if kind != FILTER:
+                        whole = fit(kind, fitted[name], shrinkage=shrinkage)
+                    elif directions is not None and is_of_the_stream(recipe):
+                        whole = directions
+                    else:
+                        continue
+                    of_kinds[kind] = {}
+                    for part, size in sizes.items():
+                        mean, matrix = (of_cut.float() for of_cut in whole.cut(size, middle=kind == FILTER))
+                        calibrated = project(torch.from_numpy(vectors), mean, matrix).numpy()
+                        of_kinds[kind][part] = score(calibrated, name, kind)
+                scores[name] = of_kinds
+                finished()
+    report = made()
+    if output is not None:
+        report.write(output)
+    return report
 
 
 def _read(panel: Panel, texts: list[str], names: Sequence[str], progress: bool) -> dict[str, NDArray[np.float32]]:

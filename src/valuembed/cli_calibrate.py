@@ -62,7 +62,16 @@ def calibrate(
         list[str] | None,
         typer.Option(
             metavar="METHOD ...",
-            help="Of --task: one or more methods as 'valuembed evaluate' takes them, or all. Default: --method.",
+            help="Of --task: one or more methods as 'valuembed evaluate' takes them. Default: --method where it is "
+            "given, else all.",
+            show_default=False,
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Of --task: folder for calibration.md, calibration.json and two charts.",
             show_default=False,
         ),
     ] = None,
@@ -71,19 +80,24 @@ def calibrate(
         typer.Option("--output", "-o", metavar="DIR", help="Folder for the calibrated model.", show_default=False),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model in DIR if there is one.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report of --task as JSON.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print everything as JSON: the report, and under 'saved' the calibration.")
+    ] = False,
 ) -> None:
     """Make a model better without training: calibrate its vectors on unlabelled texts.
 
-    --task tells what that would do, to one method or to all; -o saves the model that --kind and --size describe.
+    --task tells what each kind does to every method; -o saves the model that --kind and --size describe.
     """
     if output is None and task is None:
         raise typer.BadParameter("give -o DIR to save, --task sts:FILE for a report, or both", param_hint="--output")
     if methods and task is None:
         raise typer.BadParameter("belongs to --task; a model is saved with one --method", param_hint="--methods")
+    if report is not None and task is None:
+        raise typer.BadParameter("belongs to --task sts:FILE, on which it reports", param_hint="--report")
     if corpus is None and (task is not None or kind != "filter"):
         raise typer.BadParameter("missing: give a file of texts", param_hint="--corpus")
     from valuembed.calibrate import calibrate as fit
+    from valuembed.calibration import find_calibration
     from valuembed.outputs import check_model_folder, save_model
     from valuembed.segments import Documents
 
@@ -93,23 +107,35 @@ def calibrate(
         check_model_folder(output, overwrite=overwrite)
     given = {"shrinkage": shrinkage, "max_texts": texts}
     fitting: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if task is not None:
-        assert documents is not None
-        from valuembed.calibration_report import report_calibration
+    results: dict[str, Any] = {}
+    try:
+        if task is not None:
+            assert documents is not None
+            from valuembed.calibration_report import report_calibration
 
-        note(model)
-        asked = {name: value for name, value in options.items() if name not in ("model", "method")}
-        method = [options["method"]] if "method" in options else None
-        report = report_calibration(model, documents, task, methods or method, **fitting, **asked)
-        if as_json:
-            print_json(report.to_dict())
-        else:
-            _show(report)
-    if output is not None:
-        encoder = load_encoder(options)
-        made = fit(encoder, documents or (), kind=kind, size=size, **fitting)
-        save_model(made, output, overwrite=overwrite)
-        typer.echo(f"{output}: {made[1].record}; load it with --model {output}")
+            note(model)
+            asked = {name: value for name, value in options.items() if name not in ("model", "method")}
+            chosen = methods or options.get("method") or "all"
+            found = report_calibration(model, documents, task, chosen, output=report, **fitting, **asked)
+            results |= found.to_dict()
+            if not as_json:
+                _show(found)
+                if report is not None:
+                    typer.echo(f"{report}: calibration.md, calibration.json, calibration.png, calibration-small.png")
+        if output is not None:
+            encoder = load_encoder(options)
+            made = fit(encoder, documents or (), kind=kind, size=size, **fitting)
+            save_model(made, output, overwrite=overwrite)
+            calibration = find_calibration(made)
+            assert calibration is not None
+            record = calibration.record
+            results["saved"] = {"folder": str(output), **record.to_dict()}
+            if not as_json:
+                typer.echo(f"{output}: {record}; load it with --model {output}")
+    finally:
+        # One document for both; a report is not lost to a model that cannot be saved.
+        if as_json and results:
+            print_json(results)
     if documents is not None and documents.rejected:
         typer.echo(f"{corpus}: {documents.rejected:,} rows hold no usable text and were left out", err=True)
 
