@@ -7,7 +7,8 @@
 The first form measures each checkpoint on the STS sets of DIR (names of files as in quality.py) and its loss on the
 held-out part of the corpus, and writes bundled.md and bundled.json beside this script, bundled-layers.png and, from the
 training.json files of scripts/train_bundled.py, bundled-loss.png into docs/. MetaEOL, with eight passes a text, is
-measured on SHORT. The second form writes the vectors and the figures that the tests hold the bundled model to.
+measured on SHORT. Models that are not named keep what bundled.json says of them. The second form writes the vectors
+and the figures that the tests hold the bundled model to.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from safetensors.torch import save_file
 from scipy.stats import spearmanr
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import valuembed
 from valuembed import plots
 from valuembed.checkpoint import locate
 from valuembed.evaluate import evaluate
+from valuembed.fingerprint import content_digest
 from valuembed.panel import Panel
 from valuembed.recipes import METHODS
 from valuembed.results import versions
@@ -51,7 +52,7 @@ from bundling.training import validation_loss  # noqa: E402
 STS = [name for name, spec in SETS.items() if spec.startswith("sts:")]
 BAG = "bag of embeddings: mean of the text's own token embeddings, no layer run"
 SIGNALS = {"VA": "values raw", "hidden mean": "hidden mean"}
-TEXTS = ("A doctor sees a patient.", "Die Katze schläft, 4 Uhr früh.", "")
+TEXTS = ("A doctor sees a patient.", "Die Katze schläft, 4 Uhr früh.", "One sentence after the other. " * 30)
 LENGTH, AT_ONCE = 128, 64
 
 Figures = dict[str, dict[str, float]]
@@ -83,7 +84,7 @@ def held_out_loss(folder: str, corpus: Path) -> tuple[float, float]:
     return nats / known, nats / math.log(2) / sum(len(text.encode()) for text in texts)
 
 
-def score(name: str, folder: str, args: argparse.Namespace) -> dict[str, object]:
+def score(folder: str, args: argparse.Namespace) -> dict[str, object]:
     """Everything that is measured of one checkpoint."""
     files = {one: args.data / SETS[one].removeprefix("sts:") for one in STS}
     scores: Figures = {BAG: bag(folder, files)}
@@ -94,7 +95,7 @@ def score(name: str, folder: str, args: argparse.Namespace) -> dict[str, object]
     ):
         tasks = specs(args.data, sets)
         methods = {label: chosen[label] for label in labels}
-        made = evaluate(folder, methods, tasks, output=args.results / name, dtype=args.dtype)
+        made = evaluate(folder, methods, tasks, output=args.results, dtype=args.dtype)
         titles = dict(zip(made.tasks, sets, strict=True))
         for one in made.scores:
             scores.setdefault(one.method, {})[titles[one.task]] = one.score
@@ -121,7 +122,8 @@ def verdicts(scores: Figures) -> Iterator[str]:
 def page(measured: dict[str, dict[str, object]], args: argparse.Namespace) -> Iterator[str]:
     """bundled.md."""
     yield "# The bundled model and its variants\n"
-    yield f"Made by `python benchmarks/bundled.py --data DIR --corpus FILE {args.shown} --dtype {args.dtype}`,"
+    shown = " ".join(f"--model {name}=FOLDER" for name in measured)
+    yield f"Made by `python benchmarks/bundled.py --data DIR --corpus FILE {shown} --dtype {args.dtype}`,"
     yield f"on Python {platform.python_version()}, {', '.join(map(' '.join, versions().items()))}.\n"
     yield "Spearman x 100 of the cosines, test splits where a file has any. Loss: on the held-out hundredth of the"
     yield "corpus, in pieces of 128 tokens; the model before may have been trained on some of these documents.\n"
@@ -180,7 +182,7 @@ def golden() -> None:
         cosines = torch.cosine_similarity(torch.from_numpy(one[method]), torch.from_numpy(two[method]))
         scores[method] = round(float(spearmanr(cosines, pairs.scores).statistic), 4)
     save_file(kept, ROOT / "tests" / "bundled" / "vectors.safetensors")
-    record = {"texts": TEXTS, "graded pairs": scores, "digest": valuembed.fingerprint.content_digest(locate("bundled"))}
+    record = {"digest": content_digest(locate("bundled")), "texts": TEXTS, "graded pairs": scores}
     (ROOT / "tests" / "bundled" / "record.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -191,18 +193,17 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, help="the corpus that the model was trained on")
     parser.add_argument("--model", action="append", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--training", action="append", default=[], metavar="NAME=FILE")
-    parser.add_argument(
-        "--results", type=Path, default=Path("bundled-results"), help="folder for results that are kept"
-    )
+    parser.add_argument("--results", type=Path, default=Path("quality-results"), help="results that are kept")
     parser.add_argument("--dtype", default="float32")
     args = parser.parse_args()
     if args.golden:
         golden()
         return
     models = dict(one.split("=", 1) for one in args.model)
-    args.shown = " ".join(f"--model {name}=FOLDER" for name in models)
-    measured = {name: score(name, folder, args) for name, folder in models.items()}
-    (HERE / "bundled.json").write_text(json.dumps(measured, indent=1) + "\n")
+    kept = HERE / "bundled.json"
+    measured = json.loads(kept.read_text()) if kept.is_file() else {}
+    measured.update({name: score(folder, args) for name, folder in models.items()})
+    kept.write_text(json.dumps(measured, indent=1) + "\n")
     (HERE / "bundled.md").write_text("\n".join(page(measured, args)) + "\n")
     draw(measured, dict(one.split("=", 1) for one in args.training))
 

@@ -1,6 +1,7 @@
 """Every method on local sets, as it is and whitened; layer by layer; and the layers that selection finds.
 
-    python benchmarks/quality.py --data DIR --corpus FILE [--model bundled] [--results DIR] [--max-tokens N] [--whole]
+    python benchmarks/quality.py --data DIR --corpus FILE [--model bundled] [--results DIR] [--max-tokens N]
+        [--dtype bfloat16] [--whole]
 
 DIR holds evaluation sets as JSON Lines under the names of SETS; those that are not there are left out. FILE is an open
 corpus of documents (.jsonl or .jsonl.zst with a key "text"), for whitening and for selection without labels. Results
@@ -115,7 +116,7 @@ def run(args: argparse.Namespace, chosen: dict[str, Recipe], fitted_on: list[str
     for part, names in (({label: chosen[label] for label in chosen if label not in long}, SETS), (long, SHORT)):
         if not part:
             continue
-        panel = Panel.load(args.model, part, dtype="float32", max_tokens=args.max_tokens)
+        panel = Panel.load(args.model, part, dtype=args.dtype, max_tokens=args.max_tokens)
         fitted = fit_calibrations(panel, fitted_on, max_texts=FITTED_ON)
         made.append(
             evaluate(
@@ -124,11 +125,16 @@ def run(args: argparse.Namespace, chosen: dict[str, Recipe], fitted_on: list[str
                 specs(args.data, names),
                 calibrations={label + WHITENED: calibration for label, calibration in fitted.items()},
                 output=args.results,
-                dtype="float32",
+                dtype=args.dtype,
                 max_tokens=args.max_tokens,
             )
         )
-    return replace(made[0], scores=tuple(score for one in made for score in one.scores))
+    return replace(
+        made[0],
+        recipes={label: recipe for one in made for label, recipe in one.recipes.items()},
+        scores=tuple(score for one in made for score in one.scores),
+        failures=tuple(lost for one in made for lost in one.failures),
+    )
 
 
 def table(made: Evaluation, chosen: dict[str, Recipe]) -> Iterator[str]:
@@ -137,14 +143,16 @@ def table(made: Evaluation, chosen: dict[str, Recipe]) -> Iterator[str]:
     for score in made.scores:
         columns.setdefault(score.method, {})[score.task] = score.score
     metrics = {score.task: score.metric for score in made.scores}
-    best = {task: max(row[task] for row in columns.values() if task in row) for task in made.tasks}
-    yield f"| method | layers | width | {' | '.join(f'{task} ({metrics[task]})' for task in made.tasks)} |"
+    best = {task: max((row[task] for row in columns.values() if task in row), default=None) for task in made.tasks}
+    heads = (f"{task} ({metrics[task]})" if task in metrics else task for task in made.tasks)
+    yield f"| method | layers | width | {' | '.join(heads)} |"
     yield f"|:--|:--|--:|{'--:|' * len(made.tasks)}"
     for label in chosen:
         figures = [(task, [columns[name].get(task) for name in (label, label + WHITENED)]) for task in made.tasks]
         cells = [" / ".join("-" if x is None else f"{x:.2f}" for x in pair) for task, pair in figures]
         cells = [
-            f"**{cell}**" if best[task] in pair else cell for cell, (task, pair) in zip(cells, figures, strict=True)
+            f"**{cell}**" if best[task] is not None and best[task] in pair else cell
+            for cell, (task, pair) in zip(cells, figures, strict=True)
         ]
         yield f"| {label} | {' | '.join([*made.about(label), *cells])} |"
 
@@ -158,6 +166,7 @@ def main() -> None:
         "--results", type=Path, default=Path("quality-results"), help="folder for results that are kept"
     )
     parser.add_argument("--max-tokens", type=int, help="cut longer texts of the table's sets")
+    parser.add_argument("--dtype", default="float32", help="precision of the decoder")
     parser.add_argument("--whole", action="store_true", help="MetaEOL on every set")
     args = parser.parse_args()
     args.results.mkdir(parents=True, exist_ok=True)
@@ -165,6 +174,7 @@ def main() -> None:
     chosen = recipes()
     fitted_on = sample_texts(sentences(args.corpus), FITTED_ON).texts
     made = run(args, chosen, fitted_on)
+    as_they_are = tuple(one for one in made.scores if not one.method.endswith(WHITENED))
     given = "".join(
         f" {option}"
         for option in (args.max_tokens and f"--max-tokens {args.max_tokens}", args.whole and "--whole")
@@ -173,7 +183,8 @@ def main() -> None:
     lines = [
         f"# Quality of every method on {args.model}",
         "",
-        f"Made by `python benchmarks/quality.py --data DIR --corpus FILE --model {args.model}{given}`, float32,",
+        f"Made by `python benchmarks/quality.py --data DIR --corpus FILE --model {args.model}{given} --dtype "
+        f"{args.dtype}`,",
         f"on Python {platform.python_version()}, {', '.join(map(' '.join, versions().items()))}.",
         "",
         *([BUNDLED_NOTE, ""] if args.model == "bundled" else []),
@@ -185,13 +196,13 @@ def main() -> None:
         "",
         *table(made, chosen),
         "",
-        *(f"- {line}" for line in made.cut() if WHITENED not in line),
+        *(f"- {line}" for line in replace(made, scores=as_they_are).cut()),
         *(f"- failed: {lost.task}, {lost.method}: {lost.reason}" for lost in made.failures),
     ]
 
     lines += ["", "## Layer by layer", ""]
     for name in ("none", "prompt_eol"):
-        swept = sweep(args.model, f"sts:{args.data / DEV}", template=name, dtype="float32")
+        swept = sweep(args.model, f"sts:{args.data / DEV}", template=name, dtype=args.dtype)
         plots.save(swept.figure(), HERE / f"quality-layers-{name}.png")
         lines += [f"![{swept.title}](quality-layers-{name}.png)", "", swept.to_markdown()]
 
@@ -201,15 +212,15 @@ def main() -> None:
     with documents.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps({"text": text}) + "\n" for text, _ in zip(long, range(DOCUMENTS), strict=False))
     for method in ("va", "aligned_va", "aligned_wva"):
-        with_labels = select_layers(args.model, method, dev=f"sts:{args.data / DEV}", dtype="float32")
-        without = select_layers(args.model, method, corpus=documents, dtype="float32")
+        with_labels = select_layers(args.model, method, dev=f"sts:{args.data / DEV}", dtype=args.dtype)
+        without = select_layers(args.model, method, corpus=documents, dtype=args.dtype)
         for how, found in (("with labels", with_labels), ("without labels", without)):
             layers = describe(found.recipe.layers or ())
             lines += [f"### {method}, {how}: layers {layers}", "", found.to_markdown()]
 
     lines += ["## Calibration by kind and size", ""]
     once = {label: recipe for label, recipe in chosen.items() if args.whole or len(recipe.template) == 1}
-    report = report_calibration(args.model, fitted_on, f"sts:{args.data / DEV}", once, dtype="float32")
+    report = report_calibration(args.model, fitted_on, f"sts:{args.data / DEV}", once, dtype=args.dtype)
     lines.append(report.to_markdown().replace("\n## ", "\n### ").partition("\n")[2].strip())
     text = "\n".join(lines)
     (HERE / "quality.md").write_text(re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n", encoding="utf-8")

@@ -274,7 +274,9 @@ def _without(wanted: Tensor, ends: Tensor, there: Tensor) -> Tensor:
 def inputs(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What the model is fed: ids and positions ``[b, t]``, and the mask ``[b, 1, t, t]`` to add to the scores."""
     positions, visible = pieces(ids)
-    return ids, positions, torch.where(visible, 0.0, torch.finfo(torch.float32).min)
+    # In the precision of the scores, which would else be computed in the mask's.
+    mask = torch.zeros(visible.shape, dtype=torch.bfloat16, device=ids.device)
+    return ids, positions, mask.masked_fill(~visible, torch.finfo(mask.dtype).min)
 
 
 @torch.no_grad()
