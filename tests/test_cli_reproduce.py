@@ -14,7 +14,6 @@ import valuembed.cli_reproduce  # noqa: F401  (registers its commands)
 from valuembed import cost, reproduce
 from valuembed.commands import app
 from valuembed.cost import CostReport, MethodCost
-from valuembed.recipes import METHODS
 
 REPORT = CostReport("m", 4, "cpu", "float32", 1, 2, "x", "va", (MethodCost("va", 1, 3.0, 2, 1e9, (0.5,)),))
 
@@ -118,36 +117,17 @@ class TestCost:
     def test_defaults(self, asked):
         result = run("cost")
         assert result.stdout == REPORT.to_markdown()
-        (name, (model, recipes, texts), options), *_ = asked
-        assert (name, model, recipes) == ("cost", "bundled", METHODS)
-        assert texts == cost.sample_texts(200)
-        assert options == {
-            "texts_are": "random words in the lengths of sentences",
-            "rounds": 3,
-            "progress": True,
-            "trust_remote_code": False,
-        }
+        more = {"corpus": None, "text_column": None, "count": 200, "rounds": 3, "output": None, "progress": True}
+        assert asked == [("cost", ("bundled", "all"), {**more, "trust_remote_code": False})]
 
     def test_everything(self, asked, tmp_path):
-        pytest.importorskip("matplotlib")
-        corpus = tmp_path / "corpus.csv"
-        corpus.write_text("words\none\n\ntwo\nthree\n")
-        arguments = ["m/m", "--methods", "va@half", "wva:future_eol", "--corpus", corpus, "--text-column", "words"]
+        arguments = ["m/m", "--methods", "va@half", "wva:future_eol", "--corpus", "c.csv", "--text-column", "words"]
         arguments += ["--texts", 2, "--rounds", 5, "--device", "cpu", "-o", tmp_path / "out", "--json"]
         assert json.loads(run("cost", *arguments).stdout) == json.loads(json.dumps(REPORT.to_dict()))
-        (_, (model, recipes, texts), options), *_ = asked
-        assert (model, texts, options["texts_are"]) == ("m/m", ["one", "two"], "the first of corpus.csv")
-        assert (options["rounds"], options["device"]) == (5, "cpu")
-        assert {label: (recipe.layers, recipe.template) for label, recipe in recipes.items()} == {
-            "va@half": ("half", ("{text}",)),
-            "wva:future_eol": (None, ('This sentence : "{text}" will be followed by , in one word:"',)),
-        }
-        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["cost.json", "cost.md", "cost.png"]
+        ((_, given, options),) = asked
+        assert given == ("m/m", ["va@half", "wva:future_eol"])
+        assert (options["corpus"].name, options["text_column"], options["count"]) == ("c.csv", "words", 2)
+        assert (options["rounds"], options["device"], options["output"]) == (5, "cpu", tmp_path / "out")
 
-    def test_no_text(self, asked, tmp_path):
-        corpus = tmp_path / "corpus.txt"
-        corpus.write_text("\n \n")
-        assert "corpus.txt holds no usable text" in run("cost", "--corpus", corpus, code=1).stderr
-
-    def test_unknown_method(self, asked):
+    def test_error_in_one_line(self):
         assert "error: method 'vaa' is unknown; give one of va" in run("cost", "--methods", "vaa", code=1).stderr

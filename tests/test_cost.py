@@ -119,7 +119,7 @@ def test_each_method_runs_alone(folder, monkeypatch):
 
 
 def test_every_method(folder):
-    found = measure_cost(folder, None, sample_texts(3), rounds=1, clock=clock())
+    found = measure_cost(folder, "all", sample_texts(3), rounds=1, clock=clock())
     cost = {cost.method: cost for cost in found.costs}
     assert list(cost) == list(valuembed.METHODS)
     # The claim: eight prompts, each longer than one, cost more than eight times that one.
@@ -131,6 +131,41 @@ def test_every_method(folder):
 def test_texts_of_its_own(folder):
     found = measure_cost(folder, ["va"], rounds=1, clock=clock())
     assert (found.texts, found.texts_are) == (200, "random words in the lengths of sentences")
+
+
+def test_methods_as_they_are_named_on_the_command_line(folder):
+    found = measure_cost(folder, ["va@1", "wva:future_eol@2"], [TEXT], rounds=1, clock=clock())
+    assert [(cost.method, cost.layers) for cost in found.costs] == [("va@1", 2), ("wva:future_eol@2", 3)]
+
+
+def test_the_first_texts_of_a_corpus(folder, tmp_path):
+    corpus = tmp_path / "corpus.csv"
+    corpus.write_text("words\none\n\ntwo\nthree\n")
+    found = measure_cost(folder, ["va"], corpus=corpus, text_column="words", count=2, rounds=1, clock=clock())
+    assert (found.texts, found.texts_are) == (2, "the first of corpus.csv")
+    expected = measure_cost(folder, ["va"], ["one", "two"], rounds=1, clock=clock())
+    assert found.costs == expected.costs
+
+
+def test_rounds_that_are_finished_are_kept(folder, tmp_path):
+    pytest.importorskip("matplotlib")
+    looks, look = [], clock()
+
+    def interrupted():
+        # Twice a measurement: two methods in two rounds, then one of the third round.
+        if len(looks) == 10:
+            raise KeyboardInterrupt
+        looks.append(None)
+        return look()
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_cost(folder, ["va", "wva"], [TEXT], rounds=4, clock=interrupted, output=tmp_path)
+    kept = json.loads((tmp_path / "cost.json").read_text())
+    assert kept["unfinished"] == "Incomplete: ended after 2 of 4 rounds"
+    assert [len(cost["seconds"]) for cost in kept["costs"]] == [2, 2]
+    assert "\nIncomplete: ended after 2 of 4 rounds.\n\n1 texts (given), 2 rounds" in (tmp_path / "cost.md").read_text()
+    found = measure_cost(folder, ["va", "wva"], [TEXT], rounds=2, clock=clock(), output=tmp_path)
+    assert json.loads((tmp_path / "cost.json").read_text())["costs"][0]["seconds"] == list(found.costs[0].seconds)
 
 
 def test_ratios_are_those_of_the_same_round():
@@ -181,6 +216,13 @@ class TestErrors:
     def test_no_texts(self, folder):
         with pytest.raises(InputError, match="no texts to embed; the cost of a method is measured on at least one"):
             measure_cost(folder, ["va"], [])
+
+    def test_no_text_in_the_corpus(self, folder, tmp_path):
+        (tmp_path / "corpus.txt").write_text("\n \n")
+        with pytest.raises(InputError, match=r"corpus .*corpus\.txt holds no usable text"):
+            measure_cost(folder, ["va"], corpus=tmp_path / "corpus.txt")
+        with pytest.raises(InputError, match="give one of texts and corpus"):
+            measure_cost(folder, ["va"], [TEXT], corpus=tmp_path / "corpus.txt")
 
     def test_no_rounds(self, folder):
         with pytest.raises(InputError, match="rounds=0 has to be at least 1"):

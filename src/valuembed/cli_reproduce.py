@@ -8,7 +8,6 @@ import typer
 
 from valuembed.backbones import BUNDLED, BUNDLED_LIKE, backbones
 from valuembed.commands import MEASURE, command, note, print_json
-from valuembed.errors import InputError
 from valuembed.recipes import METHODS
 
 RECIPES = ("method", "layers", "template", "cleaning")
@@ -135,39 +134,20 @@ def cost(
 ) -> None:
     """Measure what each method takes: tokens, layers, arithmetic and seconds, the methods taking turns."""
     note(model)
-    from valuembed.cost import SAMPLE_IS, measure_cost, sample_texts
-    from valuembed.method_specs import parse_methods
-    from valuembed.outputs import results_folder
-    from valuembed.recipes import resolve_recipe
+    from valuembed.cost import measure_cost
 
-    asked = parse_methods(methods or "all") or {}
-    recipes = {
-        label: resolve_recipe(one.method, one.layers, one.template if one.template is not None else "auto")
-        for label, one in asked.items()
-    }
-    if corpus is None:
-        given, origin = sample_texts(texts), SAMPLE_IS
-    else:
-        given, origin = _first(corpus, text_column, texts), f"the first of {corpus.name}"
-    if output is not None:
-        results_folder(output)
-    found = measure_cost(model, recipes, given, texts_are=origin, rounds=rounds, progress=True, **options)
-    if output is not None:
-        found.save(output)
+    found = measure_cost(
+        model,
+        methods or "all",
+        corpus=corpus,
+        text_column=text_column,
+        count=texts,
+        rounds=rounds,
+        output=output,
+        progress=True,
+        **options,
+    )
     print_json(found.to_dict()) if as_json else typer.echo(found.to_markdown(), nl=False)
-
-
-def _first(corpus: Path, column: str | None, count: int) -> list[str]:
-    """The first usable texts of a file."""
-    from itertools import islice
-
-    from valuembed.rows import Row, read_rows
-
-    rows = read_rows(corpus, text_column=column)
-    found = [row.text for row in islice((row for row in rows if isinstance(row, Row)), count)]
-    if not found:
-        raise InputError(f"corpus {corpus} holds no usable text")
-    return found
 
 
 def _split(given: Sequence[str] | None) -> list[str]:

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from valuembed import plots
+from valuembed.checkpoint import locate
 from valuembed.errors import InputError
+from valuembed.keeping import incomplete, keeping
 from valuembed.layerwise import described
+from valuembed.method_specs import MethodSpec, choose, parse_methods
 from valuembed.outputs import replace_text, results_folder
 from valuembed.panel import Panel
-from valuembed.recipes import METHODS, Recipe
+from valuembed.resolution import hub_options
+from valuembed.segments import Documents
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,8 +35,6 @@ REFERENCE = "aligned_wva"
 
 SAMPLE = 200
 """Texts that are enough for a stable time on a small model, and made where none are given."""
-
-SAMPLE_IS = "random words in the lengths of sentences"
 
 _WORDS = """
     the a this that one every no some of in on at with without from to by after before near under over old new small
@@ -78,6 +81,7 @@ class CostReport:
         reference: the method that the others are compared with.
         costs: in the order given.
         details: origin with its commit, precision, token limit, versions.
+        unfinished: how much of the work this is, where it ended early; else empty.
     """
 
     model: str
@@ -90,6 +94,7 @@ class CostReport:
     reference: str
     costs: tuple[MethodCost, ...]
     details: Mapping[str, Any] = field(default_factory=dict)
+    unfinished: str = ""
 
     def ratios(self) -> dict[str, dict[str, float]]:
         """By method, its ``tokens``, ``flops`` and ``seconds`` as multiples of the reference's.
@@ -116,6 +121,7 @@ class CostReport:
         lines = [
             f"# What each method costs on {self.model}",
             "",
+            *([f"{self.unfinished}.", ""] if self.unfinished else []),
             f"{self.texts:,} texts ({self.texts_are}), {len(self.costs[0].seconds)} rounds in which the methods take "
             f"turns, on {self.device}, {self.dtype}{threads}. Seconds include tokenizing: median (fastest to slowest "
             f"round). The last column is the median of the rounds' ratios to {self.reference}.",
@@ -146,9 +152,8 @@ class CostReport:
             method: {names[key]: value for key, value in of_method.items()}
             for method, of_method in self.ratios().items()
         }
-        return plots.bars(
-            groups, title=f"Cost of embedding a text, {self.model}", ylabel=f"multiple of {self.reference}"
-        )
+        title = "\n".join(filter(None, (f"Cost of embedding a text, {self.model}", self.unfinished)))
+        return plots.bars(groups, title=title, ylabel=f"multiple of {self.reference}")
 
     def save(self, folder: str | Path) -> None:
         """Write ``cost.md``, ``cost.json`` and ``cost.png``.
@@ -164,11 +169,14 @@ class CostReport:
 
 def measure_cost(
     model: str = "bundled",
-    methods: Sequence[str] | Mapping[str, str | Recipe] | None = None,
+    methods: str | Sequence[str] | Mapping[str, MethodSpec] | None = "all",
     texts: Sequence[str] | None = None,
     *,
-    texts_are: str = "",
+    corpus: str | Path | None = None,
+    text_column: str | None = None,
+    count: int = SAMPLE,
     rounds: int = 3,
+    output: str | Path | None = None,
     progress: bool = False,
     clock: Callable[[], float] = time.perf_counter,
     **options: Any,
@@ -180,33 +188,68 @@ def measure_cost(
 
     Args:
         model: as in :func:`valuembed.load`.
-        methods: methods, or recipes by label; None is every method.
-        texts: b texts; None is :func:`sample_texts`.
-        texts_are: where they come from, for the report.
+        methods: see :func:`valuembed.method_specs.parse_methods`.
+        texts: b texts; None is those of the corpus, or without one :func:`sample_texts`.
+        corpus: a file of texts, one a row: .txt, .jsonl, .csv or .parquet.
+        text_column: of the corpus; None is ``"text"``.
+        count: how many texts are taken from the beginning of the corpus, or made where there is none.
         rounds: how often each method runs, after one pass that warms it up and counts its arithmetic.
+        output: a folder for table, chart and JSON. Where the work ends early, it takes the rounds that are finished,
+            marked as incomplete.
         progress: show a bar on stderr when that is a terminal.
         clock: seconds from any start.
         options: ``dtype``, ``device``, ``max_tokens`` and the like, as in :meth:`valuembed.panel.Panel.load`.
 
     Raises:
-        InputError: no texts, or fewer than one round.
+        InputError: no texts, or fewer than one round; a corpus that cannot be read, or texts and a corpus.
         RecipeError, CheckpointError, UnsupportedModelError: as :func:`valuembed.load`.
+        OutputError, MissingExtraError: results cannot be written, or the chart not drawn; known before the work.
     """
-    if texts is None:
-        texts, texts_are = sample_texts(), SAMPLE_IS
-    if not texts:
-        raise InputError("no texts to embed; the cost of a method is measured on at least one")
     if rounds < 1:
         raise InputError(f"rounds={rounds} has to be at least 1")
-    if methods is None:
-        methods = list(METHODS)
-    recipes = methods if isinstance(methods, Mapping) else {method: method for method in methods}
+    texts, texts_are = _texts(texts, corpus, text_column, count)
+    if output is not None:
+        results_folder(output)
+    recipes = choose(locate(model, **hub_options(options)), parse_methods(methods), None, "auto", None)
     panel = Panel.load(model, recipes, **options)
-    names = list(panel.plans)
+    reader, names = panel.reader, list(panel.plans)
     tokens: dict[str, float] = {}
     flops: dict[str, float] = {}
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    with tqdm(total=len(names) * (rounds + 1), desc="Passes", unit="pass", disable=None if progress else True) as bar:
+
+    def made(rounds: int, unfinished: str = "") -> CostReport:
+        return CostReport(
+            model=reader.origin.name,
+            num_layers=reader.origin.num_layers,
+            device=str(reader.model.device),
+            dtype=str(reader.model.dtype).removeprefix("torch."),
+            threads=torch.get_num_threads(),
+            texts=len(texts),
+            texts_are=texts_are,
+            reference=REFERENCE if REFERENCE in names else names[0],
+            costs=tuple(
+                MethodCost(
+                    method=name,
+                    templates=len(plan.recipe.template),
+                    tokens=tokens[name],
+                    layers=plan.layers[-1] + 1 if plan.layers else plan.anatomy.num_layers,
+                    flops=flops[name],
+                    seconds=tuple(seconds[name][:rounds]),
+                )
+                for name, plan in panel.plans.items()
+            ),
+            details=described(reader),
+            unfinished=unfinished,
+        )
+
+    done = 0
+
+    def keep() -> None:
+        if output is not None and done:
+            made(done, incomplete(done, rounds, "rounds")).save(output)
+
+    bar = tqdm(total=len(names) * (rounds + 1), desc="Passes", unit="pass", disable=None if progress else True)
+    with bar, keeping(keep) as finished:
         for name in names:
             with FlopCounterMode(display=False, custom_mapping=_MORE_KERNELS) as counter:
                 panel.encode(texts, names=[name])
@@ -222,29 +265,33 @@ def measure_cost(
                 panel.encode(texts, names=[name])
                 seconds[name].append((clock() - start) * 1000 / len(texts))
                 bar.update()
-    reader = panel.reader
-    return CostReport(
-        model=reader.origin.name,
-        num_layers=reader.origin.num_layers,
-        device=str(reader.model.device),
-        dtype=str(reader.model.dtype).removeprefix("torch."),
-        threads=torch.get_num_threads(),
-        texts=len(texts),
-        texts_are=texts_are or "given",
-        reference=REFERENCE if REFERENCE in names else names[0],
-        costs=tuple(
-            MethodCost(
-                method=name,
-                templates=len(plan.recipe.template),
-                tokens=tokens[name],
-                layers=plan.layers[-1] + 1 if plan.layers else plan.anatomy.num_layers,
-                flops=flops[name],
-                seconds=tuple(seconds[name]),
-            )
-            for name, plan in panel.plans.items()
-        ),
-        details=described(reader),
-    )
+            done += 1
+            finished()
+    report = made(rounds)
+    if output is not None:
+        report.save(output)
+    return report
+
+
+def _texts(
+    texts: Sequence[str] | None, corpus: str | Path | None, column: str | None, count: int
+) -> tuple[Sequence[str], str]:
+    """The texts to embed, and where they come from."""
+    if texts is not None and corpus is not None:
+        raise InputError("give one of texts and corpus, of which the texts would be taken")
+    if texts is not None:
+        if not texts:
+            raise InputError("no texts to embed; the cost of a method is measured on at least one")
+        return texts, "given"
+    if count < 1:
+        raise InputError(f"count={count} has to be at least 1")
+    if corpus is None:
+        return sample_texts(count), "random words in the lengths of sentences"
+    documents = Documents(corpus, column)
+    found = list(islice(documents, count))
+    if not found:
+        raise InputError(f"corpus {corpus} holds no usable text")
+    return found, f"the first of {documents.path.name}"
 
 
 def sample_texts(count: int = SAMPLE) -> list[str]:
