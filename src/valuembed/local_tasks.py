@@ -111,9 +111,9 @@ def classification_task(train: str | Path, test: str | Path | None = None) -> Ab
     if test is None and (missing := [name for name in ("test", "train") if name not in splits_of(train)]):
         return _cross_validated(read_labelled(train, default=missing[0]))
     fitted, scored = read_labelled(train, default="train"), read_labelled(train if test is None else test)
-    for part, data, wrong in (("TRAIN", fitted, "test"), ("TEST", scored, "train")):
-        if data.split == wrong:
-            raise InputError(f"{data.paths[0]} is given as {part}, and its rows are of the split {wrong!r}")
+    for given, part, wrong in ((fitted, "TRAIN", "test"), (scored, "TEST", "train")):
+        if given.split == wrong:
+            raise InputError(f"{given.paths[0]} is given as {part}, and its rows are of the split {wrong!r}")
     if (fitted.texts, fitted.labels) == (scored.texts, scored.labels):
         raise InputError(f"{scored.paths[0]} holds the training texts {fitted.paths[0]} again; expected other texts")
     known = set(fitted.labels)
