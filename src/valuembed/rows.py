@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from valuembed.errors import InputError
 from valuembed.inputs import check_text
@@ -22,7 +22,8 @@ MAX_LINE_BYTES = 64_000_000
 """A longer line is set aside unread: a text may sit in a row with much else, but not with this much."""
 
 _PARQUET_BATCH = 1024
-_UNREADABLE = object()
+UNREADABLE = object()
+"""Stands in place of a value whose bytes are no UTF-8."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def check_input(path: str | Path, text_column: str | None = None, id_column: str
 def count_rows(path: Path) -> int:
     """About how many rows a file has, for a progress bar: exact for Parquet, else the number of line ends."""
     if path.suffix.lower() == ".parquet":
-        return int(_open_parquet(path).metadata.num_rows)
+        return int(open_parquet(path).metadata.num_rows)
     with _reading(path), path.open("rb") as file:
         return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
 
@@ -116,7 +117,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 def _text(value: object) -> str:
     """The value as a text that can be embedded."""
-    if value is _UNREADABLE:
+    if value is UNREADABLE:
         raise _RejectionError("not valid UTF-8")
     if value is None:
         raise _RejectionError("null, not a text")
@@ -131,7 +132,7 @@ def _text(value: object) -> str:
 def _id(value: object, column: str) -> str:
     """The value as an id."""
     if isinstance(value, bool) or not isinstance(value, (str, int)):
-        kind = "null" if value is None else "not valid UTF-8" if value is _UNREADABLE else f"a {type(value).__name__}"
+        kind = "null" if value is None else "not valid UTF-8" if value is UNREADABLE else f"a {type(value).__name__}"
         raise _RejectionError(f"id {column!r} is {kind}, not a string or a whole number")
     if reason := check_text(str(value)):
         raise _RejectionError(f"id {column!r} is {reason}")
@@ -141,19 +142,24 @@ def _id(value: object, column: str) -> str:
 def _lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
     """Line numbers from 1 and lines with their ends; None for a line that is too long to hold."""
     with path.open("rb") as file:
-        number = 0
-        while line := file.readline(MAX_LINE_BYTES + 1):
-            number += 1
-            if number == 1:
-                if line.startswith((b"\xff\xfe", b"\xfe\xff")):
-                    raise InputError(f"input {path} is UTF-16; convert it to UTF-8 first")
-                line = line.removeprefix(b"\xef\xbb\xbf")
-            if len(line) <= MAX_LINE_BYTES or line.endswith(b"\n"):
-                yield number, line
-                continue
-            while (rest := file.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
-                pass
-            yield number, None
+        yield from _lines_of(path, file)
+
+
+def _lines_of(path: Path, file: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
+    """The same, of a file that is open, or of its content in memory."""
+    number = 0
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if number == 1:
+            if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+                raise InputError(f"input {path} is UTF-16; convert it to UTF-8 first")
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        if len(line) <= MAX_LINE_BYTES or line.endswith(b"\n"):
+            yield number, line
+            continue
+        while (rest := file.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
+            pass
+        yield number, None
 
 
 def _decoded(line: bytes | None) -> str:
@@ -205,39 +211,66 @@ def _record(line: str) -> dict[str, Any]:
 
 
 def _csv_rows(path: Path, text_column: str, id_column: str | None) -> Iterator[Row | Rejected]:
+    with path.open("rb") as file:
+        records = csv_records(path, file)
+        _, header = next(records, (0, None))
+        if header is None:
+            return
+        text_at = column_index(path, header, text_column)
+        id_at = None if id_column is None else column_index(path, header, id_column)
+        for index, (line, fields) in enumerate(records):
+            try:
+                if isinstance(fields, str):
+                    raise _RejectionError(fields)
+                if not fields:
+                    raise _RejectionError("blank line")
+                text = _text(_csv_cell(fields[text_at]))
+                yield Row(index if id_at is None else _id(_csv_cell(fields[id_at]), header[id_at]), text)
+            except _RejectionError as reason:
+                yield Rejected(line, str(reason))
+
+
+def csv_records(path: Path, file: IO[bytes]) -> Iterator[tuple[int, list[str] | str]]:
+    """The header of a CSV file, then its rows, each with the line from 1 in which it begins.
+
+    Args:
+        path: the file's name, for errors.
+        file: the file, or its content in memory.
+
+    Yields:
+        Line and fields: none for a blank line, else as many as the header has. Bytes that are no UTF-8 are lone
+        surrogates in them. In place of the fields of a row that has others stands the reason, a string.
+
+    Raises:
+        InputError: the header cannot be read, or a line is too long to hold.
+    """
     # The module's own limit, 131,072 characters, would refuse texts that are legal here; it can only be set for all.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
     # Strict: a stray quote is an error of its row, instead of silently joining rows or dropping characters.
-    reader = csv.reader(_csv_lines(path), strict=True)
+    reader = csv.reader(_csv_lines(path, file), strict=True)
     try:
         header = next(reader, None)
     except csv.Error as error:
         raise InputError(f"input {path} has no readable header line: {error}") from error
     if header is None:
         return
-    text_at = _column_index(path, header, text_column)
-    id_at = None if id_column is None else _column_index(path, header, id_column)
-    for index in _count():
+    yield 1, header
+    while True:
         line = reader.line_num + 1
         try:
             fields = next(reader)
-            if not fields:
-                raise _RejectionError("blank line")
-            if len(fields) != len(header):
-                raise _RejectionError(f"{len(fields)} fields where the header has {len(header)}")
-            text = _text(_csv_cell(fields[text_at]))
-            yield Row(index if id_at is None else _id(_csv_cell(fields[id_at]), header[id_at]), text)
         except StopIteration:
             return
         except csv.Error as error:
             lines = f"up to line {reader.line_num}" if reader.line_num > line else ""
-            yield Rejected(line, f"malformed CSV {lines}: {error}".replace(" :", ":"))
-        except _RejectionError as reason:
-            yield Rejected(line, str(reason))
+            yield line, f"malformed CSV {lines}: {error}".replace(" :", ":")
+            continue
+        ragged = fields and len(fields) != len(header)
+        yield line, f"{len(fields)} fields where the header has {len(header)}" if ragged else fields
 
 
-def _csv_lines(path: Path) -> Iterator[str]:
-    for number, line in _lines(path):
+def _csv_lines(path: Path, file: IO[bytes]) -> Iterator[str]:
+    for number, line in _lines_of(path, file):
         if line is None:
             raise InputError(f"input {path}, line {number}: longer than {MAX_LINE_BYTES:,} bytes")
         yield line.decode(errors="surrogateescape")
@@ -245,17 +278,11 @@ def _csv_lines(path: Path) -> Iterator[str]:
 
 def _csv_cell(value: str) -> object:
     """The cell, or the mark of bytes that were no UTF-8 (they were decoded to lone surrogates)."""
-    return _UNREADABLE if any("\udc80" <= char <= "\udcff" for char in value) else value
+    return UNREADABLE if any("\udc80" <= char <= "\udcff" for char in value) else value
 
 
-def _count() -> Iterator[int]:
-    index = 0
-    while True:
-        yield index
-        index += 1
-
-
-def _column_index(path: Path, header: Sequence[str], column: str) -> int:
+def column_index(path: Path, header: Sequence[str], column: str) -> int:
+    """Where a column stands among those that a file has, or an :class:`InputError` if not exactly once."""
     if column not in header:
         raise _no_column(path, column, header)
     if header.count(column) > 1:
@@ -271,17 +298,17 @@ def _no_column(path: Path, column: str, columns: Sequence[str]) -> InputError:
 def _parquet_rows(path: Path, text_column: str, id_column: str | None) -> Iterator[Row | Rejected]:
     import pyarrow as pa
 
-    file = _open_parquet(path)
+    file = open_parquet(path)
     with file:
         columns = [text_column] if id_column is None else [text_column, id_column]
         for column in columns:
-            _column_index(path, file.schema_arrow.names, column)
-            _check_type(path, file.schema_arrow, column, whole_numbers=column != text_column)
+            column_index(path, file.schema_arrow.names, column)
+            check_column_type(path, file.schema_arrow, column, whole_numbers=column != text_column)
         number = 0
         try:
             for batch in file.iter_batches(_PARQUET_BATCH, columns=columns):
-                texts = _cells(batch.column(text_column))
-                ids = None if id_column is None else _cells(batch.column(id_column))
+                texts = parquet_cells(batch.column(text_column))
+                ids = None if id_column is None else parquet_cells(batch.column(id_column))
                 for at, text in enumerate(texts):
                     number += 1
                     try:
@@ -293,17 +320,19 @@ def _parquet_rows(path: Path, text_column: str, id_column: str | None) -> Iterat
             raise InputError(f"input {path} is damaged after row {number}: {error}") from error
 
 
-def _open_parquet(path: Path) -> Any:
+def open_parquet(path: Path, content: bytes | None = None) -> Any:
+    """A Parquet file, from its content if that is in memory, or an :class:`InputError` if it is none."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(path if content is None else pa.BufferReader(content))
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"input {path} is no readable Parquet file: {error}") from error
 
 
-def _check_type(path: Path, schema: Any, column: str, *, whole_numbers: bool) -> None:
+def check_column_type(path: Path, schema: Any, column: str, *, whole_numbers: bool) -> None:
+    """Raise an :class:`InputError` if a column of Parquet holds no strings (or, if they are allowed, whole numbers)."""
     import pyarrow.types as kinds
 
     def fits(kind: Any) -> bool:
@@ -319,7 +348,7 @@ def _check_type(path: Path, schema: Any, column: str, *, whole_numbers: bool) ->
         )
 
 
-def _cells(column: Any) -> list[object]:
+def parquet_cells(column: Any) -> list[object]:
     """An Arrow column as Python values, with a mark where the bytes are no UTF-8."""
     try:
         return list(column.to_pylist())
@@ -331,7 +360,7 @@ def _cell(cell: Any) -> object:
     try:
         return cell.as_py()
     except UnicodeDecodeError:
-        return _UNREADABLE
+        return UNREADABLE
 
 
 _KINDS: dict[str, Callable[[Path, str, str | None], Iterator[Row | Rejected]]] = {

@@ -18,9 +18,18 @@ class TaskRow(NamedTuple):
     path: Path
     line: int
     fields: dict[str, Any]
+    unit: str = "line"
+    """What the number counts: "row" where a file has no lines."""
 
     def __str__(self) -> str:
-        return f"{self.path}, line {self.line}"
+        return f"{self.path}, {self.unit} {self.line}"
+
+    def need(self, *names: str, otherwise: str = "") -> None:
+        """The row has these fields."""
+        if missing := [name for name in names if name not in self.fields]:
+            expected = ", ".join(names) + (f" (or {otherwise})" if otherwise else "")
+            found = ", ".join(map(repr, list(self.fields)[:20])) or "none"
+            raise InputError(f"{self}: no field {missing[0]!r}; its fields are {found}; expected {expected}")
 
     def error(self, name: str, expected: str) -> InputError:
         """The error that says what stands in a field."""
@@ -94,10 +103,7 @@ class TaskFile(NamedTuple):
     def need(self, *names: str, otherwise: str = "") -> None:
         """Every row has these fields."""
         for row in self.rows:
-            if missing := [name for name in names if name not in row.fields]:
-                expected = ", ".join(names) + (f" (or {otherwise})" if otherwise else "")
-                found = ", ".join(map(repr, list(row.fields)[:20])) or "none"
-                raise InputError(f"{row}: no field {missing[0]!r}; its fields are {found}; expected {expected}")
+            row.need(*names, otherwise=otherwise)
 
     def texts(self, name: str) -> list[str]:
         """A field of every row that holds a text."""
@@ -140,7 +146,22 @@ def read_task_file(path: str | Path, split: str | None = None, default: str | No
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}; expected a JSON Lines file") from error
-    rows = _rows(path, content)
+    return rows_of_split(path, content, json_rows(path, content), split, default)
+
+
+def rows_of_split(path: Path, content: bytes, rows: list[TaskRow], split: str | None, default: str | None) -> TaskFile:
+    """The rows of one split, as :func:`read_task_file` describes it, of a file whose rows have been read.
+
+    Args:
+        path: the file's name.
+        content: its bytes, whose digest stands for it.
+        rows: all its rows, at least one.
+        split: the split that was asked for.
+        default: the split that counts in a file that mixes several, where none is asked for.
+
+    Raises:
+        InputError: there is no such split, or the file mixes splits without the default one.
+    """
     splits_of_rows = [row.fields.get("split") for row in rows]
     for row, name in zip(rows, splits_of_rows, strict=True):
         if name is not None and not isinstance(name, str):
@@ -171,7 +192,8 @@ def digest_of(*parts: str) -> str:
     return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
-def _rows(path: Path, content: bytes) -> list[TaskRow]:
+def json_rows(path: Path, content: bytes) -> list[TaskRow]:
+    """All rows of a JSON Lines file, or an :class:`InputError` if a line is no object, or there is none."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise InputError(f"{path} is UTF-16; convert it to UTF-8 first")
     rows = []
@@ -195,5 +217,6 @@ def _rows(path: Path, content: bytes) -> list[TaskRow]:
 
 def shown(value: object) -> str:
     """A value as it stands in the file, cut if it is long."""
-    text = json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace").decode()
+    # Parquet holds values that JSON has no words for.
+    text = json.dumps(value, ensure_ascii=False, default=str).encode(errors="backslashreplace").decode()
     return text if len(text) <= 60 else f"{text[:57]}..."
