@@ -8,6 +8,7 @@ A file that mixes splits is read as in :mod:`valuembed.task_files`, with "train"
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ class TrainingPairs:
         return len(self.texts["anchor"])
 
 
-def read_training_pairs(path: str | Path, columns: Sequence[str] | None = None) -> TrainingPairs:
+def read_training_pairs(path: str | os.PathLike[str], columns: Sequence[str] | None = None) -> TrainingPairs:
     """Read pairs to train on, every row checked.
 
     Args:
@@ -81,7 +82,7 @@ def read_training_pairs(path: str | Path, columns: Sequence[str] | None = None) 
     """
     if columns is not None:
         _check_names(columns)
-    path, split = file_and_split(path)
+    path, split = file_and_split(os.fspath(path))
     read, content = _content(path)
     rows = read(path, content[-1], columns)
     file = rows_of_split(path, content[0], rows, split, "train")
