@@ -21,10 +21,10 @@ LEVELS = {
     "testing tiny_configs tiny_tokenizers",
     2: "module calibration",
     3: "model encoder panel fingerprint cards plots method_specs layerwise segments linear_probe "
-    "local_tasks mteb_encoder results outputs keeping",
+    "local_tasks mteb_encoder results outputs keeping trainable training_settings",
     4: "corpus corpus_ray storage search evaluate sweep select evidence probe next_token calibrate calibration_report "
-    "cost reproduce reproduction workload train server",
-    5: "commands cli cli_evaluate cli_layers cli_probe cli_calibrate cli_reproduce __main__",
+    "cost reproduce reproduction workload train training_loop server",
+    5: "commands cli cli_evaluate cli_layers cli_probe cli_calibrate cli_reproduce cli_train __main__",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
 
@@ -40,6 +40,7 @@ SIDEWAYS = {
     ("reproduce", "evaluate"),
     ("reproduce", "reproduction"),
     ("reproduce", "workload"),
+    ("train", "training_loop"),
 }
 
 

@@ -250,6 +250,22 @@ def save(model: PreTrainedModel, folder: str, *, base_name: str, with_base: bool
     path.write_text(json.dumps(written, indent=2), "utf-8")
 
 
+def merge(model: PreTrainedModel) -> None:
+    """Add a decoder's adapter to the weights under it, and take it off.
+
+    Raises:
+        OutputError: there are several adapters, or the one is not in use.
+    """
+    wrapped = _wrappers(model)
+    _sole_adapter(model, wrapped)
+    for name, wrapper in wrapped.items():
+        wrapper.merge(safe_merge=True)
+        around, _, own = name.rpartition(".")
+        setattr(model.get_submodule(around), own, wrapper.get_base_layer())
+    del model.peft_config
+    model._hf_peft_config_loaded = False
+
+
 def _write_model(model: PreTrainedModel, folder: str, wrapped: dict[str, Any]) -> None:
     """Write a decoder without its adapters, under its plain names."""
     with _told(model, has_adapter=False):

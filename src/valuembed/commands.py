@@ -216,13 +216,18 @@ def _main(
 def load_encoder(options: dict[str, Any]) -> "ValueEncoder":
     """The model that the shared options name."""
     note(options["model"])
-    from transformers.utils.logging import disable_progress_bar
-
+    quiet()
     from valuembed.model import load
+
+    return load(**options)
+
+
+def quiet() -> None:
+    """Switch the bars of transformers off where nobody watches them."""
+    from transformers.utils.logging import disable_progress_bar
 
     if not sys.stderr.isatty():
         disable_progress_bar()  # type: ignore[no-untyped-call]
-    return load(**options)
 
 
 def note(model: str) -> None:
