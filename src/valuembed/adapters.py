@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -92,6 +93,7 @@ def attach(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
     """
     require("peft", "train")
     from peft import PeftConfig, inject_adapter_in_model, set_peft_model_state_dict
+    from peft.tuners.tuners_utils import cast_adapter_dtype
 
     where = f"model {checkpoint.name!r}: its adapter"
     _read_config(checkpoint)
@@ -118,6 +120,9 @@ def attach(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
         config.inference_mode = True
         _rename_targets(config, model, pattern, prefixes)
         inject_adapter_in_model(config, model, "default")
+        if any(weight.dtype == torch.float32 for weight in weights.values()):
+            # On a decoder in half precision they would be rounded to its precision.
+            cast_adapter_dtype(model, "default")
         result: Any = set_peft_model_state_dict(model, weights, "default")
     except KeyError as error:
         raise CheckpointError(f"{where} lacks the weight {error.args[0]}, which its configuration asks for") from error
