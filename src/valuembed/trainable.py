@@ -14,7 +14,8 @@ from valuembed.errors import RecipeError
 from valuembed.module import ValueTransformer
 
 Scope = Literal["attention", "all"]
-"""``"attention"``: maps inside attention blocks. ``"all"``: feed-forward ones too."""
+"""``"attention"``: maps inside attention blocks. ``"all"``: all others too, but for the experts of a mixture, whose
+weights transformers keeps in one tensor: they stay as they are."""
 
 SCOPES: tuple[str, ...] = get_args(Scope)
 

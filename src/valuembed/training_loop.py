@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers.trainer_callback import PrinterCallback
 
 from valuembed.encoder import ValueEncoder
-from valuembed.errors import ReadingError
+from valuembed.errors import InputError, ReadingError
 from valuembed.pairs import TrainingPairs
 from valuembed.task_files import StsFile
 from valuembed.training_settings import TrainSettings, count_processes
@@ -60,12 +60,13 @@ def run(
         ``steps``, ``losses`` and ``evaluations`` by step (Spearman x 100), ``processes``.
 
     Raises:
+        InputError: the pairs' texts are so much alike that they fill no batch.
         ReadingError: the loss or a weight is no number.
     """
     processes = count_processes()
-    total = settings.steps or math.ceil(settings.epochs * math.ceil(len(pairs) / (settings.batch_size * processes)))
+    total = settings.steps or math.ceil(settings.epochs * _batches(len(pairs), settings.batch_size, processes))
     if settings.checkpointing:
-        encoder.reader.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
+        encoder.reader.model.activation_checkpointing_enable({"use_reentrant": False})
     roles = {column: "query" if number == 0 else "document" for number, column in enumerate(pairs.texts)}
     by_role = encoder.recipe.query_template is not None or encoder.recipe.document_template is not None
     arguments = SentenceTransformerTrainingArguments(
@@ -79,6 +80,8 @@ def run(
         weight_decay=0.0,
         seed=settings.seed,
         batch_sampler=BatchSamplers.NO_DUPLICATES,
+        # Processes wait for each other's vectors in each step, and for as many of them.
+        dataloader_drop_last=processes > 1,
         prompts={column: prompts[role] for column, role in roles.items() if prompts.get(role)},
         router_mapping=roles if by_role else {},
         logging_strategy="steps",
@@ -110,7 +113,14 @@ def run(
         trainer.evaluate()
     encoder.eval()
     if settings.checkpointing:
-        encoder.reader.model.gradient_checkpointing_disable()  # type: ignore[no-untyped-call]
+        encoder.reader.model.activation_checkpointing_disable()  # type: ignore[no-untyped-call]
+    # The first process removes the checkpoints, to which all have written.
+    trainer.accelerator.wait_for_everyone()
+    if not trainer.state.global_step:
+        raise InputError(
+            f"{pairs.path}: no batch of {settings.batch_size} pairs for each of {processes} processes can be made of "
+            "different texts; take a smaller batch_size, or pairs that repeat fewer texts"
+        )
     history = trainer.state.log_history
     metric = f"eval_{_EVALUATION}_spearman_cosine"
     # The last step may have been evaluated twice.
@@ -121,6 +131,11 @@ def run(
         "losses": [[entry["step"], entry["loss"]] for entry in history if "loss" in entry],
         "evaluations": [[step, round(score, 4)] for step, score in sorted(scores.items())],
     }
+
+
+def _batches(pairs: int, batch_size: int, processes: int) -> int:
+    """Steps in a pass: a last batch may be small, but not where several processes have to have as many pairs."""
+    return math.ceil(pairs / batch_size) if processes == 1 else pairs // batch_size // processes
 
 
 def _loss(encoder: ValueEncoder, settings: TrainSettings, processes: int) -> nn.Module:
@@ -135,7 +150,8 @@ def _loss(encoder: ValueEncoder, settings: TrainSettings, processes: int) -> nn.
         loss = MultipleNegativesRankingLoss(encoder, scale=scale, gather_across_devices=gather)
     if settings.matryoshka:
         widths = [encoder.get_embedding_dimension() or 0, *settings.matryoshka]
-        loss = MatryoshkaLoss(encoder, loss, matryoshka_dims=widths)
+        shares = [1 / len(widths)] * len(widths)
+        loss = MatryoshkaLoss(encoder, loss, matryoshka_dims=widths, matryoshka_weights=shares)
     return loss
 
 
@@ -168,6 +184,8 @@ class _Trainer(SentenceTransformerTrainer):
                 f"the weight {bad[0]} is not finite after step {self.state.global_step}; the checkpoint before stays "
                 f"in {self.args.output_dir}: lower learning_rate, or use dtype='float32'"
             )
+        if not self.args.should_save:
+            return
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         save_file({name: weight.detach().cpu().contiguous() for name, weight in trained.items()}, folder / TRAINED)
