@@ -208,7 +208,13 @@ def train(
         "versions": _versions(),
     }
     state = path.with_name(path.name + STATE)
-    resumed = _open_state(state, {**record, "content": content_digest(locate(model, **hub))})
+    same = {
+        **record,
+        "content": content_digest(locate(model, **hub)),
+        "max_tokens": encoder.reader.max_tokens,
+        "processes": count_processes(),
+    }
+    resumed = _open_state(state, same)
     started = time.monotonic()
     done = run(
         encoder,
@@ -244,6 +250,7 @@ def _adapt(encoder: ValueEncoder, settings: TrainSettings) -> list[str]:
         RecipeError: the model has an adapter or a calibration already, or a width to train is wider than its vectors.
     """
     from peft import LoraConfig
+    from peft.tuners.tuners_utils import cast_adapter_dtype
 
     reader = encoder.reader
     width = reader.get_embedding_dimension()
@@ -258,6 +265,7 @@ def _adapt(encoder: ValueEncoder, settings: TrainSettings) -> list[str]:
             f"{reader.origin.name} is calibrated, for vectors that training would change; train its source"
         )
     maps = reached(reader, settings.scope)
+    encoder.requires_grad_(False)
     # Linear maps that store their weights the other way round (GPT-2's) have to be announced.
     turned = any(isinstance(reader.model.get_submodule(name), Conv1D) for name in maps)
     encoder.add_adapter(
@@ -269,6 +277,9 @@ def _adapt(encoder: ValueEncoder, settings: TrainSettings) -> list[str]:
             fan_in_fan_out=turned,
         )
     )
+    # In half precision small steps would be lost in rounding.
+    cast_adapter_dtype(reader.model, "default")
+    encoder.model_card_data.add_tags("generated_from_trainer")
     return maps
 
 
@@ -278,23 +289,42 @@ def _open_state(state: Path, settings: Mapping[str, Any]) -> str | None:
     Raises:
         OutputError: the run that was stopped had other settings.
     """
-    from transformers.trainer_utils import get_last_checkpoint
-
     file = state / SETTINGS
-    told = json.loads(json.dumps(settings))
+    told = _leaves(json.loads(json.dumps(settings)))
     if file.is_file():
-        before = json.loads(file.read_text(encoding="utf-8"))
-        if differing := [name for name in told if told[name] != before.get(name)]:
+        before = _leaves(json.loads(file.read_text(encoding="utf-8")))
+        if differing := [name for name in {**told, **before} if told.get(name) != before.get(name)]:
             name = differing[0]
             raise OutputError(
                 f"{state} holds a run that was stopped, with {name}={_short(before.get(name))}; asked for is "
-                f"{_short(told[name])}: start it with the same settings, or remove that folder"
+                f"{_short(told.get(name))}: start it with the same settings, or remove that folder"
             )
-        last: str | None = get_last_checkpoint(str(state))  # type: ignore[no-untyped-call]
-        return last
+        return _last_checkpoint(state, count_processes())
     state.mkdir(parents=True, exist_ok=True)
-    replace_text(file, json.dumps(told, indent=1))
+    replace_text(file, json.dumps(settings, indent=1))
     return None
+
+
+def _last_checkpoint(state: Path, processes: int) -> str | None:
+    """The last checkpoint that was written to its end: a run may be stopped while it writes one."""
+    folders = [folder for folder in state.glob("checkpoint-*") if folder.name.removeprefix("checkpoint-").isdigit()]
+    for folder in sorted(folders, key=lambda folder: int(folder.name.removeprefix("checkpoint-")), reverse=True):
+        try:
+            # It is written last, by the first process.
+            json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if len(list(folder.glob("rng_state*.pth"))) == processes:
+            return str(folder)
+    return None
+
+
+def _leaves(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested settings as plain ones: ``{"data": {"pairs": 9}}`` is ``{"data.pairs": 9}``."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= _leaves(value, f"{above}{name}.") if isinstance(value, dict) else {f"{above}{name}": value}
+    return found
 
 
 def _short(value: object) -> str:
