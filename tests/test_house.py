@@ -17,7 +17,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 LEVELS = {
     0: "recipes templates layers pooling errors extras inputs cleaning rows task_rows task_files pairs backbones",
-    1: "anatomy checkpoint adapters reader token_reader decoder resolution batching tokenizing "
+    1: "anatomy checkpoint adapters reader prefix passes token_reader decoder resolution batching tokenizing "
     "testing tiny_configs tiny_tokenizers",
     2: "module calibration",
     3: "model encoder panel fingerprint cards plots method_specs layerwise segments linear_probe "

@@ -13,15 +13,16 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from valuembed import adapters
-from valuembed.batching import TOKENS_PER_STEP, pad_right, plan_steps, reset_dynamic_rope, rope_groups
+from valuembed.batching import TOKENS_PER_STEP, pad_right, plan_steps, rope_groups
 from valuembed.checkpoint import Checkpoint, locate
 from valuembed.cleaning import CLEANINGS
 from valuembed.decoder import load_decoder, parse_dtype
 from valuembed.errors import CheckpointError, InputError, RecipeError, UnsupportedModelError
 from valuembed.inputs import check_text, check_texts
 from valuembed.layers import describe
-from valuembed.pooling import span_mask
-from valuembed.reader import Plan, Reading
+from valuembed.passes import read
+from valuembed.prefix import LEAST_TOKENS, SharedPrefixes, why_not
+from valuembed.reader import Plan
 from valuembed.recipes import Recipe
 from valuembed.resolution import (
     CONFIG_FILE,
@@ -36,6 +37,9 @@ from valuembed.tokenizing import TextTokenizer, TokenRow
 
 TEXTS_PER_WINDOW = 8192
 """Texts that are tokenized and sorted together: enough to keep padding small, few enough to keep memory flat."""
+
+SHARED_FROM = 8
+"""Texts of a call from which on what a template puts in front of them is computed once."""
 
 
 @dataclass(frozen=True)
@@ -157,17 +161,44 @@ class ValueTransformer(Transformer):
             prompt, role, recipe: as in :meth:`tokenize_texts`.
         """
         group = rope_groups(self.model)
+        recipe = recipe or self.recipe
+        shared = self._shared_prefixes(len(texts), recipe)
         for start in range(0, len(texts), TEXTS_PER_WINDOW):
             rows = self.tokenize_texts(texts[start : start + TEXTS_PER_WINDOW], prompt, role, recipe=recipe)
             by_text = list(zip(*rows, strict=True))
-            budget = max(1, self.tokens_per_step // len(rows))
-            for step in plan_steps([max(len(row.ids) for row in of_text) for of_text in by_text], budget, group):
+            cached = self._cached(rows, prompt, role, recipe) if shared else [[0] * len(rows)] * len(by_text)
+            fed = [max(map(_fed, of_text, skipped)) for of_text, skipped in zip(by_text, cached, strict=True)]
+            # Sequences behind different beginnings go into steps of their own, others share theirs.
+            budget = self.tokens_per_step if shared else max(1, self.tokens_per_step // len(rows))
+            for step in plan_steps(fed, budget, group):
+                features: dict[str, Any] = self.features([[part[i] for i in step] for part in rows])
+                if shared:
+                    features["cached"] = torch.tensor([cached[i] for i in step])
+                    features["prefixes"] = shared
                 yield Batch(
                     rows=[start + i for i in step],
-                    features=self.features([[part[i] for i in step] for part in rows]),
+                    features=features,
                     tokens=sum(len(row.ids) for i in step for row in by_text[i]),
                     truncated=sum(any(row.truncated for row in by_text[i]) for i in step),
                 )
+
+    def _shared_prefixes(self, texts: int, recipe: Recipe) -> SharedPrefixes | None:
+        """Where the beginnings of a call's sequences are kept; None where each text is to be run whole."""
+        whole = texts < SHARED_FROM or (recipe.span == "all" and recipe.weights == "mean")
+        if whole or torch.is_grad_enabled() or why_not(self.model):
+            return None
+        return SharedPrefixes(self.model)
+
+    def _cached(
+        self, rows: list[list[TokenRow]], prompt: str | None, role: str | None, recipe: Recipe
+    ) -> list[list[int]]:
+        """How many tokens at the beginning of each sequence are its template's own, ``[b, k]``; 0 for few or others."""
+        found = []
+        for template, of_template in zip(recipe.templates_for(role), rows, strict=True):
+            beginning = list(self.texts.beginning(template, prompt or ""))
+            p = len(beginning) if len(beginning) >= LEAST_TOKENS else 0
+            found.append([p if p <= row.span[0] and row.ids[:p] == beginning[:p] else 0 for row in of_template])
+        return [list(of_text) for of_text in zip(*found, strict=True)]
 
     def features(self, rows: list[list[TokenRow]]) -> dict[str, Tensor]:
         """Rows as batch-first tensors.
@@ -233,36 +264,7 @@ class ValueTransformer(Transformer):
         Returns:
             For each plan ``[b, width]``, float32.
         """
-        mask = features["attention_mask"]
-        if bool((mask[:, 0] == 0).any()):
-            raise InputError(
-                "attention_mask pads on the left; this module wants rows padded on the right, as preprocess() does"
-            )
-        ends = features.get("sequence_ends", mask.sum(dim=1, keepdim=True))
-        batch, k = ends.shape
-        ids, lengths = _apart(features["input_ids"], ends)
-        span = features.get("text_span")
-        if span is None or plans[0].recipe.span == "all":
-            span = torch.stack((torch.zeros_like(lengths), lengths), dim=1)
-        span = span.reshape(-1, 2)
-        sizes = lengths.tolist()
-        steps = list(plan_steps(sizes, self.tokens_per_step, rope_groups(self.model)))
-        vectors = [self._read_step(plans, ids[step], lengths[step], span[step], sizes[step[0]]) for step in steps]
-        order = torch.tensor([row for step in steps for row in step]).argsort()
-        rows = [torch.cat(of_plan)[order.to(of_plan[0].device)] for of_plan in zip(*vectors, strict=True)]
-        return [of_plan.view(batch, k, -1).mean(dim=1) for of_plan in rows]
-
-    def _read_step(self, plans: Sequence[Plan], ids: Tensor, lengths: Tensor, span: Tensor, t: int) -> list[Tensor]:
-        """One step: rows padded on the right to t tokens.
-
-        No attention mask is passed. Under causal attention a token never sees what stands to its right, so padding
-        changes nothing, and kernels are at their fastest without a mask. Positions are passed, as some families
-        number them wrongly by themselves.
-        """
-        reset_dynamic_rope(self.model)
-        positions = torch.arange(t, device=ids.device).expand(len(ids), t)
-        reading = Reading(self.model, plans, last=lengths - 1, mask=span_mask(span, t))
-        return reading.run(input_ids=ids[:, :t], position_ids=positions)
+        return read(self.model, plans, features, self.tokens_per_step)
 
     def get_config_dict(self) -> dict[str, Any]:
         """What a saved folder records beside the weights."""
@@ -334,21 +336,8 @@ class ValueTransformer(Transformer):
         )
 
 
-def _apart(ids: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
-    """Sequences that stand one after the other in a row, as rows of their own.
-
-    Args:
-        ids: ``[b, t]``.
-        ends: ``[b, k]`` where each sequence ends.
-
-    Returns:
-        ids ``[b*k, longest]``, arbitrary to the right of each sequence, and lengths ``[b*k]``.
-    """
-    starts = torch.cat((torch.zeros_like(ends[:, :1]), ends[:, :-1]), dim=1)
-    lengths = (ends - starts).flatten()
-    places = starts[:, :, None] + torch.arange(int(lengths.max()), device=ids.device)
-    places = places.clamp(max=ids.shape[1] - 1)
-    return ids.gather(1, places.flatten(1)).view(len(lengths), -1), lengths
+def _fed(row: TokenRow, cached: int) -> int:
+    return len(row.ids) - cached
 
 
 def build(

@@ -143,14 +143,20 @@ class Reading:
         plans: what to read, all from this decoder.
         last: ``[b]`` index of each row's last token.
         mask: ``[b, t]`` tokens that a mean covers.
+        cached: p, how many of the t tokens are not fed, for their keys and values are in a cache that is; none of them
+            is the last, or in a mean of hidden states.
     """
 
-    def __init__(self, model: PreTrainedModel, plans: Sequence[Plan], last: Tensor, mask: Tensor) -> None:
+    def __init__(
+        self, model: PreTrainedModel, plans: Sequence[Plan], last: Tensor, mask: Tensor, cached: int = 0
+    ) -> None:
         self.model = model
         self.plans = plans
         self.anatomy = plans[0].anatomy
-        self.last = last
+        # Values are there for all tokens; everything else for those that are fed.
         self.mask = mask
+        self._fed_mask = mask[:, cached:]
+        self._fed_last = last - cached
         self._totals: list[Tensor | None] = [None] * len(plans)
         self._takers: dict[Take, list[int]] = {}
         for index, plan in enumerate(plans):
@@ -183,7 +189,7 @@ class Reading:
             for path, hook in self._hooks():
                 stack.callback(self.model.get_submodule(path).register_forward_hook(hook).remove)
             with suppress(_Enough):
-                self._on_hidden(None, self.model(**inputs, use_cache=False)[0])
+                self._on_hidden(None, self.model(**inputs, use_cache="past_key_values" in inputs)[0])
         self._verify()
         totals = (total for total in self._totals if total is not None)
         return [total / max(len(plan.layers), 1) for total, plan in zip(totals, self.plans, strict=True)]
@@ -218,10 +224,10 @@ class Reading:
         block = self._blocks.get(id(module))
         if block is None or (take := Take("value", "last", False, block.layer)) not in self._takers:
             return
-        rows, tokens = self.mask.shape
+        rows, tokens = self._fed_mask.shape
         self._expect(block.layer, "kernel output", output, (rows, tokens, block.query_heads, block.head_width))
         with self._keep_own_tensors():
-            self._add({take: pooling.take_token(output, self.last).flatten(1)})
+            self._add({take: pooling.take_token(output, self._fed_last).flatten(1)})
 
     # Hooks hang on modules that other threads may be running as well: a reading heeds its own pass only.
 
@@ -230,9 +236,9 @@ class Reading:
         if _reading.get() is not self:
             return
         states = output[0] if isinstance(output, tuple) else output
-        self._expect(block.layer, "attention output", states, (*self.mask.shape, self.anatomy.model_width))
+        self._expect(block.layer, "attention output", states, (*self._fed_mask.shape, self.anatomy.model_width))
         with self._keep_own_tensors():
-            self._add({Take("value", "last", True, block.layer): pooling.take_token(states, self.last)})
+            self._add({Take("value", "last", True, block.layer): pooling.take_token(states, self._fed_last)})
 
     def _on_layer(self, layer: int | None, module: nn.Module, args: Any, output: Any) -> None:
         if _reading.get() is self:
@@ -240,12 +246,12 @@ class Reading:
 
     def _on_hidden(self, layer: int | None, states: Tensor) -> None:
         """Take the residual stream ``[b, t, m]`` after a decoder layer, or at the end after the final norm."""
-        self._expect(layer, "hidden states", states, (*self.mask.shape, self.anatomy.model_width))
+        self._expect(layer, "hidden states", states, (*self._fed_mask.shape, self.anatomy.model_width))
         vectors = {}
         if (mean := Take("hidden", "mean", False, layer)) in self._takers:
-            vectors[mean] = pooling.mean_over_tokens(states, self.mask)
+            vectors[mean] = pooling.mean_over_tokens(states, self._fed_mask)
         if (last := Take("hidden", "last", False, layer)) in self._takers:
-            vectors[last] = pooling.take_token(states, self.last)
+            vectors[last] = pooling.take_token(states, self._fed_last)
         self._add(vectors)
 
     def _align(self, block: AttentionBlock, mean: Tensor, dtype: torch.dtype) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, takewhile
 from typing import Any
 
 from tokenizers import AddedToken, Encoding
@@ -19,6 +19,8 @@ from valuembed.errors import InputError, TemplateError, UnsupportedModelError
 from valuembed.templates import TEMPLATES, Rendered, Template, TemplateSpec, parse_template
 
 CHAT = "chat"
+# Texts that begin with a letter, a capital, a digit, punctuation, a blank and other scripts.
+_VARIED = ("a", "Zebra", "7", "(", '"', " x", "\u4e2d", "\u00e9")
 # Stand-ins for special tokens of a template, in a private-use plane: no text holds them by accident.
 _ALIAS = "\U0010fa5e{}\U0010fa5f"
 
@@ -59,6 +61,7 @@ class TextTokenizer:
             )
         self.tokenizer = tokenizer
         self._with_aliases: dict[str, tuple[PreTrainedTokenizerBase, Template, dict[int, int]]] = {}
+        self._beginnings: dict[tuple[str, str], tuple[int, ...]] = {}
         flags = self._encode(tokenizer, ["a"])[0].special_tokens_mask
         content = [i for i, special in enumerate(flags) if not special] or [len(flags)]
         self._added_before = content[0]
@@ -86,6 +89,19 @@ class TextTokenizer:
             row = self._row(item, encoding, max_tokens, template, originals)
             rows.append(_translate(row, originals) if originals else row)
         return rows
+
+    def beginning(self, template: str, prompt: str = "") -> tuple[int, ...]:
+        """Ids that every text in a template begins with, as far as a few very different texts tell.
+
+        A text whose first letters melt into the template's last token has another beginning, so each sequence is
+        still to be compared with it.
+        """
+        if (template, prompt) not in self._beginnings:
+            rows = self.rows(_VARIED, template, prompt, max_tokens=None)
+            alike = zip(*(row.ids[: row.span[0]] for row in rows), strict=False)
+            shared = takewhile(lambda ids: len(set(ids)) == 1, alike)
+            self._beginnings[template, prompt] = tuple(ids[0] for ids in shared)
+        return self._beginnings[template, prompt]
 
     @staticmethod
     def _encode(tokenizer: PreTrainedTokenizerBase, strings: list[str]) -> list[Encoding]:

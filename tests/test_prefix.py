@@ -1,0 +1,264 @@
+"""What a template puts in front of every text is computed once, and nobody can tell from the vectors."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import pytest
+import torch
+from some_texts import some_texts
+
+import valuembed
+from valuembed import module
+from valuembed.anatomy import survey
+from valuembed.panel import Panel
+from valuembed.passes import read
+from valuembed.prefix import SharedPrefixes, why_not
+from valuembed.reader import Plan, open_door
+from valuembed.recipes import METHODS, Recipe
+from valuembed.testing import (
+    ARCHITECTURES,
+    HYBRIDS,
+    TOKENIZERS,
+    tiny_checkpoint,
+    tiny_config,
+    tiny_decoder,
+    tiny_tokenizer,
+)
+from valuembed.tokenizing import TextTokenizer
+
+TEXTS = some_texts(40)
+LONG = "In front of every text stands the same long line, {prompt}and here it comes : {text} . In one word :"
+SIGNALS = {
+    "va": METHODS["va"],
+    "aligned_va": METHODS["aligned_va"],
+    "wva": METHODS["wva"],
+    "aligned_wva": METHODS["aligned_wva"],
+    "mean of a layer": Recipe(signal="hidden", weights="mean", layers=[1]),
+    "last of a layer": Recipe(signal="hidden", weights="last", layers=[1]),
+    "mean at the end": METHODS["hidden_mean"],
+}
+REASONS = (
+    "it has layers that keep a state instead of keys and values",
+    "its attention has windows",
+    "its rotary frequencies depend on the longest text",
+)
+WINDOWED = ("mistral", "gemma3_text", "phi3", "cohere2", "gpt_oss")
+
+
+@lru_cache(maxsize=2)
+def _opened(architecture):
+    anatomy = survey(tiny_config(architecture))
+    model = tiny_decoder(architecture)
+    open_door(model, anatomy)
+    return model, anatomy
+
+
+def _features():
+    """Rows of 21, 12, 11 and 10 tokens that share their first 9."""
+    generator = torch.Generator().manual_seed(3)
+    beginning = torch.randint(5, 500, (9,), generator=generator)
+    lengths = torch.tensor([21, 12, 11, 10])
+    ids = torch.randint(5, 500, (4, 21), generator=generator)
+    ids[:, :9] = beginning
+    mask = (torch.arange(21) < lengths[:, None]).long()
+    span = torch.stack((torch.full((4,), 9), lengths), dim=1)
+    return {"input_ids": ids, "attention_mask": mask, "text_span": span[:, None]}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@torch.inference_mode()
+def test_every_family_gives_the_same_or_says_why_it_cannot(architecture):
+    model, anatomy = _opened(architecture)
+    reason = why_not(model)
+    assert reason in (None, *REASONS)
+    if architecture in HYBRIDS:
+        assert reason == REASONS[0]
+    if architecture in WINDOWED:
+        assert reason == REASONS[1]
+    if reason:
+        return
+    layers = anatomy.value_layers[:-1]
+    plans = [
+        Plan(recipe, layers if recipe.signal == "value" else recipe.layers or (), anatomy)
+        for recipe in SIGNALS.values()
+        if not recipe.aligned or recipe.weights == "last" or all(anatomy.block(layer).projection for layer in layers)
+    ]
+    features = _features()
+    whole = read(model, plans, features, 8192)
+    shared = read(model, plans, {**features, "prefixes": SharedPrefixes(model), "cached": torch.full((4, 1), 9)}, 8192)
+    for plan, one, other in zip(plans, whole, shared, strict=True):
+        error = ((one - other).norm(dim=1) / one.norm(dim=1)).max()
+        assert error < 1e-5, f"{plan.recipe.method}, {plan.recipe.weights}: largest relative error {error:.1e}"
+
+
+def test_most_families_can():
+    able = [
+        architecture
+        for architecture in ("llama", "qwen3", "gpt2", "phi", "glm4", "opt")
+        if not why_not(_opened(architecture)[0])
+    ]
+    assert able == ["llama", "qwen3", "gpt2", "phi", "glm4", "opt"]
+
+
+@pytest.fixture
+def fed(monkeypatch):
+    """How many tokens each pass was fed, rows times columns."""
+    seen = []
+
+    def watch(encoder):
+        encoder[0].model.register_forward_pre_hook(
+            lambda _, args, given: seen.append(tuple(given["input_ids"].shape)), with_kwargs=True
+        )
+        return seen
+
+    return watch
+
+
+def whole(monkeypatch, encoder, *given, **more):
+    """What an encoder gives when every text is run whole."""
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "SHARED_FROM", 10**9)
+        return encoder.encode(*given, **more)
+
+
+class TestEncoder:
+    @pytest.mark.parametrize("method", ["va", "wva", "aligned_wva", "prompt_eol", "meta_eol"])
+    def test_gives_the_same(self, folder, monkeypatch, method):
+        template = "auto" if method == "meta_eol" else LONG
+        model = valuembed.load(folder, method, template=template, dtype="float32")
+        expected = whole(monkeypatch, model, TEXTS)
+        assert np.abs(model.encode(TEXTS) - expected).max() < 1e-5
+        with_prompt = whole(monkeypatch, model, TEXTS, prompt="Query: ")
+        assert np.abs(model.encode(TEXTS, prompt="Query: ") - with_prompt).max() < 1e-5
+        assert np.abs(with_prompt - expected).max() > 1e-3
+
+    def test_the_beginning_is_fed_once_a_call(self, folder, fed):
+        model = valuembed.load(folder, "va", template=LONG)
+        seen = fed(model)
+        beginning = len(model.reader.texts.beginning(LONG))
+        assert beginning > 10
+        model.encode(TEXTS)
+        assert seen[0] == (1, beginning)
+        rows = [len(row.ids) for row in model.reader.tokenize_texts(TEXTS, None, None)[0]]
+        assert sum(shape[0] for shape in seen[1:]) == 40
+        assert max(shape[1] for shape in seen[1:]) == max(rows) - beginning
+        assert model.report.tokens == sum(rows)
+
+    def test_several_templates_fill_their_steps(self, folder, fed):
+        model = valuembed.load(folder, "meta_eol")
+        seen = fed(model)
+        model.encode(TEXTS)
+        # Eight beginnings, each once, and no step of a single text.
+        assert [shape[0] for shape in seen].count(1) == 8
+        assert sum(shape[0] for shape in seen) == 8 + 8 * 40
+
+    def test_a_text_is_not_changed_by_those_beside_it(self, folder):
+        model = valuembed.load(folder, "wva", template=LONG, dtype="float32")
+        together = model.encode(TEXTS)
+        alone = np.stack([model.encode(text) for text in TEXTS])
+        assert np.abs(together - alone).max() < 1e-5
+
+    def test_texts_that_melt_into_the_template_are_run_whole(self, folder, monkeypatch):
+        # The last token before the text may take in its first letters, so that these texts have another beginning.
+        template = "The very same words stand in front of it, so here it is: un{text} and that is all"
+        model = valuembed.load(folder, "va", template=template, dtype="float32")
+        beginning = model.reader.texts.beginning(template)
+        texts = [*TEXTS, "der", "til", "ited", "."]
+        expected = whole(monkeypatch, model, texts)
+        assert np.abs(model.encode(texts) - expected).max() < 1e-5
+        rows = model.reader.tokenize_texts(texts, None, None)[0]
+        melted = [tuple(row.ids[: len(beginning)]) != beginning for row in rows]
+        assert any(melted)
+        assert not all(melted)
+
+    def test_truncated_texts(self, folder, monkeypatch):
+        model = valuembed.load(folder, "va", template=LONG, dtype="float32")
+        room = max(len(row.ids) for row in model.reader.tokenize_texts(TEXTS, None, None)[0]) - 3
+        model.max_seq_length = room
+        with pytest.warns(valuembed.TruncationWarning):
+            expected = whole(monkeypatch, model, TEXTS)
+        with pytest.warns(valuembed.TruncationWarning):
+            assert np.abs(model.encode(TEXTS) - expected).max() < 1e-5
+
+    def test_weights_that_change_between_calls_are_seen(self, folder, monkeypatch):
+        model = valuembed.load(folder, "va", template=LONG, dtype="float32")
+        before = model.encode(TEXTS)
+        with torch.no_grad():
+            model.reader.model.layers[0].self_attn.k_proj.weight.mul_(-2)
+        after = model.encode(TEXTS)
+        assert np.abs(after - before).max() > 1e-3
+        assert np.abs(after - whole(monkeypatch, model, TEXTS)).max() < 1e-5
+
+    @pytest.mark.parametrize(
+        "recipe",
+        [
+            Recipe(signal="hidden", weights="mean", span="all", template=LONG),
+            Recipe(signal="value", weights="mean", span="all", template=LONG),
+        ],
+    )
+    def test_a_mean_over_all_tokens_runs_them_all(self, folder, fed, recipe):
+        model = valuembed.load(folder, recipe)
+        seen = fed(model)
+        model.encode(TEXTS)
+        assert (sum(shape[0] for shape in seen), min(shape[0] for shape in seen) > 1) == (40, True)
+
+    def test_few_texts_and_short_beginnings_are_run_whole(self, folder, fed):
+        model = valuembed.load(folder, "va", template=LONG)
+        seen = fed(model)
+        model.encode(TEXTS[:7])
+        assert [shape[0] for shape in seen] == [7]
+        model = valuembed.load(folder, "va", template="A {text}")
+        seen = fed(model)
+        seen.clear()
+        model.encode(TEXTS)
+        assert (sum(shape[0] for shape in seen), min(shape[0] for shape in seen) > 1) == (40, True)
+
+    def test_windows_run_every_text_whole(self, sliding, fed):
+        model = valuembed.load(sliding, "va", template=LONG)
+        seen = fed(model)
+        model.encode(TEXTS)
+        assert (sum(shape[0] for shape in seen), min(shape[0] for shape in seen) > 1) == (40, True)
+
+
+def test_a_panel_gives_the_same(folder, monkeypatch):
+    panel = Panel.load(
+        folder, {name: recipe for name, recipe in SIGNALS.items() if recipe.layers is None}, dtype="float32"
+    )
+    monkeypatch.setattr(module, "SHARED_FROM", 10**9)
+    expected = panel.encode(TEXTS)
+    monkeypatch.undo()
+    for name, vectors in panel.encode(TEXTS).items():
+        error = np.linalg.norm(vectors - expected[name], axis=1) / np.linalg.norm(expected[name], axis=1)
+        assert error.max() < 1e-5, name
+
+
+class TestBeginning:
+    @pytest.mark.parametrize("kind", TOKENIZERS)
+    def test_stops_before_the_text(self, kind):
+        texts = TextTokenizer(tiny_tokenizer(kind))
+        beginning = texts.beginning(LONG)
+        rows = texts.rows(TEXTS, LONG, max_tokens=None)
+        alike = [row for row in rows if tuple(row.ids[: len(beginning)]) == beginning]
+        assert len(alike) >= 36
+        assert all(len(beginning) <= row.span[0] for row in alike)
+        assert len(beginning) > 5
+
+    def test_of_no_template_is_the_bos_alone(self):
+        assert len(TextTokenizer(tiny_tokenizer("byte_level_bos")).beginning("{text}")) <= 1
+        assert TextTokenizer(tiny_tokenizer("byte_level")).beginning("{text}") == ()
+
+    def test_holds_an_instruction(self):
+        texts = TextTokenizer(tiny_tokenizer("byte_level"))
+        assert len(texts.beginning(LONG, "Find what fits: ")) > len(texts.beginning(LONG))
+
+
+def test_a_kernel_that_was_not_tried(tmp_path):
+    tiny_checkpoint(tmp_path / "model", "qwen3")
+    model = valuembed.load(tmp_path / "model", "va").reader.model
+    for part in model.modules():
+        if hasattr(part, "config"):
+            part.config._attn_implementation_internal = "valuembed_flex_attention"
+    reason = why_not(model)
+    assert reason == "the kernel flex_attention has not been tried for it"
