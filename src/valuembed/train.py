@@ -13,6 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +26,7 @@ from valuembed import __version__, adapters, plots
 from valuembed.calibration import Calibration
 from valuembed.checkpoint import locate
 from valuembed.encoder import ValueEncoder
-from valuembed.errors import InputError, OutputError, RecipeError
+from valuembed.errors import InputError, MissingExtraError, OutputError, RecipeError
 from valuembed.extras import require
 from valuembed.fingerprint import content_digest
 from valuembed.layers import LayerSpec
@@ -168,8 +169,8 @@ def train(
     dev = None if evaluation is None else read_sts(str(evaluation).removeprefix("sts:"))
     if dev and (shared := overlap(read, [*dev.sentences1, *dev.sentences2])):
         warnings.warn(
-            f"{len(shared)} texts of {dev.paths[0].name} are also in {read.path.name}, which is trained on: the scores "
-            f"will be too good; the first is {shared[0]!r}",
+            f"texts of {dev.paths[0].name} that are also in {read.path.name}, which is trained on: {len(shared)}, the "
+            f"first {shared[0]!r}; the scores will be too good",
             stacklevel=2,
         )
     hub: dict[str, Any] = {
@@ -335,7 +336,8 @@ def _short(value: object) -> str:
 def _save(finished: Training, overwrite: bool) -> None:
     notes = {RECORD: json.dumps(finished.record, indent=1) + "\n"}
     save_model(finished.model, finished.output, overwrite=overwrite, notes=notes)
-    plots.save(finished.figure(), finished.output / "loss.png")
+    with suppress(MissingExtraError):
+        plots.save(finished.figure(), finished.output / "loss.png")
 
 
 def _versions() -> dict[str, str]:
