@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -28,9 +31,35 @@ def pairs_file(path: Path, count: int = len(PAIRS), *, negatives: bool = False) 
     return path
 
 
-def trained(model: Any, pairs: Path, output: Path, method: Any = "va", **options: Any) -> Training:
-    """A run of a few steps."""
-    return train(model, pairs, method, output=output, **{"steps": 4, "batch_size": 8, "device": "cpu", **options})
+TEXTS = ["The sun rose.", "Over a quiet town, while nobody watched, it rained.", "rain"]
+
+# The trainer collects garbage when it starts, and would look through all that was imported so far each time.
+gc.freeze()
+
+
+def trained(
+    model: Any, pairs: Any, output: Path, method: Any = "va", *, chart: bool = False, **options: Any
+) -> Training:
+    """A run of a few steps; without its chart, which takes as long as the rest."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not chart:
+            patch.setattr("valuembed.plots.save", lambda figure, path: None)
+            patch.setattr(Training, "figure", lambda made: None)
+        return train(model, pairs, method, output=output, **{"steps": 4, "batch_size": 8, "device": "cpu", **options})
+
+
+def other_texts(path: Path) -> Path:
+    """Graded pairs with no text that is trained on."""
+    trained_on = {text for pair in PAIRS for text in pair}
+    rows = [json.loads(line) for line in GRADED.read_text(encoding="utf-8").splitlines()]
+    rows = [row for row in rows if not trained_on & {row["sentence1"], row["sentence2"]}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def difference(one: Any, other: Any) -> float:
+    """The largest difference between two models' vectors."""
+    return float(np.abs(one.encode(TEXTS) - other.encode(TEXTS)).max())
 
 
 def adapters_of(made: Training) -> dict[str, Tensor]:
