@@ -23,7 +23,7 @@ LEVELS = {
     3: "model encoder panel fingerprint cards plots method_specs layerwise segments linear_probe "
     "local_tasks mteb_encoder results outputs keeping trainable training_settings",
     4: "corpus corpus_ray storage search evaluate sweep select evidence probe next_token calibrate calibration_report "
-    "cost reproduce reproduction workload train training_loop server",
+    "cost reproduce reproduction workload finetune training_loop server",
     5: "commands cli cli_evaluate cli_layers cli_probe cli_calibrate cli_reproduce cli_train __main__",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
@@ -40,7 +40,7 @@ SIDEWAYS = {
     ("reproduce", "evaluate"),
     ("reproduce", "reproduction"),
     ("reproduce", "workload"),
-    ("train", "training_loop"),
+    ("finetune", "training_loop"),
 }
 
 
@@ -132,6 +132,7 @@ class TestPublicNames:
             "embed_file",
             "info",
             "load",
+            "train",
         ]
         assert valuembed.__all__ == names
         assert names == sorted(names, key=lambda name: (not name.isupper(), name.islower(), name))

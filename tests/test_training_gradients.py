@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import AutoModel
 
 from valuembed.encoder import ValueEncoder
+from valuembed.finetune import _adapt
 from valuembed.model import load
 from valuembed.testing import tiny_checkpoint
-from valuembed.train import _adapt
 from valuembed.training_loop import _loss
 from valuembed.training_settings import TrainSettings
 

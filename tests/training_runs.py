@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from valuembed.train import Training, train
+from valuembed.finetune import Training, train
 
 GRADED = Path(__file__).resolve().parents[1] / "examples" / "sts.jsonl"
 

@@ -25,6 +25,7 @@ _HOMES = {
     "embed_file": "corpus",
     "info": "model",
     "load": "model",
+    "train": "finetune",
 }
 
 __all__ = [
@@ -37,12 +38,14 @@ __all__ = [
     "embed_file",
     "info",
     "load",
+    "train",
 ]
 
 if TYPE_CHECKING:
     from valuembed.corpus import embed_file
     from valuembed.encoder import TruncationWarning, ValueEncoder
     from valuembed.errors import ValuembedError
+    from valuembed.finetune import train
     from valuembed.model import info, load
     from valuembed.recipes import METHODS, Recipe
     from valuembed.templates import TEMPLATES

@@ -89,7 +89,7 @@ def train(
     Stopped at any moment, it goes on from its last checkpoint when it is started again. Several processes:
     accelerate launch --num_processes N -m valuembed train ...
     """
-    from valuembed.train import train as run
+    from valuembed.finetune import train as run
     from valuembed.training_settings import is_first_process
 
     first = is_first_process()

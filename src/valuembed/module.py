@@ -20,7 +20,7 @@ from valuembed.decoder import load_decoder, parse_dtype
 from valuembed.errors import CheckpointError, InputError, RecipeError, UnsupportedModelError
 from valuembed.inputs import check_text, check_texts
 from valuembed.layers import describe
-from valuembed.passes import read
+from valuembed.passes import read_within_memory
 from valuembed.prefix import LEAST_TOKENS, SharedPrefixes, why_not
 from valuembed.reader import Plan
 from valuembed.recipes import Recipe
@@ -261,10 +261,16 @@ class ValueTransformer(Transformer):
             features: as for :meth:`forward`.
             plans: of this decoder, with the same span; the pass ends after what the deepest of them reads.
 
+        Where a step does not fit into memory, steps become half as large from there on.
+
         Returns:
             For each plan ``[b, width]``, float32.
+
+        Raises:
+            ReadingError: a single text does not fit into memory.
         """
-        return read(self.model, plans, features, self.tokens_per_step)
+        vectors, self.tokens_per_step = read_within_memory(self.model, plans, features, self.tokens_per_step)
+        return vectors
 
     def get_config_dict(self) -> dict[str, Any]:
         """What a saved folder records beside the weights."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -10,10 +11,44 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from valuembed.batching import plan_steps, reset_dynamic_rope, rope_groups
-from valuembed.errors import InputError
+from valuembed.errors import InputError, ReadingError
 from valuembed.pooling import span_mask
 from valuembed.prefix import SharedPrefixes
 from valuembed.reader import Plan, Reading
+
+logger = logging.getLogger(__name__)
+
+
+def read_within_memory(
+    model: PreTrainedModel, plans: Sequence[Plan], features: Mapping[str, Any], budget: int
+) -> tuple[list[Tensor], int]:
+    """As :func:`read`; where a step does not fit into memory, with half the budget, and so on.
+
+    Returns:
+        The vectors, and the budget that did.
+
+    Raises:
+        ReadingError: a single text does not fit into memory.
+    """
+    while True:
+        try:
+            return read(model, plans, features, budget), budget
+        except RuntimeError as error:
+            full = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+            # In training the trainer decides what a batch is.
+            if not full or torch.is_grad_enabled():
+                raise
+            longest = int(features["attention_mask"].sum(dim=1).max())
+            if budget <= longest:
+                raise ReadingError(
+                    f"a text of {longest} tokens, template included, does not fit into the memory of {model.device}; "
+                    "cut texts with max_tokens, or use a smaller dtype"
+                ) from error
+        # Only here the tensors of the step that failed are gone.
+        budget = max(1, budget // 2)
+        logger.warning("out of memory: going on with steps of %d tokens", budget)
+        if model.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def read(model: PreTrainedModel, plans: Sequence[Plan], features: Mapping[str, Any], budget: int) -> list[Tensor]:

@@ -16,9 +16,9 @@ from training_runs import GRADED, PAIRS, adapters_of, difference, furthest, loss
 
 from valuembed.calibrate import calibrate
 from valuembed.errors import InputError, MissingExtraError, OutputError, RecipeError
+from valuembed.finetune import Training, loss_figure
 from valuembed.model import load
 from valuembed.pairs import read_training_pairs
-from valuembed.train import Training, loss_figure
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ import torch
 from training_runs import PAIRS, adapters_of, difference, losses, other_texts, pairs_file, trained
 
 from valuembed.errors import OutputError
+from valuembed.finetune import Training, _last_checkpoint
 from valuembed.model import load
 from valuembed.testing import tiny_checkpoint
-from valuembed.train import Training, _last_checkpoint
 from valuembed.training_loop import _Trainer
 
 

@@ -1,0 +1,86 @@
+"""Steps that do not fit into memory."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from some_texts import some_texts
+
+import valuembed
+from valuembed import passes
+from valuembed.errors import ReadingError
+
+TEXTS = some_texts(40)
+ERRORS = {
+    "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    "cpu": RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried..."),
+}
+
+
+@pytest.fixture
+def limited(monkeypatch):
+    """Steps of more than so many tokens fail; the sizes of those that were tried."""
+    real = passes._read_step
+
+    def limit(tokens, error):
+        tried = []
+
+        def step(model, plans, ids, lengths, span, cached, prefixes):
+            fed = ids[:, cached:].numel()
+            tried.append(fed)
+            if fed > tokens:
+                raise error
+            return real(model, plans, ids, lengths, span, cached, prefixes)
+
+        monkeypatch.setattr(passes, "_read_step", step)
+        return tried
+
+    return limit
+
+
+@pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
+@pytest.mark.parametrize("method", ["va", "meta_eol"])
+def test_half_the_budget_goes_on_and_loses_nothing(folder, limited, caplog, method, error):
+    model = valuembed.load(folder, method, dtype="float32")
+    longest = max(len(row.ids) for row in model.reader.tokenize_texts(TEXTS, None, None)[0])
+    expected = model.encode(TEXTS)
+    tried = limited(8 * longest, error)
+    with caplog.at_level(logging.WARNING, logger="valuembed"):
+        made = model.encode(TEXTS)
+    np.testing.assert_allclose(made, expected, atol=1e-6)
+    # 8192 halved until steps fit, and no further.
+    halvings = len(caplog.records)
+    assert halvings >= 1
+    assert model.reader.tokens_per_step == 8192 // 2**halvings >= 4 * longest
+    assert sum(size > 8 * longest for size in tried) == halvings
+    assert caplog.messages[-1] == f"out of memory: going on with steps of {model.reader.tokens_per_step} tokens"
+    # The next call begins with what fits.
+    tried.clear()
+    model.encode(TEXTS)
+    assert max(tried) <= 8 * longest
+
+
+def test_a_single_text_that_does_not_fit(folder, limited):
+    model = valuembed.load(folder, "va", dtype="float32")
+    limited(3, ERRORS["cuda"])
+    with pytest.raises(
+        ReadingError,
+        match=r"a text of \d+ tokens, template included, does not fit into the memory of cpu; cut texts with max_tok",
+    ):
+        model.encode(TEXTS)
+
+
+def test_other_failures_and_training_are_not_tried_again(folder, limited):
+    model = valuembed.load(folder, "va", dtype="float32")
+    tried = limited(3, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        model.encode(TEXTS)
+    assert len(tried) == 1
+    tried = limited(3, ERRORS["cuda"])
+    with pytest.raises(torch.OutOfMemoryError):
+        model(model.preprocess(TEXTS))
+    assert len(tried) == 1
+    assert model.reader.tokens_per_step == 8192
