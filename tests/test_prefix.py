@@ -144,7 +144,7 @@ class TestEncoder:
         rows = [len(row.ids) for row in model.reader.tokenize_texts(TEXTS, None, None)[0]]
         assert sum(shape[0] for shape in seen[1:]) == 40
         assert max(shape[1] for shape in seen[1:]) == max(rows) - beginning
-        assert model.report.tokens == sum(rows)
+        assert (model.report.tokens, model.report.reused) == (sum(rows), 40 * beginning)
 
     def test_several_templates_fill_their_steps(self, folder, fed):
         model = valuembed.load(folder, "meta_eol")
@@ -220,6 +220,14 @@ class TestEncoder:
         seen = fed(model)
         model.encode(TEXTS)
         assert (sum(shape[0] for shape in seen), min(shape[0] for shape in seen) > 1) == (40, True)
+
+
+def test_a_panel_counts_what_it_reused(folder):
+    panel = Panel.load(folder, {"va": METHODS["va"], "wva": METHODS["wva"]}, dtype="float32")
+    panel.encode(TEXTS)
+    beginning = len(panel.reader.texts.beginning(METHODS["wva"].template[0]))
+    assert beginning >= 4
+    assert panel.report.reused == 40 * beginning
 
 
 def test_a_panel_gives_the_same(folder, monkeypatch):

@@ -51,7 +51,8 @@ class MethodCost:
     Attributes:
         method: its label.
         templates: sequences that are fed for one text.
-        tokens: tokens of these sequences, mean over the texts.
+        tokens: tokens that are computed for one text, mean over the texts: those of its sequences, less a template's
+            constant beginning where that is computed once for all of them.
         layers: decoder layers that are run. Of the highest one, a method that reads values runs only the part up to
             them.
         flops: floating-point operations for one text, as counted by ``torch.utils.flop_counter`` in a real pass: matrix
@@ -126,8 +127,8 @@ class CostReport:
             f"turns, on {self.device}, {self.dtype}{threads}. Seconds include tokenizing: median (fastest to slowest "
             f"round). The last column is the median of the rounds' ratios to {self.reference}.",
             "",
-            f"| method | tokens a text | layers run, of {self.num_layers} | GFLOP a text | seconds for 1,000 texts "
-            f"| times {self.reference} |",
+            f"| method | tokens computed a text | layers run, of {self.num_layers} | GFLOP a text "
+            f"| seconds for 1,000 texts | times {self.reference} |",
             "|---|---|---|---|---|---|",
         ]
         ratios = self.ratios()
@@ -254,7 +255,7 @@ def measure_cost(
             with FlopCounterMode(display=False, custom_mapping=_MORE_KERNELS) as counter:
                 panel.encode(texts, names=[name])
             assert panel.report is not None
-            tokens[name] = panel.report.tokens / len(texts)
+            tokens[name] = (panel.report.tokens - panel.report.reused) / len(texts)
             flops[name] = counter.get_total_flops() / len(texts)
             bar.update()
         for number in range(rounds):

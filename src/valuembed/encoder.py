@@ -43,12 +43,14 @@ class EncodeReport:
         tokens: tokens of the sequences that were fed, templates included.
         truncated: texts that lost tokens of their end.
         blank: texts without a visible character.
+        reused: of the tokens, those of a template's constant beginning, which was computed once for all texts.
     """
 
     texts: int
     tokens: int
     truncated: int
     blank: int
+    reused: int = 0
 
     @classmethod
     def total(cls, reports: Iterable[EncodeReport]) -> EncodeReport:
@@ -173,7 +175,7 @@ class ValueEncoder(SentenceTransformer):
         target = self._resolve_inference_device(device)
         self.eval()
         result = torch.empty(0, 0)
-        tokens = truncated = 0
+        tokens = truncated = reused = 0
         with tqdm(total=len(texts), desc="Texts", unit="text", disable=not show_progress_bar) as bar:
             for batch in self.reader.batches(texts, prompt, task):
                 vectors = self(batch_to_device(batch.features, target))["sentence_embedding"]
@@ -185,9 +187,11 @@ class ValueEncoder(SentenceTransformer):
                     result = torch.empty(len(texts), vectors.shape[1], device="cpu" if save_to_cpu else target)
                 result[batch.rows] = vectors.to(result.device)
                 tokens += batch.tokens
+                reused += batch.reused
                 truncated += batch.truncated
                 bar.update(len(batch.rows))
-        return result, EncodeReport(len(texts), tokens, truncated, sum(not text.strip() for text in texts))
+        blank = sum(not text.strip() for text in texts)
+        return result, EncodeReport(len(texts), tokens, truncated, blank, reused)
 
     def _finish(self, vectors: Tensor, report: EncodeReport) -> Tensor:
         """Check what one call gave, and report it once."""

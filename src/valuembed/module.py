@@ -50,12 +50,14 @@ class Batch:
         rows: which of the texts they are.
         features: as :meth:`ValueTransformer.features` makes them.
         tokens: tokens of their sequences, templates included.
+        reused: of these, tokens of beginnings that are computed once for all texts of the call.
         truncated: how many of them lost tokens of their end.
     """
 
     rows: list[int]
     features: dict[str, Tensor]
     tokens: int
+    reused: int
     truncated: int
 
 
@@ -179,6 +181,7 @@ class ValueTransformer(Transformer):
                     rows=[start + i for i in step],
                     features=features,
                     tokens=sum(len(row.ids) for i in step for row in by_text[i]),
+                    reused=sum(sum(cached[i]) for i in step),
                     truncated=sum(any(row.truncated for row in by_text[i]) for i in step),
                 )
 

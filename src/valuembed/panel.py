@@ -185,7 +185,7 @@ class Panel:
         groups = [[name for name in group if name in wanted] for group in self.groups(role)]
         groups = [group for group in groups if group]
         result = {name: np.empty((len(texts), widths[name]), np.float32) for name in wanted}
-        tokens, truncated = 0, np.zeros(len(texts), bool)
+        tokens, reused, truncated = 0, 0, np.zeros(len(texts), bool)
         self.reader.eval()
         with tqdm(total=len(texts) * len(groups), desc="Texts", unit="text", disable=not progress) as bar:
             for group in groups:
@@ -197,12 +197,13 @@ class Panel:
                             read = calibration({"sentence_embedding": read})["sentence_embedding"]
                         result[name][batch.rows] = read.cpu().numpy()
                     tokens += batch.tokens
+                    reused += batch.reused
                     truncated[batch.rows] |= features["truncated"].cpu().numpy()
                     bar.update(len(batch.rows))
         for vectors in result.values():
             check_finite(torch.from_numpy(vectors), self.reader)
         blank = sum(not text.strip() for text in texts)
-        self.report = EncodeReport(len(texts), tokens, int(truncated.sum()), blank)
+        self.report = EncodeReport(len(texts), tokens, int(truncated.sum()), blank, reused)
         return result
 
 
