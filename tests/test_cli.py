@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from fakes import FakeEncoder
-from typer.testing import CliRunner
+from running import run, succeeds
 
 from valuembed import cli, commands
 from valuembed.recipes import METHODS
@@ -30,16 +30,6 @@ def loaded(monkeypatch):
 
     monkeypatch.setattr(cli, "load_encoder", load)
     return asked
-
-
-def run(*arguments):
-    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
-
-
-def succeeds(*arguments):
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result.stdout
 
 
 def fails(*arguments, code=1):

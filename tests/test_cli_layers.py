@@ -9,11 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from running import fails, succeeds
 from some_texts import some_texts
-from typer.testing import CliRunner
 
 import valuembed.cli_layers  # noqa: F401  (registers its commands)
-from valuembed.commands import app
 from valuembed.errors import InputError
 from valuembed.panel import SIGNALS
 from valuembed.recipes import METHODS, read_recipe
@@ -21,23 +20,6 @@ from valuembed.select import Candidate, Selection
 from valuembed.sweep import Sweep
 
 TEXTS = some_texts(60)
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
-
-
-def succeeds(*arguments):
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
-def fails(*arguments, code=1):
-    result = run(*arguments)
-    assert result.exit_code == code, result.output
-    assert result.stdout == ""
-    return " ".join(result.stderr.replace("│", " ").split())
 
 
 @pytest.fixture

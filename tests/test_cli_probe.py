@@ -8,11 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from running import fails, succeeds
 
 import valuembed.cli_probe  # noqa: F401  (registers its commands)
 from valuembed import next_token, probe
-from valuembed.commands import app
 from valuembed.errors import InputError
 from valuembed.probe import LayerProbe
 
@@ -29,23 +28,6 @@ FOUND = LayerProbe(
     notes=("Said below.",),
     details={"seconds": 1},
 )
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
-
-
-def succeeds(*arguments):
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
-def fails(*arguments, code=1):
-    result = run(*arguments)
-    assert result.exit_code == code, result.output
-    assert result.stdout == ""
-    return " ".join(result.stderr.replace("│", " ").split())
 
 
 @pytest.fixture

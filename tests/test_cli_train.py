@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from running import run
 
 import valuembed.cli_train  # noqa: F401  (registers its command)
-from valuembed.commands import DEMONSTRATION_NOTE, app
+from valuembed.commands import DEMONSTRATION_NOTE
 from valuembed.errors import InputError
 
 DEFAULTS = {
@@ -53,10 +53,6 @@ def called(monkeypatch):
     calls = []
     monkeypatch.setattr("valuembed.finetune.train", lambda *given, **more: calls.append((given, more)) or Made())
     return calls
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
 
 
 def test_hands_its_options_on_and_prints_what_was_done(called):
