@@ -186,6 +186,15 @@ class TestSaved:
         assert axes.get_title() == "Training va on pairs.jsonl"
         assert list(axes.lines[0].get_ydata()) == losses(local)
 
+    def test_of_a_long_run_means_are_drawn(self, local: Training) -> None:
+        # 120 steps, losses 0 and 1 in turn: 60 means of two.
+        record = {**local.record, "losses": [[step, (step + 1) % 2] for step in range(1, 121)]}
+        (axes,) = loss_figure(record).axes
+        (line,) = axes.lines
+        assert line.get_label() == "loss, mean of 2 steps"
+        assert list(line.get_ydata()) == [0.5] * 60
+        assert list(line.get_xdata()) == list(range(2, 121, 2))
+
     def test_model_needs_no_matplotlib(
         self, folder: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

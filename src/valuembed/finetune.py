@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -49,6 +50,9 @@ STATE = ".training"
 """Ending of the folder beside the output that holds the run's checkpoints until it is done."""
 
 SETTINGS = "run.json"
+
+POINTS = 50
+"""Of a loss curve, about."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,11 @@ def loss_figure(record: Mapping[str, Any]) -> Figure:
     """The curve of a run's loss, from its record."""
     from valuembed.plots import curves
 
-    lines = {"loss": [(step, loss) for step, loss in record["losses"]]}
+    # One batch is easier than the next: of many steps, means are drawn.
+    width = max(1, len(record["losses"]) // POINTS)
+    blocks = [record["losses"][start : start + width] for start in range(0, len(record["losses"]), width)]
+    name = "loss" if width == 1 else f"loss, mean of {width} steps"
+    lines = {name: [(block[-1][0], fmean(loss for _, loss in block)) for block in blocks]}
     title = f"Training {record['recipe']['method'] or 'a recipe'} on {record['data']['file']}"
     return curves(lines, title=title, xlabel="step", ylabel="contrastive loss (nats)")
 
