@@ -105,7 +105,7 @@ def read_tensors(panel: Panel, texts: Sequence[str], bar: Any = None) -> tuple[d
     """
     reader = panel.reader.eval()
     found: dict[str, Tensor] = {}
-    tokens = truncated = 0
+    tokens = reused = truncated = 0
     for group in panel.groups():
         plans = [panel.plans[name] for name in group]
         for batch in reader.batches(texts, None, None, plans[0].recipe):
@@ -115,10 +115,12 @@ def read_tensors(panel: Panel, texts: Sequence[str], bar: Any = None) -> tuple[d
                     found[name] = vectors.new_empty(len(texts), vectors.shape[1])
                 found[name][batch.rows] = vectors
             tokens += batch.tokens
+            reused += batch.reused
             truncated += batch.truncated
             if bar is not None:
                 bar.update(len(batch.rows))
-    return found, EncodeReport(len(texts), tokens, truncated, sum(not text.strip() for text in texts))
+    blank = sum(not text.strip() for text in texts)
+    return found, EncodeReport(len(texts), tokens, truncated, blank, reused)
 
 
 @dataclass(frozen=True)
