@@ -126,7 +126,7 @@ def page(measured: dict[str, dict[str, object]], args: argparse.Namespace) -> It
     yield f"Made by `python benchmarks/bundled.py --data DIR --corpus FILE {shown} --dtype {args.dtype}`,"
     yield f"on Python {platform.python_version()}, {', '.join(map(' '.join, versions().items()))}.\n"
     yield "Spearman x 100 of the cosines, test splits where a file has any. Loss: on the held-out hundredth of the"
-    yield "corpus, in pieces of 128 tokens; the model before may have been trained on some of these documents.\n"
+    yield "corpus, in pieces of 128 tokens; models made without that split may have been trained on parts of it.\n"
     yield "| model | nats a token | bits a byte |\n|:--|--:|--:|"
     for name, found in measured.items():
         yield f"| {name} | {found['loss']['nats a token']:.3f} | {found['loss']['bits a byte']:.3f} |"

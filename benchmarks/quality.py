@@ -157,6 +157,24 @@ def table(made: Evaluation, chosen: dict[str, Recipe]) -> Iterator[str]:
         yield f"| {label} | {' | '.join([*made.about(label), *cells])} |"
 
 
+def side_by_side(args: argparse.Namespace, selected: dict[tuple[str, str], Recipe]) -> Iterator[str]:
+    """What the selected layers are worth on a set that neither selection has seen, next to the default ones."""
+    ways = ("default", "with labels", "without labels")
+    methods = {
+        f"{method}, {way}": selected.get((method, way), resolve_recipe(method, None, "auto"))
+        for method, _ in selected
+        for way in ways
+    }
+    made = evaluate(args.model, methods, specs(args.data, ["STSb test"]), output=args.results, dtype=args.dtype)
+    scores = {score.method: score.score for score in made.scores}
+    yield "Spearman x100 on STSb test, in brackets the layers. Labels: STSb dev. Without: segments of the open corpus."
+    yield ""
+    yield f"| method | {' | '.join(ways)} |\n|:--|{'--:|' * len(ways)}"
+    for method in dict.fromkeys(method for method, _ in selected):
+        labels = [f"{method}, {way}" for way in ways]
+        yield f"| {method} | {' | '.join(f'{scores[label]:.2f} ({made.about(label)[0]})' for label in labels)} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the evaluation sets")
@@ -211,12 +229,15 @@ def main() -> None:
     long = (text for text in read_corpus(args.corpus) if len(text.split()) >= DOCUMENT_WORDS)
     with documents.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps({"text": text}) + "\n" for text, _ in zip(long, range(DOCUMENTS), strict=False))
+    details, selected = [], {}
     for method in ("va", "aligned_va", "aligned_wva"):
         with_labels = select_layers(args.model, method, dev=f"sts:{args.data / DEV}", dtype=args.dtype)
         without = select_layers(args.model, method, corpus=documents, dtype=args.dtype)
         for how, found in (("with labels", with_labels), ("without labels", without)):
+            selected[method, how] = found.recipe
             layers = describe(found.recipe.layers or ())
-            lines += [f"### {method}, {how}: layers {layers}", "", found.to_markdown()]
+            details += [f"### {method}, {how}: layers {layers}", "", found.to_markdown()]
+    lines += [*side_by_side(args, selected), "", *details]
 
     lines += ["## Calibration by kind and size", ""]
     once = {label: recipe for label, recipe in chosen.items() if args.whole or len(recipe.template) == 1}
