@@ -13,6 +13,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from valuembed.anatomy import Anatomy, survey
 from valuembed.errors import ReadingError, UnsupportedModelError
+from valuembed.lanes import PaddedLane
 from valuembed.reader import KERNELS, Plan, Reading, open_door
 from valuembed.recipes import METHODS, Recipe
 from valuembed.testing import tiny_config, tiny_decoder
@@ -33,7 +34,7 @@ def read(model: nn.Module, plan: Plan, ids: Tensor, **inputs: Any) -> Tensor:
     mask = inputs.get("attention_mask", torch.ones(rows, t, dtype=torch.long))
     last = (mask * torch.arange(t)).argmax(dim=1)
     inputs.setdefault("position_ids", torch.arange(t).expand(rows, t))
-    return Reading(model, [plan], last=last, mask=mask).run(input_ids=ids, **inputs)[0]
+    return Reading(model, [plan], PaddedLane(last, mask)).run(input_ids=ids, **inputs)[0]
 
 
 def some_ids(rows: int, t: int, seed: int = 0) -> Tensor:
@@ -213,9 +214,9 @@ def test_recipes_read_in_one_pass_are_the_recipes_read_alone(architecture: str) 
     ids = some_ids(3, 9)
     inputs = {"input_ids": ids, "position_ids": torch.arange(9).expand(3, 9)}
     last, mask = torch.tensor([8, 8, 8]), torch.ones(3, 9)
-    together = Reading(model, plans, last, mask).run(**inputs)
+    together = Reading(model, plans, PaddedLane(last, mask)).run(**inputs)
     for plan, vectors in zip(plans, together, strict=True):
-        assert torch.equal(vectors, Reading(model, [plan], last, mask).run(**inputs)[0]), plan.recipe.method
+        assert torch.equal(vectors, Reading(model, [plan], PaddedLane(last, mask)).run(**inputs)[0]), plan.recipe.method
 
 
 @torch.no_grad()
@@ -224,7 +225,7 @@ def test_one_pass_for_several_recipes_ends_with_the_deepest() -> None:
     model.layers[3] = Counting(model.layers[3])
     plans = [Plan(METHODS["va"], (0, 1), anatomy), Plan(METHODS["aligned_wva"], (2,), anatomy)]
     ids = some_ids(2, 5)
-    Reading(model, plans, torch.tensor([4, 4]), torch.ones(2, 5)).run(input_ids=ids)
+    Reading(model, plans, PaddedLane(torch.tensor([4, 4]), torch.ones(2, 5))).run(input_ids=ids)
     assert model.layers[3].calls == 0
 
 

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.util import batch_to_device, truncate_embeddings
+from sentence_transformers.util import truncate_embeddings
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from valuembed import calibration, cards
+from valuembed.arrivals import Arrivals
 from valuembed.errors import InputError, ReadingError, RecipeError
 from valuembed.inputs import check_texts
 from valuembed.module import ValueTransformer
@@ -174,24 +175,23 @@ class ValueEncoder(SentenceTransformer):
             raise InputError("processing_kwargs cannot be used: texts are cut by max_tokens, see load()")
         target = self._resolve_inference_device(device)
         self.eval()
-        result = torch.empty(0, 0)
+        arrivals = Arrivals(len(texts), "cpu" if save_to_cpu else target)
         tokens = truncated = reused = 0
         with tqdm(total=len(texts), desc="Texts", unit="text", disable=not show_progress_bar) as bar:
             for batch in self.reader.batches(texts, prompt, task):
-                vectors = self(batch_to_device(batch.features, target))["sentence_embedding"]
+                # The reader moves what it feeds: planned on the CPU, nothing waits for the device.
+                vectors = self(batch.features)["sentence_embedding"]
                 if truncate_dim is not None:
                     vectors = truncate_embeddings(vectors, truncate_dim)
                 if normalize_embeddings:
                     vectors = torch.nn.functional.normalize(vectors, p=2, dim=1)
-                if not len(result):
-                    result = torch.empty(len(texts), vectors.shape[1], device="cpu" if save_to_cpu else target)
-                result[batch.rows] = vectors.to(result.device)
+                arrivals.put(batch.rows, vectors)
                 tokens += batch.tokens
                 reused += batch.reused
                 truncated += batch.truncated
                 bar.update(len(batch.rows))
         blank = sum(not text.strip() for text in texts)
-        return result, EncodeReport(len(texts), tokens, truncated, blank, reused)
+        return arrivals.all(), EncodeReport(len(texts), tokens, truncated, blank, reused)
 
     def _finish(self, vectors: Tensor, report: EncodeReport) -> Tensor:
         """Check what one call gave, and report it once."""

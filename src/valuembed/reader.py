@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
-from valuembed import pooling
+from valuembed import packing, pooling
 from valuembed.anatomy import Anatomy, AttentionBlock
 from valuembed.errors import ReadingError, UnsupportedModelError
+from valuembed.lanes import Lane, PackedLane
 from valuembed.layers import describe
 from valuembed.recipes import Recipe
 
@@ -55,7 +56,10 @@ def _attention(
             f"{type(module).__name__}: the sdpa kernel would drop {' and '.join(dropped)} in silence; "
             'load with model_kwargs={"attn_implementation": "eager"}'
         )
-    output, weights = _kernel(kernel, module)(module, query, key, value, attention_mask, **kwargs)
+    if reading is not None and isinstance(reading.lane, PackedLane):
+        output, weights = packing.attend(query, key, value, reading.lane, kwargs.get("scaling")), None
+    else:
+        output, weights = _kernel(kernel, module)(module, query, key, value, attention_mask, **kwargs)
     if reading is not None:
         reading.on_kernel_output(module, output)
     return output, weights
@@ -141,22 +145,14 @@ class Reading:
     Args:
         model: the decoder.
         plans: what to read, all from this decoder.
-        last: ``[b]`` index of each row's last token.
-        mask: ``[b, t]`` tokens that a mean covers.
-        cached: p, how many of the t tokens are not fed, for their keys and values are in a cache that is; none of them
-            is the last, or in a mean of hidden states.
+        lane: where the texts' tokens lie.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, plans: Sequence[Plan], last: Tensor, mask: Tensor, cached: int = 0
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, plans: Sequence[Plan], lane: Lane) -> None:
         self.model = model
         self.plans = plans
         self.anatomy = plans[0].anatomy
-        # Values are there for all tokens; everything else for those that are fed.
-        self.mask = mask
-        self._fed_mask = mask[:, cached:]
-        self._fed_last = last - cached
+        self.lane = lane
         self._totals: list[Tensor | None] = [None] * len(plans)
         self._takers: dict[Take, list[int]] = {}
         for index, plan in enumerate(plans):
@@ -207,13 +203,13 @@ class Reading:
         if block is None:
             return
         self._refuse_reentrant()
-        rows, tokens = self.mask.shape
+        rows, tokens = self.lane.values_shape
         self._expect(block.layer, "values", value, (rows, block.value_heads, tokens, block.head_width))
         raw, aligned = (Take("value", "mean", through, block.layer) for through in (False, True))
         if raw not in self._takers and aligned not in self._takers:
             return
         with self._keep_own_tensors():
-            mean = pooling.mean_over_tokens(value, self.mask)
+            mean = self.lane.mean_values(value)
             vectors = {raw: mean.flatten(1)}
             if aligned in self._takers:
                 vectors[aligned] = self._align(block, mean, value.dtype)
@@ -224,10 +220,9 @@ class Reading:
         block = self._blocks.get(id(module))
         if block is None or (take := Take("value", "last", False, block.layer)) not in self._takers:
             return
-        rows, tokens = self._fed_mask.shape
-        self._expect(block.layer, "kernel output", output, (rows, tokens, block.query_heads, block.head_width))
+        self._expect(block.layer, "kernel output", output, (*self.lane.fed_shape, block.query_heads, block.head_width))
         with self._keep_own_tensors():
-            self._add({take: pooling.take_token(output, self._fed_last).flatten(1)})
+            self._add({take: self.lane.last(output).flatten(1)})
 
     # Hooks hang on modules that other threads may be running as well: a reading heeds its own pass only.
 
@@ -236,9 +231,9 @@ class Reading:
         if _reading.get() is not self:
             return
         states = output[0] if isinstance(output, tuple) else output
-        self._expect(block.layer, "attention output", states, (*self._fed_mask.shape, self.anatomy.model_width))
+        self._expect(block.layer, "attention output", states, (*self.lane.fed_shape, self.anatomy.model_width))
         with self._keep_own_tensors():
-            self._add({Take("value", "last", True, block.layer): pooling.take_token(states, self._fed_last)})
+            self._add({Take("value", "last", True, block.layer): self.lane.last(states)})
 
     def _on_layer(self, layer: int | None, module: nn.Module, args: Any, output: Any) -> None:
         if _reading.get() is self:
@@ -246,12 +241,12 @@ class Reading:
 
     def _on_hidden(self, layer: int | None, states: Tensor) -> None:
         """Take the residual stream ``[b, t, m]`` after a decoder layer, or at the end after the final norm."""
-        self._expect(layer, "hidden states", states, (*self._fed_mask.shape, self.anatomy.model_width))
+        self._expect(layer, "hidden states", states, (*self.lane.fed_shape, self.anatomy.model_width))
         vectors = {}
         if (mean := Take("hidden", "mean", False, layer)) in self._takers:
-            vectors[mean] = pooling.mean_over_tokens(states, self._fed_mask)
+            vectors[mean] = self.lane.mean_states(states)
         if (last := Take("hidden", "last", False, layer)) in self._takers:
-            vectors[last] = pooling.take_token(states, self._fed_last)
+            vectors[last] = self.lane.last(states)
         self._add(vectors)
 
     def _align(self, block: AttentionBlock, mean: Tensor, dtype: torch.dtype) -> Tensor:
