@@ -17,8 +17,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 LEVELS = {
     0: "recipes templates layers pooling errors extras inputs cleaning rows task_rows task_files pairs backbones",
-    1: "anatomy checkpoint adapters lanes packing lane_choice reader prefix passes token_reader decoder resolution "
-    "batching arrivals tokenizing testing tiny_configs tiny_tokenizers",
+    1: "anatomy checkpoint adapters lanes packing lane_choice trial compiling reader prefix passes token_reader "
+    "decoder resolution batching arrivals tokenizing testing tiny_configs tiny_tokenizers",
     2: "module feeding calibration",
     3: "model encoder panel fingerprint cards plots method_specs layerwise segments linear_probe "
     "local_tasks mteb_encoder results outputs keeping trainable training_settings",

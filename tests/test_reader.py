@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from watching import hooks_of
 
 from valuembed.anatomy import Anatomy, survey
 from valuembed.errors import ReadingError, UnsupportedModelError
@@ -192,9 +193,12 @@ def test_nothing_is_read_and_nothing_changes_outside_a_reading() -> None:
     stock = tiny_decoder("qwen3")
     model, anatomy = opened("qwen3")
     ids = some_ids(2, 9)
+    hooks = hooks_of(model)
     read(model, Plan(METHODS["va"], (0,), anatomy), ids)
     assert torch.equal(model(input_ids=ids).last_hidden_state, stock(input_ids=ids).last_hidden_state)
-    assert not any(module._forward_hooks for module in model.modules())
+    assert hooks_of(model) == hooks
+    open_door(model, anatomy)
+    assert hooks_of(model) == hooks
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
@@ -177,6 +178,8 @@ class ValueEncoder(SentenceTransformer):
         self.eval()
         arrivals = Arrivals(len(texts), "cpu" if save_to_cpu else target)
         tokens = truncated = reused = 0
+        characters = [len(text) for text in texts]
+        left, started = sum(characters), time.perf_counter()
         with tqdm(total=len(texts), desc="Texts", unit="text", disable=not show_progress_bar) as bar:
             for batch in self.reader.batches(texts, prompt, task):
                 # The reader moves what it feeds: planned on the CPU, nothing waits for the device.
@@ -189,6 +192,9 @@ class ValueEncoder(SentenceTransformer):
                 tokens += batch.tokens
                 reused += batch.reused
                 truncated += batch.truncated
+                took, done = time.perf_counter() - started, sum(characters[row] for row in batch.rows)
+                left, started = left - done, time.perf_counter()
+                self.reader.has_taken(took, took * left / max(1, done))
                 bar.update(len(batch.rows))
         blank = sum(not text.strip() for text in texts)
         return arrivals.all(), EncodeReport(len(texts), tokens, truncated, blank, reused)

@@ -16,6 +16,7 @@ from valuembed import adapters
 from valuembed.batching import TOKENS_PER_STEP, pad_right
 from valuembed.checkpoint import Checkpoint, locate
 from valuembed.cleaning import CLEANINGS
+from valuembed.compiling import Compiling
 from valuembed.decoder import load_decoder, parse_dtype
 from valuembed.errors import CheckpointError, InputError, RecipeError, UnsupportedModelError
 from valuembed.feeding import Batch, batches
@@ -75,6 +76,7 @@ class ValueTransformer(Transformer):
         self.max_tokens = max_tokens
         self.tokens_per_step = TOKENS_PER_STEP
         self.lane: LaneName = "auto"
+        self.compiling = Compiling()
         self._packing: dict[object, int] = {}
         self.texts = TextTokenizer(tokenizer)
 
@@ -211,12 +213,19 @@ class ValueTransformer(Transformer):
         Raises:
             ReadingError: a single text does not fit into memory.
         """
+        packed_up_to = self.packed_up_to()
+        if not torch.is_grad_enabled():
+            self.compiling.at_start(self.model, self.plan, packed_up_to)
         vectors, self.tokens_per_step = read_within_memory(
-            self.model, plans, features, self.tokens_per_step, self._packed_up_to()
+            self.model, plans, features, self.tokens_per_step, packed_up_to
         )
         return vectors
 
-    def _packed_up_to(self) -> int:
+    def has_taken(self, seconds: float, left: float) -> None:
+        """Tell what a part of a call took, and what the rest will take, in seconds: what compiling hangs on."""
+        self.compiling.after(self.model, self.plan, self.packed_up_to(), seconds, left)
+
+    def packed_up_to(self) -> int:
         """Tokens up to which a sequence takes the packed lane; found out once for each place the decoder is in."""
         if torch.is_grad_enabled():
             return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,10 +82,27 @@ def read(
         reset_dynamic_rope(model)
         packed = sequences.lengths[step[0]] <= packed_up_to
         lane, given = (_packed if packed else _padded)(model, sequences, step)
-        vectors.append(Reading(model, plans, lane).run(**given))
+        with _as_compiled(model, lane):
+            vectors.append(Reading(model, plans, lane).run(**given))
     order = torch.tensor([row for step in steps for row in step]).argsort()
     rows = [torch.cat(of_plan)[order.to(of_plan[0].device)] for of_plan in zip(*vectors, strict=True)]
     return [of_plan.view(-1, sequences.k, of_plan.shape[1]).mean(dim=1) for of_plan in rows]
+
+
+def is_compiled(model: PreTrainedModel) -> bool:
+    """Whether any layer is compiled."""
+    return any(module._compiled_call_impl is not None for module in model.modules())
+
+
+def _as_compiled(model: PreTrainedModel, lane: Lane) -> AbstractContextManager[Any]:
+    """Leave compiled layers out where they would be compiled anew: for a single padded row or column, and in training.
+
+    What is compiled for every size takes sizes above 1 only.
+    """
+    single = isinstance(lane, PaddedLane) and 1 in lane.fed_shape
+    if (single or torch.is_grad_enabled()) and is_compiled(model):
+        return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
+    return nullcontext()
 
 
 @dataclass(frozen=True)
@@ -167,7 +185,8 @@ def _padded(model: PreTrainedModel, sequences: _Sequences, step: list[int]) -> t
     lane = PaddedLane(_to(lengths - 1, device), span_mask(_to(span, device), t), cached=p)
     given: dict[str, Any] = {
         "input_ids": _to(sequences.ids[step, p:t], device),
-        "position_ids": torch.arange(p, t, device=device).expand(len(step), t - p),
+        # With a row of its own for each text, as compiled layers tell tensors apart by how they lie in memory.
+        "position_ids": torch.arange(p, t, device=device).repeat(len(step), 1),
     }
     return lane, given | _behind(sequences, step)
 

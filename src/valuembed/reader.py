@@ -9,8 +9,8 @@ does nothing but call the kernel.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -39,6 +39,7 @@ class _Enough(Exception):
 _reading: ContextVar[Reading | None] = ContextVar("valuembed_reading", default=None)
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _attention(
     kernel: str,
     module: nn.Module,
@@ -84,6 +85,26 @@ for _name in KERNELS:
     ALL_MASK_ATTENTION_FUNCTIONS.register(DOOR + _name, ALL_MASK_ATTENTION_FUNCTIONS[_name])
 
 
+# The hooks stay on the modules, so that a compiled layer has them in it; with no reading under way they do nothing.
+# Other threads may be running the same modules: a reading is seen by its own thread only.
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _after_block(module: nn.Module, args: Any, output: Any) -> None:
+    if (reading := _reading.get()) is not None:
+        reading.on_block(module, output[0] if isinstance(output, tuple) else output)
+
+
+@dataclass(frozen=True)
+class _AfterLayer:
+    layer: int
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        if (reading := _reading.get()) is not None:
+            reading.on_layer(self.layer, output[0] if isinstance(output, tuple) else output)
+
+
 def open_door(model: PreTrainedModel, anatomy: Anatomy) -> str:
     """Send a loaded decoder's attention through the door and return the kernel behind it.
 
@@ -99,6 +120,14 @@ def open_door(model: PreTrainedModel, anatomy: Anatomy) -> str:
         raise UnsupportedModelError(f"attn_implementation={chosen!r} cannot be read; legal: {', '.join(KERNELS)}")
     if kernel == "sdpa" and any(block.needs for block in anatomy.blocks):
         kernel = "eager"
+    layers = list(model.get_submodule(anatomy.layers_path).children())
+    hooks: list[tuple[nn.Module, Callable[..., None]]] = [
+        *((module, _AfterLayer(layer)) for layer, module in enumerate(layers)),
+        *((model.get_submodule(block.path), _after_block) for block in anatomy.blocks if block.layer < len(layers)),
+    ]
+    for module, hook in hooks:
+        if hook not in module._forward_hooks.values():
+            module.register_forward_hook(hook)
     # Submodules keep references to this configuration object; the internal name is set directly because the public
     # setter asks the class whether it supports a name that the class cannot know.
     for module in model.modules():
@@ -162,6 +191,7 @@ class Reading:
                 self._takers.setdefault(take, []).append(index)
         self._reports = dict.fromkeys(self._takers, 0)
         wanted = {take.layer for take in self._takers if take.signal == "value"}
+        self._streams = {take.layer for take in self._takers if take.signal == "hidden"}
         self._blocks: dict[int, AttentionBlock] = {
             id(model.get_submodule(block.path)): block for block in self.anatomy.blocks if block.layer in wanted
         }
@@ -179,23 +209,15 @@ class Reading:
         Raises:
             ReadingError: a chosen layer did not report exactly once, or with another shape than expected.
         """
-        with ExitStack() as stack:
-            token = _reading.set(self)
-            stack.callback(_reading.reset, token)
-            for path, hook in self._hooks():
-                stack.callback(self.model.get_submodule(path).register_forward_hook(hook).remove)
+        token = _reading.set(self)
+        try:
             with suppress(_Enough):
                 self._on_hidden(None, self.model(**inputs, use_cache="past_key_values" in inputs)[0])
+        finally:
+            _reading.reset(token)
         self._verify()
         totals = (total for total in self._totals if total is not None)
         return [total / max(len(plan.layers), 1) for total, plan in zip(totals, self.plans, strict=True)]
-
-    def _hooks(self) -> Iterator[tuple[str, Callable[..., None]]]:
-        for layer in {take.layer for take in self._takers if take.signal == "hidden" and take.layer is not None}:
-            yield f"{self.anatomy.layers_path}.{layer}", partial(self._on_layer, layer)
-        for block in self._blocks.values():
-            if Take("value", "last", True, block.layer) in self._takers:
-                yield block.path, partial(self._on_block, block)
 
     def on_values(self, module: nn.Module, value: Tensor) -> None:
         """Take ``value [b, g, t, d]`` of an attention call, before the kernel runs."""
@@ -224,20 +246,19 @@ class Reading:
         with self._keep_own_tensors():
             self._add({take: self.lane.last(output).flatten(1)})
 
-    # Hooks hang on modules that other threads may be running as well: a reading heeds its own pass only.
-
-    def _on_block(self, block: AttentionBlock, module: nn.Module, args: Any, output: Any) -> None:
+    def on_block(self, module: nn.Module, states: Tensor) -> None:
         """Take the attention block's output ``[b, t, m]``: the row of the last token is AlignedWVA."""
-        if _reading.get() is not self:
+        block = self._blocks.get(id(module))
+        if block is None or (take := Take("value", "last", True, block.layer)) not in self._takers:
             return
-        states = output[0] if isinstance(output, tuple) else output
         self._expect(block.layer, "attention output", states, (*self.lane.fed_shape, self.anatomy.model_width))
         with self._keep_own_tensors():
-            self._add({Take("value", "last", True, block.layer): self.lane.last(states)})
+            self._add({take: self.lane.last(states)})
 
-    def _on_layer(self, layer: int | None, module: nn.Module, args: Any, output: Any) -> None:
-        if _reading.get() is self:
-            self._on_hidden(layer, output[0] if isinstance(output, tuple) else output)
+    def on_layer(self, layer: int, states: Tensor) -> None:
+        """Take the residual stream ``[b, t, m]`` after a decoder layer."""
+        if layer in self._streams:
+            self._on_hidden(layer, states)
 
     def _on_hidden(self, layer: int | None, states: Tensor) -> None:
         """Take the residual stream ``[b, t, m]`` after a decoder layer, or at the end after the final norm."""
