@@ -9,7 +9,7 @@ does nothing but call the kernel.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -38,6 +38,27 @@ class _Enough(Exception):
 _reading: ContextVar[Reading | None] = ContextVar("valuembed_reading", default=None)
 
 
+@dataclass(frozen=True)
+class AttentionCall:
+    """What an attention block hands over, before the kernel runs.
+
+    Attributes:
+        kernel: one of :data:`KERNELS`.
+        module: the block.
+        query, key, value: ``[b, h, t, *]``, ``[b, g, t, *]`` and ``[b, g, t, d]``.
+        mask: as the kernel's mask builder made it; None where it takes none.
+        options: everything else that the kernel is called with, such as ``scaling``.
+    """
+
+    kernel: str
+    module: nn.Module
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Any
+    options: Mapping[str, Any]
+
+
 def _attention(
     kernel: str,
     module: nn.Module,
@@ -49,19 +70,19 @@ def _attention(
 ) -> tuple[Tensor, Tensor | None]:
     reading = _reading.get()
     if reading is not None:
-        reading.on_values(module, value)
+        reading.on_call(AttentionCall(kernel, module, query, key, value, attention_mask, kwargs))
     if kernel == "sdpa" and (dropped := [name for name in ("s_aux", "softcap") if kwargs.get(name) is not None]):
         raise UnsupportedModelError(
             f"{type(module).__name__}: the sdpa kernel would drop {' and '.join(dropped)} in silence; "
             'load with model_kwargs={"attn_implementation": "eager"}'
         )
-    output, weights = _kernel(kernel, module)(module, query, key, value, attention_mask, **kwargs)
+    output, weights = find_kernel(kernel, module)(module, query, key, value, attention_mask, **kwargs)
     if reading is not None:
         reading.on_kernel_output(module, output)
     return output, weights
 
 
-def _kernel(kernel: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
+def find_kernel(kernel: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
     """What transformers itself would call: the model's file owns eager and may own variants of the others."""
     namespace = sys.modules[type(module).__module__]
     if kernel == "eager":
@@ -200,6 +221,10 @@ class Reading:
         for block in self._blocks.values():
             if Take("value", "last", True, block.layer) in self._takers:
                 yield block.path, partial(self._on_block, block)
+
+    def on_call(self, call: AttentionCall) -> None:
+        """Take what can be had of an attention call before its kernel runs."""
+        self.on_values(call.module, call.value)
 
     def on_values(self, module: nn.Module, value: Tensor) -> None:
         """Take ``value [b, g, t, d]`` of an attention call, before the kernel runs."""
