@@ -16,7 +16,7 @@ from valuembed.templates import TEMPLATES
 
 HEAVY = ("torch", "transformers", "sentence_transformers", "pyarrow", "numpy")
 SENTENCES = Path(__file__).parents[1] / "examples" / "sentences.txt"
-COMMANDS = ("embed", "similarity", "search", "info")
+COMMANDS = ("embed", "similarity", "search", "explain", "info")
 
 
 @pytest.fixture

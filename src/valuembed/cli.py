@@ -14,6 +14,7 @@ from rich.text import Text
 
 # Imported to register their commands.
 from valuembed import cli_calibrate, cli_evaluate, cli_layers, cli_probe, cli_reproduce, cli_train  # noqa: F401
+from valuembed.cli_explain import explain
 from valuembed.commands import BUNDLED, app, command, load_encoder, new_table, note, out, print_json, shown
 from valuembed.layers import describe
 
@@ -114,6 +115,10 @@ def search(
     for hit in hits:
         table.add_row(str(hit.rank), f"{hit.score:.3f}", Text(str(hit.id)), shown(hit.text, 500))
     out().print(table)
+
+
+# Registered here, for its place in the help.
+command(explain)
 
 
 @command

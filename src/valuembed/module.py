@@ -18,7 +18,7 @@ from valuembed.checkpoint import Checkpoint, locate
 from valuembed.cleaning import CLEANINGS
 from valuembed.decoder import load_decoder, parse_dtype
 from valuembed.errors import CheckpointError, InputError, RecipeError, UnsupportedModelError
-from valuembed.inputs import check_text, check_texts
+from valuembed.inputs import check_prompt, check_texts
 from valuembed.layers import describe
 from valuembed.passes import read_within_memory
 from valuembed.prefix import LEAST_TOKENS, SharedPrefixes, why_not
@@ -144,8 +144,7 @@ class ValueTransformer(Transformer):
         Raises:
             InputError: an instruction that is no text.
         """
-        if reason := check_text(prompt or ""):
-            raise InputError(f"prompt {prompt!r} cannot be embedded: it is {reason}")
+        check_prompt(prompt)
         recipe = recipe or self.recipe
         cleaned = [CLEANINGS[recipe.cleaning](text) for text in texts]
         return [
