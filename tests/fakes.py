@@ -21,7 +21,7 @@ class FakeEncoder:
         self.width, self.poison, self.shift = width, poison, shift
         self.reader = SimpleNamespace(origin=SimpleNamespace(name=name))
         choices = {"method": "aligned_wva", "layers": (2, 3), "template": ("{text}",), **recipe}
-        self.recipe = SimpleNamespace(to_dict=lambda: dict(choices))
+        self.recipe = SimpleNamespace(to_dict=lambda: dict(choices), **choices)
         self.report = None
         self.calls: list[tuple[str, list[str]]] = []
 

@@ -16,7 +16,7 @@ from valuembed.templates import TEMPLATES
 
 HEAVY = ("torch", "transformers", "sentence_transformers", "pyarrow", "numpy")
 SENTENCES = Path(__file__).parents[1] / "examples" / "sentences.txt"
-COMMANDS = ("embed", "similarity", "search", "info")
+COMMANDS = ("embed", "similarity", "search", "explain", "info")
 
 
 @pytest.fixture
@@ -195,6 +195,24 @@ def test_similarity(loaded):
     assert shown.splitlines()[1].split() == ["1", "aa", "1.000", "0.000", "0.707"]
     found = json.loads(succeeds("similarity", "aa", "bb", "--json"))
     assert found == {"texts": ["aa", "bb"], "similarity": [[1.0, 0.0], [0.0, 1.0]]}
+
+
+def test_similarity_as_a_picture(loaded, tmp_path):
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "matrix.png"
+    shown = succeeds("similarity", "aa", "bbb", "ab", "--plot", picture)
+    assert shown == succeeds("similarity", "aa", "bbb", "ab") + f"{picture}: written\n"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    picture.unlink()
+    assert json.loads(succeeds("similarity", "aa", "bb", "--plot", picture, "--json"))["texts"] == ["aa", "bb"]
+    assert picture.exists()
+
+
+def test_a_picture_that_cannot_be_written_is_known_before_a_model_is_loaded(loaded):
+    assert fails("similarity", "aa", "bb", "--plot", "matrix.jpg") == (
+        "error: picture matrix.jpg has the extension '.jpg'; name a file that ends in .png\n"
+    )
+    assert loaded == []
 
 
 def test_texts_are_not_markup(loaded):

@@ -19,7 +19,7 @@ import valuembed
 from valuembed import compiling
 from valuembed.compiling import COST, SAVED, Compiling
 from valuembed.errors import RecipeError
-from valuembed.passes import is_compiled
+from valuembed.reader import is_compiled
 from valuembed.testing import tiny_checkpoint
 
 TEXTS = some_texts(40)

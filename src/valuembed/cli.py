@@ -14,6 +14,7 @@ from rich.text import Text
 
 # Imported to register their commands.
 from valuembed import cli_calibrate, cli_evaluate, cli_layers, cli_probe, cli_reproduce, cli_train  # noqa: F401
+from valuembed.cli_explain import explain
 from valuembed.commands import BUNDLED, app, command, load_encoder, new_table, note, out, print_json, shown
 from valuembed.layers import describe
 
@@ -63,14 +64,25 @@ def embed(
 def similarity(
     texts: Annotated[list[str], typer.Argument(metavar="TEXT TEXT ...", help="Two texts or more.", show_default=False)],
     options: dict[str, Any],
+    plot: Annotated[
+        Path | None, typer.Option(help="Write the matrix as a picture to this .png file too.", show_default=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the texts and the matrix as JSON.")] = False,
 ) -> None:
     """Compare texts: the cosine similarity of each with each."""
-    from valuembed.search import similarity_matrix
-
     if len(texts) < 2:
         raise typer.BadParameter("give two texts or more", param_hint="TEXT")
-    matrix = similarity_matrix(load_encoder(options), texts)
+    from valuembed import plots
+    from valuembed.outputs import check_picture
+    from valuembed.search import similarity_matrix
+
+    if plot is not None:
+        check_picture(plot)
+    encoder = load_encoder(options)
+    matrix = similarity_matrix(encoder, texts)
+    if plot is not None:
+        title = f"{encoder.reader.origin.name}, {encoder.recipe.method}"
+        plots.save(plots.matrix(matrix, texts, title=title, label="cosine similarity"), plot)
     if as_json:
         print_json({"texts": texts, "similarity": [[round(float(value), 6) for value in row] for row in matrix]})
         return
@@ -78,6 +90,8 @@ def similarity(
     for number, (text, row) in enumerate(zip(texts, matrix, strict=True), start=1):
         table.add_row(str(number), shown(text, 60), *(Text(f"{value:.3f}") for value in row))
     out().print(table)
+    if plot is not None:
+        typer.echo(f"{plot}: written")
 
 
 @command
@@ -101,6 +115,10 @@ def search(
     for hit in hits:
         table.add_row(str(hit.rank), f"{hit.score:.3f}", Text(str(hit.id)), shown(hit.text, 500))
     out().print(table)
+
+
+# Registered here, for its place in the help.
+command(explain)
 
 
 @command

@@ -9,8 +9,7 @@ from transformers import PreTrainedModel
 
 from valuembed import trial
 from valuembed.errors import RecipeError
-from valuembed.passes import is_compiled
-from valuembed.reader import Plan
+from valuembed.reader import Plan, is_compiled
 
 logger = logging.getLogger(__name__)
 

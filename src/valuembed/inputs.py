@@ -46,3 +46,13 @@ def check_texts(texts: Sequence[Any]) -> None:
         listed = "; ".join(f"row {row} is {reason}" for row, reason in wrong[:5])
         more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise InputError(f"{len(wrong)} of {len(texts)} texts cannot be embedded: {listed}{more}")
+
+
+def check_prompt(prompt: str | None) -> None:
+    """Raise on an instruction that is no text.
+
+    Raises:
+        InputError: with the reason.
+    """
+    if reason := check_text(prompt or ""):
+        raise InputError(f"prompt {prompt!r} cannot be embedded: it is {reason}")

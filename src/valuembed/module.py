@@ -20,7 +20,7 @@ from valuembed.compiling import Compiling
 from valuembed.decoder import load_decoder, parse_dtype
 from valuembed.errors import CheckpointError, InputError, RecipeError, UnsupportedModelError
 from valuembed.feeding import Batch, batches
-from valuembed.inputs import check_text, check_texts
+from valuembed.inputs import check_prompt, check_texts
 from valuembed.lane_choice import LaneName, packed_up_to
 from valuembed.layers import describe
 from valuembed.passes import read_within_memory
@@ -124,8 +124,7 @@ class ValueTransformer(Transformer):
         Raises:
             InputError: an instruction that is no text.
         """
-        if reason := check_text(prompt or ""):
-            raise InputError(f"prompt {prompt!r} cannot be embedded: it is {reason}")
+        check_prompt(prompt)
         recipe = recipe or self.recipe
         cleaned = [CLEANINGS[recipe.cleaning](text) for text in texts]
         return [

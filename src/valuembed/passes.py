@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,27 +81,10 @@ def read(
         reset_dynamic_rope(model)
         packed = sequences.lengths[step[0]] <= packed_up_to
         lane, given = (_packed if packed else _padded)(model, sequences, step)
-        with _as_compiled(model, lane):
-            vectors.append(Reading(model, plans, lane).run(**given))
+        vectors.append(Reading(model, plans, lane).run(**given))
     order = torch.tensor([row for step in steps for row in step]).argsort()
     rows = [torch.cat(of_plan)[order.to(of_plan[0].device)] for of_plan in zip(*vectors, strict=True)]
     return [of_plan.view(-1, sequences.k, of_plan.shape[1]).mean(dim=1) for of_plan in rows]
-
-
-def is_compiled(model: PreTrainedModel) -> bool:
-    """Whether any layer is compiled."""
-    return any(module._compiled_call_impl is not None for module in model.modules())
-
-
-def _as_compiled(model: PreTrainedModel, lane: Lane) -> AbstractContextManager[Any]:
-    """Leave compiled layers out where they would be compiled anew: for a single padded row or column, and in training.
-
-    What is compiled for every size takes sizes above 1 only.
-    """
-    single = isinstance(lane, PaddedLane) and 1 in lane.fed_shape
-    if (single or torch.is_grad_enabled()) and is_compiled(model):
-        return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
-    return nullcontext()
 
 
 @dataclass(frozen=True)

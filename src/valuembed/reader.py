@@ -9,7 +9,7 @@ does nothing but call the kernel.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from valuembed import packing, pooling
 from valuembed.anatomy import Anatomy, AttentionBlock
 from valuembed.errors import ReadingError, UnsupportedModelError
-from valuembed.lanes import Lane, PackedLane
+from valuembed.lanes import Lane, PackedLane, PaddedLane
 from valuembed.layers import describe
 from valuembed.recipes import Recipe
 
@@ -39,6 +39,27 @@ class _Enough(Exception):
 _reading: ContextVar[Reading | None] = ContextVar("valuembed_reading", default=None)
 
 
+@dataclass(frozen=True)
+class AttentionCall:
+    """What an attention block hands over, before the kernel runs.
+
+    Attributes:
+        kernel: one of :data:`KERNELS`.
+        module: the block.
+        query, key, value: ``[b, h, t, *]``, ``[b, g, t, *]`` and ``[b, g, t, d]``.
+        mask: as the kernel's mask builder made it; None where it takes none.
+        options: everything else that the kernel is called with, such as ``scaling``.
+    """
+
+    kernel: str
+    module: nn.Module
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Any
+    options: Mapping[str, Any]
+
+
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _attention(
     kernel: str,
@@ -51,7 +72,7 @@ def _attention(
 ) -> tuple[Tensor, Tensor | None]:
     reading = _reading.get()
     if reading is not None:
-        reading.on_values(module, value)
+        reading.on_call(AttentionCall(kernel, module, query, key, value, attention_mask, kwargs))
     if kernel == "sdpa" and (dropped := [name for name in ("s_aux", "softcap") if kwargs.get(name) is not None]):
         raise UnsupportedModelError(
             f"{type(module).__name__}: the sdpa kernel would drop {' and '.join(dropped)} in silence; "
@@ -60,13 +81,13 @@ def _attention(
     if reading is not None and isinstance(reading.lane, PackedLane):
         output, weights = packing.attend(query, key, value, reading.lane, kwargs.get("scaling")), None
     else:
-        output, weights = _kernel(kernel, module)(module, query, key, value, attention_mask, **kwargs)
+        output, weights = find_kernel(kernel, module)(module, query, key, value, attention_mask, **kwargs)
     if reading is not None:
         reading.on_kernel_output(module, output)
     return output, weights
 
 
-def _kernel(kernel: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
+def find_kernel(kernel: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
     """What transformers itself would call: the model's file owns eager and may own variants of the others."""
     namespace = sys.modules[type(module).__module__]
     if kernel == "eager":
@@ -166,6 +187,11 @@ class Take:
     layer: int | None
 
 
+def is_compiled(model: PreTrainedModel) -> bool:
+    """Whether any layer is compiled."""
+    return any(module._compiled_call_impl is not None for module in model.modules())
+
+
 class Reading:
     """The signals of one forward pass, for one recipe or for several, reduced as they appear.
 
@@ -211,13 +237,27 @@ class Reading:
         """
         token = _reading.set(self)
         try:
-            with suppress(_Enough):
+            with suppress(_Enough), self._as_compiled():
                 self._on_hidden(None, self.model(**inputs, use_cache="past_key_values" in inputs)[0])
         finally:
             _reading.reset(token)
         self._verify()
         totals = (total for total in self._totals if total is not None)
         return [total / max(len(plan.layers), 1) for total, plan in zip(totals, self.plans, strict=True)]
+
+    def _as_compiled(self) -> AbstractContextManager[Any]:
+        """Leave compiled layers out where they would be compiled anew: for a single padded row or column; in training.
+
+        What is compiled for every size takes sizes above 1 only.
+        """
+        single = isinstance(self.lane, PaddedLane) and 1 in self.lane.fed_shape
+        if (single or self._recorded_gradients) and is_compiled(self.model):
+            return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
+        return nullcontext()
+
+    def on_call(self, call: AttentionCall) -> None:
+        """Take what can be had of an attention call before its kernel runs."""
+        self.on_values(call.module, call.value)
 
     def on_values(self, module: nn.Module, value: Tensor) -> None:
         """Take ``value [b, g, t, d]`` of an attention call, before the kernel runs."""
