@@ -16,7 +16,8 @@ SOURCE = Path(valuembed.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 
 LEVELS = {
-    0: "recipes templates layers pooling errors extras inputs cleaning rows task_rows task_files pairs backbones",
+    0: "recipes templates layers pooling errors extras inputs cleaning rows row_files tables compressed "
+    "task_rows task_files pairs backbones",
     1: "anatomy checkpoint adapters reader prefix passes token_reader decoder resolution batching tokenizing "
     "testing tiny_configs tiny_tokenizers",
     2: "module calibration",
