@@ -19,7 +19,7 @@ _HOMES = {
     "METHODS": "recipes",
     "Recipe": "recipes",
     "TEMPLATES": "templates",
-    "TruncationWarning": "encoder",
+    "TruncationWarning": "errors",
     "ValueEncoder": "encoder",
     "ValuembedError": "errors",
     "embed_file": "corpus",
@@ -43,8 +43,8 @@ __all__ = [
 
 if TYPE_CHECKING:
     from valuembed.corpus import embed_file
-    from valuembed.encoder import TruncationWarning, ValueEncoder
-    from valuembed.errors import ValuembedError
+    from valuembed.encoder import ValueEncoder
+    from valuembed.errors import TruncationWarning, ValuembedError
     from valuembed.finetune import train
     from valuembed.model import info, load
     from valuembed.recipes import METHODS, Recipe

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from valuembed.errors import OutputError, ReadingError, ValuembedError
+from valuembed.errors import OutputError, ReadingError, TruncationWarning, ValuembedError
 from valuembed.rows import Rejected, Row, check_input, count_rows, read_rows
 from valuembed.storage import EMBEDDING, ID, TEXT, Encoder, Make
 
@@ -83,8 +83,6 @@ def embed_file(
         ReadingError: the model returned numbers that are not finite; the message names the rows.
     """
     from tqdm.auto import tqdm
-
-    from valuembed.encoder import TruncationWarning
 
     if rows_per_chunk < 1:
         raise ValueError(f"rows_per_chunk={rows_per_chunk} has to be at least 1")
@@ -185,8 +183,6 @@ def _chunks(rows: Iterable[Row | Rejected], size: int) -> Iterator[tuple[list[Ro
 def _encode(model: Encoder, chunk: list[Row], source: Path) -> NDArray[np.float32]:
     """Vectors ``[b, width]`` of a chunk, checked."""
     import numpy as np
-
-    from valuembed.encoder import TruncationWarning
 
     where = f"{source}, ids {chunk[0].id} to {chunk[-1].id}"
     try:
