@@ -17,22 +17,22 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 LEVELS = {
     0: "recipes templates layers pooling errors extras inputs cleaning rows row_files tables compressed "
-    "task_rows task_files pairs backbones",
+    "sources precision locks new_file task_rows task_files pairs backbones",
     1: "anatomy checkpoint adapters reader prefix passes token_reader decoder resolution batching tokenizing "
     "testing tiny_configs tiny_tokenizers",
     2: "module calibration",
     3: "model encoder panel fingerprint cards plots method_specs layerwise segments linear_probe "
-    "local_tasks mteb_encoder results outputs keeping trainable training_settings",
-    4: "corpus corpus_ray storage search evaluate sweep select evidence probe next_token calibrate calibration_report "
+    "local_tasks mteb_encoder results outputs keeping trainable training_settings storage calls chunks vector_writer "
+    "manifest shards progress",
+    4: "corpus one_file corpus_ray search evaluate sweep select evidence probe next_token calibrate calibration_report "
     "cost reproduce reproduction workload finetune training_loop server",
-    5: "commands cli cli_evaluate cli_layers cli_probe cli_calibrate cli_reproduce cli_train __main__",
+    5: "commands cli cli_embed cli_evaluate cli_layers cli_probe cli_calibrate cli_reproduce cli_train __main__",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
 
 # The verbs know nothing of each other, but for these.
 SIDEWAYS = {
-    ("corpus", "storage"),
-    ("search", "storage"),
+    ("corpus", "one_file"),
     ("corpus_ray", "corpus"),
     ("sweep", "evaluate"),
     ("select", "evidence"),
@@ -130,6 +130,7 @@ class TestPublicNames:
             "TruncationWarning",
             "ValueEncoder",
             "ValuembedError",
+            "embed_corpus",
             "embed_file",
             "info",
             "load",

@@ -198,6 +198,26 @@ def by_character(offsets: list[tuple[int, int]], string: str) -> list[tuple[int,
     return offsets
 
 
+def token_starts(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Where each token of a text by itself starts, in characters; special tokens in it are plain text.
+
+    The tokens of one character all start where it does.
+
+    Args:
+        tokenizer: one that reports character offsets.
+        text: of any length.
+    """
+    encoded = tokenizer(
+        text,
+        add_special_tokens=False,
+        split_special_tokens=True,
+        return_offsets_mapping=True,
+        truncation=False,
+        verbose=False,
+    )
+    return [start for start, _ in by_character(encoded["offset_mapping"], text)]
+
+
 def _token_range(
     offsets: Sequence[tuple[int, int]], characters: tuple[int, int], first: int, stop: int, whole: int
 ) -> tuple[int, int]:
