@@ -10,7 +10,7 @@ import pytest
 from fakes import FakeEncoder
 from running import run, succeeds
 
-from valuembed import cli, commands
+from valuembed import cli, cli_embed, commands
 from valuembed.recipes import METHODS
 from valuembed.templates import TEMPLATES
 
@@ -28,7 +28,8 @@ def loaded(monkeypatch):
         asked.append(options)
         return FakeEncoder(name=options["model"])
 
-    monkeypatch.setattr(cli, "load_encoder", load)
+    for module in (cli, cli_embed):
+        monkeypatch.setattr(module, "load_encoder", load)
     return asked
 
 
@@ -181,7 +182,7 @@ def test_search(loaded, texts, tmp_path):
 
 
 def test_search_refuses_a_file_of_another_model(texts, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "load_encoder", lambda options: FakeEncoder("one"))
+    monkeypatch.setattr(cli_embed, "load_encoder", lambda options: FakeEncoder("one"))
     succeeds("embed", texts, "-o", tmp_path / "out.parquet")
     monkeypatch.setattr(cli, "load_encoder", lambda options: FakeEncoder("two", layers=(1,)))
     message = fails("search", "abc", "--in", tmp_path / "out.parquet")

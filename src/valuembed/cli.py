@@ -13,7 +13,7 @@ import typer
 from rich.text import Text
 
 # Imported to register their commands.
-from valuembed import cli_calibrate, cli_evaluate, cli_layers, cli_probe, cli_reproduce, cli_train  # noqa: F401
+from valuembed import cli_calibrate, cli_embed, cli_evaluate, cli_layers, cli_probe, cli_reproduce, cli_train  # noqa: F401
 from valuembed.cli_explain import explain
 from valuembed.commands import BUNDLED, app, command, load_encoder, new_table, note, out, print_json, shown
 from valuembed.layers import describe
@@ -22,42 +22,6 @@ if TYPE_CHECKING:
     from valuembed.model import ModelInfo
 
 __all__ = ["app"]
-
-
-@command
-def embed(
-    input: Annotated[
-        Path,
-        typer.Argument(metavar="INPUT", help="Texts: .txt (one a line), .jsonl, .csv or .parquet.", show_default=False),
-    ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Parquet file to create: id, text, embedding.", show_default=False)
-    ],
-    options: dict[str, Any],
-    text_column: Annotated[
-        str | None, typer.Option(help="Column or key of the text. Default: text.", show_default=False)
-    ] = None,
-    id_column: Annotated[
-        str | None, typer.Option(help="Column or key of the id. Default: rows are numbered from 0.", show_default=False)
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT if it exists.")] = False,
-) -> None:
-    """Embed every text of a file. Rows without a usable text are set aside in OUTPUT.rejected.jsonl."""
-    from valuembed.corpus import check_files, embed_file, rejected_path
-
-    job: dict[str, Any] = {"text_column": text_column, "id_column": id_column, "overwrite": overwrite}
-    check_files(input, output, **job)
-    encoder = load_encoder(options)
-    done = embed_file(encoder, input, output, **job)
-    speed = f"{done.tokens / done.seconds:,.0f} tokens/s" if done.tokens else "no tokens"
-    typer.echo(
-        f"{output}: {done.embedded:,} of {done.rows:,} rows embedded, {encoder.get_embedding_dimension()} wide, "
-        f"in {done.seconds:.1f} s ({done.tokens:,} tokens, {speed})"
-    )
-    if not done.rows:
-        typer.echo(f"{input} holds no rows")
-    if done.rejected:
-        typer.echo(f"{rejected_path(output)}: {done.rejected:,} rows set aside, each with its reason")
 
 
 @command

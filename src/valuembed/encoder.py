@@ -19,21 +19,13 @@ from tqdm.auto import tqdm
 
 from valuembed import calibration, cards
 from valuembed.arrivals import Arrivals
-from valuembed.errors import InputError, ReadingError, RecipeError
+from valuembed.errors import BlankTextWarning, InputError, NotFiniteError, RecipeError, TruncationWarning
 from valuembed.inputs import check_texts
 from valuembed.module import ValueTransformer
 from valuembed.recipes import Recipe
 from valuembed.resolution import NO_LIMIT
 
 _BETWEEN = ("sentence_transformers", "torch", "contextlib")
-
-
-class TruncationWarning(UserWarning):
-    """Texts were longer than the model takes and lost their ends."""
-
-
-class BlankTextWarning(UserWarning):
-    """Blank texts were embedded as the template around nothing."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +64,12 @@ def check_finite(vectors: Tensor, reader: ValueTransformer) -> None:
     """Raise where a vector of ``[b, width]`` is NaN or infinite.
 
     Raises:
-        ReadingError: with the rows.
+        NotFiniteError: with the rows.
     """
     bad = (~torch.isfinite(vectors).all(dim=1)).nonzero().flatten().tolist()
     if bad:
         rows = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
-        raise ReadingError(
+        raise NotFiniteError(
             f"the embedding of {len(bad)} texts is not finite (NaN or infinite): rows {rows}; the weights are "
             f"damaged or {reader.model.dtype} overflows in this model, try dtype='float32'"
         )
@@ -120,7 +112,7 @@ class ValueEncoder(SentenceTransformer):
 
         Raises:
             InputError: something that is not a text, with its row.
-            ReadingError: an embedding is not finite, with its row.
+            NotFiniteError: an embedding is not finite, with its row.
         """
         if hasattr(inputs, "to_list"):  # a column of pandas or polars
             inputs = inputs.to_list()

@@ -17,8 +17,8 @@ from tqdm.auto import tqdm
 from valuembed import __version__
 from valuembed.anatomy import Anatomy
 from valuembed.checkpoint import locate
-from valuembed.encoder import EncodeReport, TruncationWarning
-from valuembed.errors import LayerError, ReadingError
+from valuembed.encoder import EncodeReport
+from valuembed.errors import LayerError, ReadingError, TruncationWarning
 from valuembed.extras import require
 from valuembed.layers import LayerSpec, describe, resolve_layers
 from valuembed.model import DEFAULT_METHOD, resolve_for

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from itertools import groupby, pairwise, takewhile
+from itertools import takewhile
 from typing import Any
 
 from tokenizers import AddedToken, Encoding
 from transformers import PreTrainedTokenizerBase
 
 from valuembed.errors import InputError, TemplateError, UnsupportedModelError
+from valuembed.offsets import by_character, pieces_of, without_leading_blanks
 from valuembed.templates import TEMPLATES, Rendered, Template, TemplateSpec, parse_template
 
 CHAT = "chat"
@@ -121,7 +122,7 @@ class TextTokenizer:
         row = replace(kept, ids=[originals.get(encoding.ids[place], encoding.ids[place]) for place in kept.ids])
         aliases = {_token(tokenizer, alias): self._name(token) for alias, token in originals.items()}
         blanks = {place for place, name in enumerate(encoding.tokens) if name == METASPACE}
-        pieces = _pieces(item.string, _apart(offsets, blanks), kept.ids)
+        pieces = pieces_of(item.string, without_leading_blanks(offsets, blanks), kept.ids)
         return row, [_replaced(piece, aliases) for piece in pieces]
 
     def names(self, ids: Sequence[int]) -> list[str]:
@@ -240,48 +241,6 @@ def _token(tokenizer: PreTrainedTokenizerBase, number: int) -> str:
     token = tokenizer.convert_ids_to_tokens(number)
     assert isinstance(token, str)
     return token
-
-
-def by_character(offsets: list[tuple[int, int]], string: str) -> list[tuple[int, int]]:
-    """Offsets with every byte token at its own character.
-
-    A Unigram model that falls back on bytes reports one range for all tokens of a run of unknown characters, and such
-    a run may begin in the prompt and end in the text.
-    """
-    for shared, run in groupby(range(len(offsets)), key=list(offsets).__getitem__):
-        tokens = list(run)
-        if len(tokens) > 1 and shared[1] - shared[0] > 1:
-            characters = [at for at in range(*shared) for _ in string[at].encode()]
-            if len(characters) == len(tokens):
-                offsets[tokens[0] : tokens[-1] + 1] = [(at, at + 1) for at in characters]
-    return offsets
-
-
-def _apart(offsets: Sequence[tuple[int, int]], blanks: Container[int]) -> list[tuple[int, int]]:
-    """Offsets in which a blank that a tokenizer puts in front has none of the characters of the token after it."""
-    found = list(offsets)
-    for place, (this, following) in enumerate(pairwise(offsets)):
-        if place in blanks and this[0] == following[0]:
-            found[place] = (this[0], this[0])
-    return found
-
-
-def _pieces(string: str, offsets: Sequence[tuple[int, int]], places: Sequence[int]) -> list[str]:
-    """The characters that each token adds: those from the end of the one before it, unless tokens between were cut.
-
-    Args:
-        string: the whole of it.
-        offsets: of all tokens.
-        places: which of them are left.
-    """
-    found = []
-    end, before = 0, -1
-    for place in places:
-        start, stop = offsets[place]
-        begin = end if place == before + 1 else start
-        end, before = max(begin, stop), place
-        found.append(string[begin:end])
-    return found
 
 
 def _replaced(string: str, replacements: Mapping[str, str]) -> str:
