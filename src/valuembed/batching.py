@@ -12,6 +12,9 @@ from transformers import PreTrainedModel
 TOKENS_PER_STEP = 8192
 """Padded tokens computed in one step. Larger steps gain little on any device; memory grows with them."""
 
+TOKENS_PER_STEP_ON_CPU = 2048
+"""The same on a CPU, whose caches hold what so many tokens leave behind in a layer; and smaller steps pad less."""
+
 EVEN = 0.9
 """A step that has a quarter of its budget takes no row shorter than this share of its longest: short texts would
 otherwise be padded by a fifth."""
