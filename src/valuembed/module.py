@@ -164,11 +164,11 @@ class ValueTransformer(Transformer):
         """
         group = rope_groups(self.model)
         recipe = recipe or self.recipe
-        shared = self._shared_prefixes(len(texts), recipe)
+        shared = self.shared_prefixes(len(texts), recipe)
         for start in range(0, len(texts), TEXTS_PER_WINDOW):
             rows = self.tokenize_texts(texts[start : start + TEXTS_PER_WINDOW], prompt, role, recipe=recipe)
             by_text = list(zip(*rows, strict=True))
-            cached = self._cached(rows, prompt, role, recipe) if shared else [[0] * len(rows)] * len(by_text)
+            cached = self.cached(rows, prompt, role, recipe) if shared else [[0] * len(rows)] * len(by_text)
             fed = [max(map(_fed, of_text, skipped)) for of_text, skipped in zip(by_text, cached, strict=True)]
             # Sequences behind different beginnings go into steps of their own, others share theirs.
             budget = self.tokens_per_step if shared else max(1, self.tokens_per_step // len(rows))
@@ -185,14 +185,14 @@ class ValueTransformer(Transformer):
                     truncated=sum(any(row.truncated for row in by_text[i]) for i in step),
                 )
 
-    def _shared_prefixes(self, texts: int, recipe: Recipe) -> SharedPrefixes | None:
-        """Where the beginnings of a call's sequences are kept; None where each text is to be run whole."""
+    def shared_prefixes(self, texts: int, recipe: Recipe) -> SharedPrefixes | None:
+        """Where the beginnings of so many texts' sequences are kept; None where each is to be run whole."""
         whole = texts < SHARED_FROM or (recipe.span == "all" and recipe.weights == "mean")
         if whole or torch.is_grad_enabled() or why_not(self.model):
             return None
         return SharedPrefixes(self.model)
 
-    def _cached(
+    def cached(
         self, rows: list[list[TokenRow]], prompt: str | None, role: str | None, recipe: Recipe
     ) -> list[list[int]]:
         """How many tokens at the beginning of each sequence are its template's own, ``[b, k]``; 0 for few or others."""
