@@ -13,7 +13,16 @@ import typer
 from rich.text import Text
 
 # Imported to register their commands.
-from valuembed import cli_calibrate, cli_embed, cli_evaluate, cli_layers, cli_probe, cli_reproduce, cli_train  # noqa: F401
+from valuembed import (  # noqa: F401
+    cli_calibrate,
+    cli_embed,
+    cli_evaluate,
+    cli_layers,
+    cli_probe,
+    cli_reproduce,
+    cli_serve,
+    cli_train,
+)
 from valuembed.cli_explain import explain
 from valuembed.commands import BUNDLED, app, command, load_encoder, new_table, note, out, print_json, shown
 from valuembed.layers import describe
