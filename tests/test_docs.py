@@ -199,7 +199,7 @@ def test_readme_lists_what_is_refused() -> None:
 
 
 def test_layers_table_is_right() -> None:
-    """Every row of the table on the choosing page, on the bundled model's eight layers."""
+    """Every row of the table on the choosing page, on the bundled model's twelve layers."""
     for forms, _, expected in table(ROOT / "docs" / "choosing.md", "Layers"):
         for form in in_backticks([forms]):
             spec = eval(form)
