@@ -21,17 +21,17 @@ LEVELS = {
     "testing tiny_configs tiny_tokenizers",
     2: "module calibration",
     3: "model encoder panel fingerprint cards plots method_specs layerwise segments linear_probe "
-    "local_tasks mteb_encoder results outputs keeping trainable training_settings",
-    4: "corpus corpus_ray storage search evaluate sweep select evidence probe next_token calibrate calibration_report "
+    "local_tasks mteb_encoder results outputs keeping trainable training_settings storage embedding_files hits "
+    "vector_store index_rows index_parts index_update",
+    4: "corpus corpus_ray index search evaluate sweep select evidence probe next_token calibrate calibration_report "
     "cost reproduce reproduction workload finetune training_loop server",
-    5: "commands cli cli_evaluate cli_layers cli_probe cli_calibrate cli_reproduce cli_train __main__",
+    5: "commands cli cli_evaluate cli_layers cli_probe cli_calibrate cli_reproduce cli_search cli_train __main__",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
 
 # The verbs know nothing of each other, but for these.
 SIDEWAYS = {
-    ("corpus", "storage"),
-    ("search", "storage"),
+    ("search", "index"),
     ("corpus_ray", "corpus"),
     ("sweep", "evaluate"),
     ("select", "evidence"),

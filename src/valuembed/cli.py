@@ -13,7 +13,15 @@ import typer
 from rich.text import Text
 
 # Imported to register their commands.
-from valuembed import cli_calibrate, cli_evaluate, cli_layers, cli_probe, cli_reproduce, cli_train  # noqa: F401
+from valuembed import (  # noqa: F401
+    cli_calibrate,
+    cli_evaluate,
+    cli_layers,
+    cli_probe,
+    cli_reproduce,
+    cli_search,
+    cli_train,
+)
 from valuembed.commands import BUNDLED, app, command, load_encoder, new_table, note, out, print_json, shown
 from valuembed.layers import describe
 
@@ -77,29 +85,6 @@ def similarity(
     table = new_table("", "text", *(str(number) for number in range(1, len(texts) + 1)))
     for number, (text, row) in enumerate(zip(texts, matrix, strict=True), start=1):
         table.add_row(str(number), shown(text, 60), *(Text(f"{value:.3f}") for value in row))
-    out().print(table)
-
-
-@command
-def search(
-    query: Annotated[str, typer.Argument(metavar="QUERY", help="What to look for.", show_default=False)],
-    file: Annotated[Path, typer.Option("--in", help="Parquet file written by 'valuembed embed'.", show_default=False)],
-    options: dict[str, Any],
-    k: Annotated[int, typer.Option("-k", min=1, help="How many texts to show.")] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the hits as JSON.")] = False,
-) -> None:
-    """Find the texts of an embedded file that are most similar to a query (exact cosine)."""
-    from valuembed.search import read_make
-    from valuembed.search import search as find
-
-    read_make(file)
-    hits = find(load_encoder(options), query, file, k)
-    if as_json:
-        print_json([asdict(hit) for hit in hits])
-        return
-    table = new_table("rank", "score", "id", "text", title=shown(query, 100))
-    for hit in hits:
-        table.add_row(str(hit.rank), f"{hit.score:.3f}", Text(str(hit.id)), shown(hit.text, 500))
     out().print(table)
 
 

@@ -125,7 +125,7 @@ class Make:
         return cls(model.reader.origin.name, json.loads(json.dumps(model.recipe.to_dict())), probe)
 
     @classmethod
-    def from_metadata(cls, path: Path, metadata: dict[bytes, bytes] | None) -> Make:
+    def from_metadata(cls, path: str | Path, metadata: dict[bytes, bytes] | None) -> Make:
         """The make that a file's schema metadata records.
 
         Raises:
