@@ -137,6 +137,18 @@ class TestBuilding:
             # Each file is three commits; what they brought is not brought again.
             assert done.added == 600 - [0, 90, 180, 200, 290, 380, 400][stop]
 
+    def test_small_files_go_in_together(self, tmp_path, monkeypatch):
+        for number, word in enumerate(WORDS[:30]):
+            further = {"stars": [number]} if number > 9 else {}
+            write_embeddings(tmp_path / "out" / f"{number:02}.parquet", [word], file=f"{number}.txt", **further)
+        append, commits = index_update.Table.append, []
+        monkeypatch.setattr(index_update.Table, "append", lambda self, rows: commits.append(append(self, rows)))
+        assert counts(build(tmp_path / "out", tmp_path / "index")) == (30, 0, 0, 0, 30)
+        assert len(commits) == 1
+        assert contents(tmp_path / "index") == {(f"{number}.txt", 0): word for number, word in enumerate(WORDS[:30])}
+        assert len(Index.open(tmp_path / "index").search(FakeEncoder(), "a", 30, where="stars IS NULL")) == 10
+        assert build(tmp_path / "out", tmp_path / "index").unchanged == 30
+
     def test_an_index_that_was_not_finished_is_searched(self, folder, tmp_path, monkeypatch):
         monkeypatch.setattr(index_update.Table, "tune", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):

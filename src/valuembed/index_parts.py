@@ -101,12 +101,12 @@ class Parts:
             del self._parts[part.number]
 
     @staticmethod
-    def held(rows: Table) -> dict[int, int]:
-        """How many rows the index holds of each file, by its number."""
+    def held(rows: Table, parts: list[Part] | None = None) -> dict[int, int]:
+        """How many rows the index holds of each file, or of some of them, by its number."""
         import numpy as np
 
         counts: dict[int, int] = {}
-        for batch in rows.scan([PART]):
+        for batch in rows.scan([PART], None if parts is None else of_parts(parts)):
             numbers, times = np.unique(batch.column(0).to_numpy(), return_counts=True)
             for number, count in zip(numbers.tolist(), times.tolist(), strict=True):
                 counts[number] = counts.get(number, 0) + count
@@ -115,6 +115,11 @@ class Parts:
     def _keep(self, part: Part) -> Part:
         self._parts[part.number] = self._unwritten[part.number] = part
         return part
+
+
+def of_parts(parts: list[Part]) -> str:
+    """A filter for the rows of some files."""
+    return f"{PART} IN ({', '.join(str(part.number) for part in parts)})"
 
 
 @contextmanager

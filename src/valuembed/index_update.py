@@ -8,9 +8,8 @@ from typing import Any
 
 from valuembed.embedding_files import EmbeddingFile, EmbeddingFiles
 from valuembed.errors import InputError
-from valuembed.index_parts import Part, Parts
+from valuembed.index_parts import Part, Parts, of_parts
 from valuembed.index_rows import (
-    PART,
     further_fields,
     has_unique_keys,
     is_binary,
@@ -32,6 +31,34 @@ class RepeatedIdWarning(UserWarning):
     """Rows of one file had the same id, so that an index could keep only the last of them."""
 
 
+class _Load:
+    """Rows that wait to be written, of one file or of several small ones.
+
+    Args:
+        append: whether they are known to be new, and need not replace others.
+    """
+
+    def __init__(self, append: bool) -> None:
+        self.append = append
+        self.bytes = 0
+        self.ended: list[tuple[EmbeddingFile, Part, int]] = []
+        self._rows: list[Any] = []
+
+    def add(self, rows: Any) -> None:
+        """Let an Arrow table of rows wait."""
+        self._rows.append(rows)
+        self.bytes += rows.nbytes
+
+    def take(self, schema: Any) -> tuple[int, Any, list[tuple[EmbeddingFile, Part, int]]]:
+        """All that waits, as one Arrow table with its length, and the files that end with it, with the rows read."""
+        import pyarrow as pa
+
+        # Rows that waited before a further column came have none of it.
+        rows = pa.concat_tables([schema.empty_table(), *self._rows], promote_options="default")
+        ended, self.ended, self._rows, self.bytes = self.ended, [], [], 0
+        return rows.num_rows, rows, ended
+
+
 class Update:
     """One run; its counts are those of :class:`valuembed.index.IndexSummary`.
 
@@ -50,6 +77,7 @@ class Update:
         self.is_new = not Table.is_at(address, ROWS)
         schema = row_schema(files.files[0].schema(files.make), files.make)
         self.rows = Table.create(address, ROWS, schema) if self.is_new else Table.open(address, ROWS)
+        self._schema = self.rows.schema
         self._check_make()
         self.parts = Parts(address)
         if name is None:
@@ -63,46 +91,60 @@ class Update:
     def run(self) -> Generator[int, None, None]:
         """Bring everything in, and tell after each step how many rows it took."""
         parts = self.parts.note(self.name, self.files, taken=self._held)
+        load = _Load(append=True)
         # A note that is lost costs the reading of a file, and nothing more.
         with keeping(self.parts.write) as finished:
             for file, part in zip(self.files.files, parts, strict=True):
-                yield from self._take(file, part)
-                finished()
+                held = self._held.get(part.number, 0)
+                if part.rows == held:
+                    self.unchanged += 1
+                    yield held
+                    continue
+                schema = file.schema(self.files.make)
+                self._check_columns(file, schema)
+                append = self._only_new and has_unique_keys(schema)
+                if append != load.append:
+                    yield self._write(load)
+                    load = _Load(append)
+                # Rows are appended in order, so that those of an interrupted run are the first ones.
+                read = held if append else 0
+                yield read
+                for rows in self._rows(file, part, skip=read):
+                    load.add(rows)
+                    read += rows.num_rows
+                    if load.bytes >= BYTES_AT_ONCE:
+                        yield self._write(load)
+                        finished()
+                load.ended.append((file, part, read))
+            yield self._write(load)
         self.parts.write()
 
-    def _take(self, file: EmbeddingFile, part: Part) -> Iterator[int]:
-        held = self._held.get(part.number, 0)
-        if part.rows == held:
-            self.unchanged += 1
-            yield held
-            return
-        schema = file.schema(self.files.make)
-        self._check_columns(file, schema)
-        if self._only_new and has_unique_keys(schema):
-            # Rows are appended in order, so that those of an interrupted run are the first ones.
-            yield held
-            for rows in self._rows(file, part, skip=held):
-                self.rows.append(rows)
-                self.added += rows.num_rows
-                held += rows.num_rows
-                yield self._committed(rows)
-        else:
-            read = 0
-            for rows in self._rows(file, part):
-                added, replaced = self.rows.replace(last_of_each_key(rows))
-                self.added += added
-                self.replaced += replaced
-                read += rows.num_rows
-                yield self._committed(rows)
-            held = self.rows.count(_of([part]))
-            self._tell_repeated(file, read - held)
-        self.parts.finish(part, held)
+    def _rows(self, file: EmbeddingFile, part: Part, skip: int) -> Iterator[Any]:
+        """Rows for the index, some at a time."""
+        named = file.name if self.files.is_folder else ""
+        for batch in file.batches(self.files.make, skip=skip):
+            where = f"{file.path}, rows from {batch.first}"
+            yield to_rows(batch, self._schema, source=self.name, part=part.number, file=named, where=where)
 
-    def _committed(self, rows: Any) -> int:
-        self._commits += 1
-        if self._commits % COMMITS_BEFORE_TIDYING == 0:
+    def _write(self, load: _Load) -> int:
+        """Write what waits, in one commit, and note the files that end with it; how many rows it was."""
+        count, rows, ended = load.take(self._schema)
+        if count and load.append:
+            self.rows.append(rows)
+            self.added += count
+        elif count:
+            added, replaced = self.rows.replace(last_of_each_key(rows))
+            self.added += added
+            self.replaced += replaced
+        held = {} if load.append or not ended else self.parts.held(self.rows, [part for _, part, _ in ended])
+        for file, part, read in ended:
+            self.parts.finish(part, read if load.append else held.get(part.number, 0))
+            if not load.append:
+                self._tell_repeated(file, read - held.get(part.number, 0))
+        self._commits += bool(count)
+        if count and self._commits % COMMITS_BEFORE_TIDYING == 0:
             self.rows.tidy(fresh=self.is_new)
-        return int(rows.num_rows)
+        return count
 
     def _tell_repeated(self, file: EmbeddingFile, count: int) -> None:
         self.repeated += count
@@ -114,31 +156,15 @@ class Update:
                 stacklevel=4,
             )
 
-    def _rows(self, file: EmbeddingFile, part: Part, skip: int = 0) -> Iterator[Any]:
-        """Rows for the index, as many at a time as memory is to hold."""
-        import pyarrow as pa
-
-        schema = self.rows.schema
-        named = file.name if self.files.is_folder else ""
-        waiting: list[Any] = []
-        for batch in file.batches(self.files.make, skip=skip):
-            where = f"{file.path}, rows from {batch.first}"
-            waiting.append(to_rows(batch, schema, source=self.name, part=part.number, file=named, where=where))
-            if sum(rows.nbytes for rows in waiting) >= BYTES_AT_ONCE:
-                yield pa.concat_tables(waiting)
-                waiting = []
-        if waiting:
-            yield pa.concat_tables(waiting)
-
     def outdated(self) -> int:
         """Rows of this name that are not in the source."""
         old = self._old_parts()
-        return self.rows.count(_of(old)) if old else 0
+        return self.rows.count(of_parts(old)) if old else 0
 
     def remove_outdated(self) -> None:
         """Remove them."""
         if old := self._old_parts():
-            self.rows.delete(_of(old))
+            self.rows.delete(of_parts(old))
             self.parts.forget(old)
 
     def _old_parts(self) -> list[Part]:
@@ -146,7 +172,7 @@ class Update:
         return [part for part in self.parts.of(self.name) if (part.file, part.stamp) not in self._current]
 
     def _check_make(self) -> None:
-        recorded, made = Make.from_metadata(self.rows.address, self.rows.schema.metadata), self.files.make
+        recorded, made = Make.from_metadata(self.rows.address, self._schema.metadata), self.files.make
         if differences := recorded.differences(made):
             raise InputError(
                 f"{self.rows.address} holds vectors made by {recorded}, {self.files.address} vectors made by {made}; "
@@ -164,7 +190,7 @@ class Update:
 
     def _check_columns(self, file: EmbeddingFile, schema: Any) -> None:
         """Make room for further columns of a file; raise where they cannot be those of the index."""
-        own = self.rows.schema
+        own = self._schema
         if is_binary(own) != is_binary(schema):
             kinds = ["packed signs" if is_binary(each) else "numbers" for each in (own, schema)]
             raise InputError(
@@ -180,7 +206,4 @@ class Update:
                 )
         if missing := [field for field in further if field.name not in own.names]:
             self.rows.add_columns(missing)
-
-
-def _of(parts: list[Part]) -> str:
-    return f"{PART} IN ({', '.join(str(part.number) for part in parts)})"
+            self._schema = self.rows.schema

@@ -98,10 +98,11 @@ class Table:
         with _reading(self.address):
             return int(self._table.count_rows(where))
 
-    def scan(self, columns: list[str]) -> Iterator[Any]:
-        """All rows as record batches, in no order."""
+    def scan(self, columns: list[str], where: str | None = None) -> Iterator[Any]:
+        """All rows, or those that a filter leaves, as record batches in no order."""
         with _reading(self.address):
-            yield from self._table.search().select(columns).to_batches()
+            query = self._table.search().select(columns)
+            yield from (query.where(where) if where else query).to_batches()
 
     def append(self, rows: Any) -> None:
         """Add an Arrow table of rows."""
