@@ -140,7 +140,7 @@ def run(args: argparse.Namespace, work: Path) -> list[str]:
         (work / "texts.txt").write_text("\n".join(stored), encoding="utf-8")
         embed_file(model, work / "texts.txt", source)
     files = EmbeddingFiles.open(source)
-    queries = [embed_query(model, text) for text in asked]
+    queries = [embed_query(model, text, files.make) for text in asked]
 
     memory = np.concatenate([batch.vectors for _, batch in files.batches()])
     memory /= np.linalg.norm(memory, axis=1, keepdims=True)

@@ -14,15 +14,18 @@ class FakeEncoder:
         width: of the vectors; letters are counted modulo the width.
         poison: texts that contain this become NaN.
         shift: added to every vector; another shift stands for other weights.
+        dtype: of its weights.
+        max_tokens: the longest sequence it is said to take.
         recipe: what ``model.recipe.to_dict()`` gives.
     """
 
-    def __init__(self, name="fake", width=16, poison=None, shift=0.0, **recipe: Any):
+    def __init__(self, name="fake", width=16, poison=None, shift=0.0, dtype="float32", max_tokens=None, **recipe: Any):
         self.width, self.poison, self.shift = width, poison, shift
         self.reader = SimpleNamespace(origin=SimpleNamespace(name=name))
         choices = {"method": "aligned_wva", "layers": (2, 3), "template": ("{text}",), **recipe}
-        self.recipe = SimpleNamespace(to_dict=lambda: dict(choices))
+        self.recipe = SimpleNamespace(to_dict=lambda: dict(choices), **choices)
         self.report = None
+        self.dtype, self.max_seq_length = dtype, max_tokens
         self.calls: list[tuple[str, list[str]]] = []
 
     def get_embedding_dimension(self) -> int:

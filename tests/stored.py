@@ -21,6 +21,7 @@ def write_embeddings(
     file: str | None = None,
     first_row: int = 0,
     precision: str = "float32",
+    dim: int | None = None,
     model: Any = None,
     **columns: Any,
 ) -> Path:
@@ -33,18 +34,13 @@ def write_embeddings(
         file: the file that they came from, as in a folder's files; None leaves file and row out.
         first_row: number of the first row in that file.
         precision: float32, float16, int8 or binary.
+        dim: numbers of each vector that are kept; None is all.
         model: a FakeEncoder; None is one as it comes.
         columns: further ones.
     """
     model = model or FakeEncoder()
-    vectors = model.encode(texts).reshape(len(texts), model.width)
-    if precision == "binary":
-        numbers = np.packbits(vectors > 0, axis=1)
-    elif precision == "int8":
-        largest = np.abs(vectors).max(axis=1, keepdims=True, initial=1)
-        numbers = np.round(vectors / largest * 127).astype(np.int8)
-    else:
-        numbers = vectors.astype(precision)
+    make = Make.of(model, precision, dim)
+    numbers = make.pack(model.encode(texts).reshape(len(texts), model.width))
     rows = range(first_row, first_row + len(texts))
     places = {"file": pa.array([file] * len(texts), pa.string()), "row": pa.array(rows, pa.int64())} if file else {}
     table = pa.table(
@@ -52,12 +48,12 @@ def write_embeddings(
             "id": pa.array(rows if ids is None else ids, pa.int64() if ids is None else pa.string()),
             **places,
             "text": pa.array(texts, pa.string()),
-            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(numbers.reshape(-1)), numbers.shape[1]),
+            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(numbers.reshape(-1)), make.vector_type.list_size),
             **columns,
         }
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table.replace_schema_metadata(Make.of(model).to_metadata()), path)
+    pq.write_table(table.replace_schema_metadata(make.to_metadata()), path)
     return path
 
 

@@ -10,13 +10,13 @@ import pytest
 from fakes import FakeEncoder
 from running import run, succeeds
 
-from valuembed import cli, cli_search, commands
+from valuembed import cli, cli_embed, cli_search, commands
 from valuembed.recipes import METHODS
 from valuembed.templates import TEMPLATES
 
 HEAVY = ("torch", "transformers", "sentence_transformers", "pyarrow", "numpy")
 SENTENCES = Path(__file__).parents[1] / "examples" / "sentences.txt"
-COMMANDS = ("embed", "similarity", "search", "info")
+COMMANDS = ("embed", "similarity", "search", "explain", "info")
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def loaded(monkeypatch):
         asked.append(options)
         return FakeEncoder(name=options["model"])
 
-    for module in (cli, cli_search):
+    for module in (cli, cli_embed, cli_search):
         monkeypatch.setattr(module, "load_encoder", load)
     return asked
 
@@ -185,7 +185,7 @@ def test_search(loaded, texts, tmp_path):
 
 
 def test_search_refuses_a_file_of_another_model(texts, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "load_encoder", lambda options: FakeEncoder("one"))
+    monkeypatch.setattr(cli_embed, "load_encoder", lambda options: FakeEncoder("one"))
     succeeds("embed", texts, "-o", tmp_path / "out.parquet")
     monkeypatch.setattr(cli_search, "load_encoder", lambda options: FakeEncoder("two", layers=(1,)))
     message = fails("search", "abc", "--in", tmp_path / "out.parquet")
@@ -199,6 +199,24 @@ def test_similarity(loaded):
     assert shown.splitlines()[1].split() == ["1", "aa", "1.000", "0.000", "0.707"]
     found = json.loads(succeeds("similarity", "aa", "bb", "--json"))
     assert found == {"texts": ["aa", "bb"], "similarity": [[1.0, 0.0], [0.0, 1.0]]}
+
+
+def test_similarity_as_a_picture(loaded, tmp_path):
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "matrix.png"
+    shown = succeeds("similarity", "aa", "bbb", "ab", "--plot", picture)
+    assert shown == succeeds("similarity", "aa", "bbb", "ab") + f"{picture}: written\n"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    picture.unlink()
+    assert json.loads(succeeds("similarity", "aa", "bb", "--plot", picture, "--json"))["texts"] == ["aa", "bb"]
+    assert picture.exists()
+
+
+def test_a_picture_that_cannot_be_written_is_known_before_a_model_is_loaded(loaded):
+    assert fails("similarity", "aa", "bb", "--plot", "matrix.jpg") == (
+        "error: picture matrix.jpg has the extension '.jpg'; name a file that ends in .png\n"
+    )
+    assert loaded == []
 
 
 def test_texts_are_not_markup(loaded):

@@ -20,6 +20,7 @@ from valuembed.anatomy import Anatomy, survey
 from valuembed.checkpoint import locate, read_config
 from valuembed.decoder import has_fast, load_decoder
 from valuembed.errors import MissingExtraError
+from valuembed.lanes import PaddedLane
 from valuembed.reader import Plan, Reading, open_door
 from valuembed.recipes import METHODS, Recipe
 from valuembed.testing import ARCHITECTURES, tiny_checkpoint
@@ -37,7 +38,7 @@ def read(model: nn.Module, recipe: Recipe, layers: tuple[int, ...], anatomy: Ana
     ids = torch.randint(5, 500, (3, 20), generator=torch.Generator().manual_seed(0))
     mask = torch.arange(20) < lengths[:, None]
     with torch.no_grad():
-        reading = Reading(model, [Plan(replace(recipe, layers=layers), layers, anatomy)], lengths - 1, mask)
+        reading = Reading(model, [Plan(replace(recipe, layers=layers), layers, anatomy)], PaddedLane(lengths - 1, mask))
         return reading.run(input_ids=ids, position_ids=torch.arange(20).expand(3, 20))[0]
 
 

@@ -5,7 +5,7 @@ import pytest
 from fakes import FakeEncoder
 from stored import some_words, write_embeddings
 
-from valuembed.embedding_files import EmbeddingFiles, as_floats, is_remote, packed_width
+from valuembed.embedding_files import EmbeddingFiles, is_remote
 from valuembed.errors import InputError
 
 
@@ -63,17 +63,6 @@ def test_the_stamp_changes_with_the_file(tmp_path):
     assert EmbeddingFiles.open(path).files[0].stamp != stamp
 
 
-def test_numbers_of_every_precision():
-    # Packed from the highest bit down: 0b10100000 0b01000000 are + - + - - - - - | - +.
-    bits = np.array([[0b10100000, 0b01000000]], np.uint8)
-    np.testing.assert_array_equal(as_floats(bits, 10), [[1, -1, 1, -1, -1, -1, -1, -1, -1, 1]])
-    for kind in (np.float32, np.float16, np.int8):
-        numbers = as_floats(np.array([[-127, 3]], kind))
-        assert numbers.dtype == np.float32
-        np.testing.assert_array_equal(numbers, [[-127, 3]])
-    assert [packed_width(width) for width in (1, 8, 9, 16)] == [1, 1, 2, 2]
-
-
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8", "binary"])
 def test_stored_vectors_of_every_precision(tmp_path, precision):
     texts = some_words(50)
@@ -116,7 +105,7 @@ def test_vectors_of_a_wrong_width(tmp_path):
     table = pq.read_table(path)
     short = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(15, np.uint8)), 15)
     pq.write_table(table.set_column(2, "embedding", short), path)
-    message = r"holds fixed_size_list<.*uint8>\[15\], expected a list of 16 float32, float16 or int8, or of 2 uint8 for"
+    message = r"holds fixed_size_list<.*uint8>\[15\], expected a list of 16 float"
     with pytest.raises(InputError, match=message):
         list(EmbeddingFiles.open(path).batches())
 

@@ -51,7 +51,7 @@ def test_more_texts_than_a_window(folder: Path, monkeypatch: pytest.MonkeyPatch)
     model = load(folder, "va")
     texts = some_texts(23)
     expected = model.encode(texts)
-    monkeypatch.setattr("valuembed.module.TEXTS_PER_WINDOW", 5)
+    monkeypatch.setattr("valuembed.feeding.TEXTS_PER_WINDOW", 5)
     assert abs(model.encode(texts) - expected).max() < 1e-6
     assert model.report is not None
     assert model.report.texts == 23

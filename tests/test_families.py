@@ -11,6 +11,7 @@ from torch import Tensor
 
 from valuembed.anatomy import Anatomy, survey
 from valuembed.errors import UnsupportedModelError
+from valuembed.lanes import PaddedLane
 from valuembed.reader import Plan, Reading, open_door
 from valuembed.recipes import METHODS
 from valuembed.testing import ARCHITECTURES, HYBRIDS, tiny_config, tiny_decoder
@@ -63,7 +64,7 @@ def test_four_methods_equal_the_float64_reference(architecture: str, side: str, 
     plans = [Plan(METHODS[method], layers, anatomy) for method in VALUE_METHODS]
     with torch.no_grad():
         # In one pass, as their signals are shared; test_reader shows that each alone is the same.
-        vectors = Reading(model, plans, last=shift + LENGTHS - 1, mask=span_mask).run(
+        vectors = Reading(model, plans, PaddedLane(shift + LENGTHS - 1, span_mask)).run(
             input_ids=ids, attention_mask=mask, position_ids=positions
         )
     for method, got in zip(VALUE_METHODS, vectors, strict=True):

@@ -36,7 +36,7 @@ def test_plain_data_has_what_is_known():
 
 def test_a_query_becomes_a_vector_of_length_1():
     model = FakeEncoder()
-    vector = embed_query(model, "abc")
+    vector = embed_query(model, "abc", Make.of(FakeEncoder()))
     np.testing.assert_allclose(np.linalg.norm(vector), 1, atol=1e-6)
     assert model.calls == [("query", ["abc"])]
 

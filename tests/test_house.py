@@ -16,21 +16,25 @@ SOURCE = Path(valuembed.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 
 LEVELS = {
-    0: "recipes templates layers pooling errors extras inputs cleaning rows task_rows task_files pairs backbones",
-    1: "anatomy checkpoint adapters reader prefix passes token_reader decoder resolution batching tokenizing "
-    "testing tiny_configs tiny_tokenizers",
-    2: "module calibration",
+    0: "recipes templates layers pooling errors extras inputs cleaning rows row_files tables compressed sources "
+    "precision locks new_file task_rows task_files pairs backbones printable plane",
+    1: "anatomy checkpoint adapters lanes packing lane_choice trial compiling reader prefix passes token_reader "
+    "weight_reader decoder resolution batching arrivals tokenizing offsets testing tiny_configs tiny_tokenizers",
+    2: "module feeding calibration",
     3: "model encoder panel fingerprint cards plots method_specs layerwise segments linear_probe "
-    "local_tasks mteb_encoder results outputs keeping trainable training_settings storage embedding_files hits "
-    "vector_store index_rows index_parts index_update",
-    4: "corpus corpus_ray index search evaluate sweep select evidence probe next_token calibrate calibration_report "
-    "cost reproduce reproduction workload finetune training_loop server",
-    5: "commands cli cli_evaluate cli_layers cli_probe cli_calibrate cli_reproduce cli_search cli_train __main__",
+    "local_tasks mteb_encoder results outputs keeping trainable training_settings glyphs token_weights "
+    "storage calls chunks vector_writer manifest shards progress embedding_files hits vector_store index_rows "
+    "index_parts index_update",
+    4: "corpus one_file corpus_ray index search evaluate sweep select evidence probe next_token calibrate "
+    "calibration_report cost reproduce reproduction workload finetune training_loop server",
+    5: "commands cli cli_embed cli_explain cli_evaluate cli_layers cli_probe cli_calibrate cli_reproduce cli_search "
+    "cli_train __main__",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
 
 # The verbs know nothing of each other, but for these.
 SIDEWAYS = {
+    ("corpus", "one_file"),
     ("search", "index"),
     ("corpus_ray", "corpus"),
     ("sweep", "evaluate"),
@@ -129,6 +133,7 @@ class TestPublicNames:
             "TruncationWarning",
             "ValueEncoder",
             "ValuembedError",
+            "embed_corpus",
             "embed_file",
             "info",
             "load",

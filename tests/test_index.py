@@ -11,6 +11,7 @@ from fakes import FakeEncoder
 from stored import some_words, write_embeddings
 
 from valuembed import index_update
+from valuembed.corpus import embed_corpus
 from valuembed.embedding_files import EmbeddingFile
 from valuembed.errors import InputError, MissingExtraError, OutputError, ReadingError
 from valuembed.hits import Hit
@@ -242,13 +243,6 @@ class TestBuilding:
         ):
             build(path, tmp_path / "index")
 
-    def test_vectors_too_large_for_half_precision_are_refused(self, tmp_path):
-        write_embeddings(tmp_path / "a.parquet", ["ab"], precision="float16", model=FakeEncoder(shift=60000.0))
-        write_embeddings(tmp_path / "b.parquet", ["ab"], model=FakeEncoder(shift=70000.0))
-        build(tmp_path / "a.parquet", tmp_path / "index")
-        with pytest.raises(ReadingError, match=r"rows from 0, stored as halffloat: vector 0 .* is zero or not finite"):
-            build(tmp_path / "b.parquet", tmp_path / "index")
-
 
 class TestRefusals:
     def test_another_model(self, tmp_path):
@@ -271,11 +265,11 @@ class TestRefusals:
             index.search(model, query)
         assert [role for role, _ in model.calls] == ["document", "query", "query"]
 
-    def test_signs_beside_numbers(self, tmp_path):
+    def test_another_precision(self, tmp_path):
         build(write_embeddings(tmp_path / "a.parquet", ["ab"]), tmp_path / "index")
         signs = write_embeddings(tmp_path / "b.parquet", ["ab"], precision="binary")
         with pytest.raises(
-            InputError, match=r"index holds vectors as numbers, \S+b\.parquet as packed signs; embed in"
+            InputError, match=r"cannot be compared: precision 'float32' against 'binary'\. Give another"
         ):
             build(signs, tmp_path / "index")
 
@@ -394,6 +388,36 @@ class TestSearching:
         assert recall(probes=1000) > 0.95
         assert len(index.search(FakeEncoder(), "hello", 1500, probes=1)) == 1500
         assert len(index.search(FakeEncoder(), "hello", 9, where="row % 500 = 7", probes=1)) == 4
+
+    def test_shortened_vectors(self, tmp_path):
+        path = write_embeddings(tmp_path / "a.parquet", WORDS, dim=8)
+        build(path, tmp_path / "index", approximate_from=300)
+        vectors, query = FakeEncoder().encode(WORDS)[:, :8], FakeEncoder().encode(["hello"])[0, :8]
+        cosines = np.sort(vectors @ query / np.linalg.norm(vectors, axis=1) / np.linalg.norm(query))[::-1][:10]
+        for source in (path, tmp_path / "index"):
+            np.testing.assert_allclose(
+                [hit.score for hit in search(FakeEncoder(), "hello", source)], cosines, atol=1e-5
+            )
+        with pytest.raises(InputError, match=r"width 8 of 16 against 4$"):
+            search(FakeEncoder(width=4), "hello", tmp_path / "index")
+
+    @pytest.mark.parametrize("precision", ["float32", "binary"])
+    def test_what_embed_writes(self, tmp_path, precision):
+        (tmp_path / "a.txt").write_text("\n".join(["", *WORDS[:120]]))
+        (tmp_path / "b.jsonl").write_text("\n".join(f'{{"text": "{word}"}}' for word in WORDS[120:150]))
+        inputs = [tmp_path / "a.txt", tmp_path / "b.jsonl"]
+        job = {"precision": precision, "rows_per_shard": 50, "progress": False}
+        embed_corpus(FakeEncoder(), inputs, tmp_path / "out", **job)
+        # 121 rows are three files, and 30 one.
+        assert (counts(build(tmp_path / "out", tmp_path / "index")), precision) == ((150, 0, 0, 0, 150), precision)
+        exact = search(FakeEncoder(), WORDS[130], tmp_path / "out", 150)
+        found = search(FakeEncoder(), WORDS[130], tmp_path / "index", 150)
+        np.testing.assert_allclose([hit.score for hit in found], [hit.score for hit in exact], atol=1e-6)
+        assert {(hit.file, hit.row, hit.id, hit.text) for hit in found} == {
+            (hit.file, hit.row, hit.id, hit.text) for hit in exact
+        }
+        assert (found[0].file, found[0].row) == ((tmp_path / "b.jsonl").as_posix(), 10) or precision == "binary"
+        assert build(tmp_path / "out", tmp_path / "index").unchanged == 4
 
     def test_the_length_of_a_vector_does_not_count(self, tmp_path):
         # Distances without their angle would find the first text, which is short as the query is.

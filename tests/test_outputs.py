@@ -15,7 +15,7 @@ from valuembed.calibrate import calibrate
 from valuembed.calibration import Calibration, find_calibration
 from valuembed.errors import InputError, MissingExtraError, OutputError
 from valuembed.model import load
-from valuembed.outputs import check_model_folder, replace_text, replacing, results_folder, save_model
+from valuembed.outputs import check_model_folder, check_picture, replace_text, replacing, results_folder, save_model
 
 TEXTS = some_texts(20)
 
@@ -145,6 +145,38 @@ class TestResultsFolder:
         with pytest.raises(MissingExtraError, match=r'run: pip install "valuembed\[plot\]"'):
             results_folder(tmp_path / "new")
         assert tree(tmp_path) == {}
+
+
+class TestCheckPicture:
+    @pytest.fixture(autouse=True)
+    def matplotlib(self):
+        pytest.importorskip("matplotlib")
+
+    def test_a_new_one_and_one_that_is_there(self, tmp_path):
+        assert check_picture(str(tmp_path / "a.png")) == tmp_path / "a.png"
+        (tmp_path / "A.PNG").touch()
+        assert check_picture(tmp_path / "A.PNG") == tmp_path / "A.PNG"
+
+    def test_that_cannot_be_written(self, tmp_path, monkeypatch):
+        (tmp_path / "folder.png").mkdir()
+        for name, reason in (
+            ("a.jpg", "has the extension '.jpg'; name a file that ends in .png"),
+            ("a", "has the extension ''; name a file that ends in .png"),
+            ("folder.png", "is a folder; name a file in it"),
+        ):
+            with pytest.raises(OutputError, match=f"^picture {tmp_path / name} {re.escape(reason)}$"):
+                check_picture(tmp_path / name)
+        message = f"^picture {tmp_path / 'no' / 'a.png'}: the folder {tmp_path / 'no'} does not exist; create it first$"
+        with pytest.raises(OutputError, match=message):
+            check_picture(tmp_path / "no" / "a.png")
+        monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+        with pytest.raises(OutputError, match=f"^cannot write into {tmp_path}: Permission denied$"):
+            check_picture(tmp_path / "a.png")
+
+    def test_without_matplotlib(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+        with pytest.raises(MissingExtraError, match=r'run: pip install "valuembed\[plot\]"'):
+            check_picture(tmp_path / "a.png")
 
 
 class TestSaveModel:

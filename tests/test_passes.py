@@ -23,19 +23,20 @@ ERRORS = {
 @pytest.fixture
 def limited(monkeypatch):
     """Steps of more than so many tokens fail; the sizes of those that were tried."""
-    real = passes._read_step
+    real = passes._padded
 
     def limit(tokens, error):
         tried = []
 
-        def step(model, plans, ids, lengths, span, cached, prefixes):
-            fed = ids[:, cached:].numel()
+        def padded(model, sequences, step):
+            lane, given = real(model, sequences, step)
+            fed = given["input_ids"].numel()
             tried.append(fed)
             if fed > tokens:
                 raise error
-            return real(model, plans, ids, lengths, span, cached, prefixes)
+            return lane, given
 
-        monkeypatch.setattr(passes, "_read_step", step)
+        monkeypatch.setattr(passes, "_padded", padded)
         return tried
 
     return limit

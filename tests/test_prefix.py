@@ -10,7 +10,7 @@ import torch
 from some_texts import some_texts
 
 import valuembed
-from valuembed import module
+from valuembed import feeding
 from valuembed.anatomy import survey
 from valuembed.panel import Panel
 from valuembed.passes import read
@@ -119,7 +119,7 @@ def fed(monkeypatch):
 def whole(monkeypatch, encoder, *given, **more):
     """What an encoder gives when every text is run whole."""
     with monkeypatch.context() as patch:
-        patch.setattr(module, "SHARED_FROM", 10**9)
+        patch.setattr(feeding, "SHARED_FROM", 10**9)
         return encoder.encode(*given, **more)
 
 
@@ -234,7 +234,7 @@ def test_a_panel_gives_the_same(folder, monkeypatch):
     panel = Panel.load(
         folder, {name: recipe for name, recipe in SIGNALS.items() if recipe.layers is None}, dtype="float32"
     )
-    monkeypatch.setattr(module, "SHARED_FROM", 10**9)
+    monkeypatch.setattr(feeding, "SHARED_FROM", 10**9)
     expected = panel.encode(TEXTS)
     monkeypatch.undo()
     for name, vectors in panel.encode(TEXTS).items():

@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from watching import hooks_of
 
 from valuembed.anatomy import Anatomy, survey
 from valuembed.errors import ReadingError, UnsupportedModelError
+from valuembed.lanes import PaddedLane
 from valuembed.reader import KERNELS, Plan, Reading, open_door
 from valuembed.recipes import METHODS, Recipe
 from valuembed.testing import tiny_config, tiny_decoder
@@ -33,7 +35,7 @@ def read(model: nn.Module, plan: Plan, ids: Tensor, **inputs: Any) -> Tensor:
     mask = inputs.get("attention_mask", torch.ones(rows, t, dtype=torch.long))
     last = (mask * torch.arange(t)).argmax(dim=1)
     inputs.setdefault("position_ids", torch.arange(t).expand(rows, t))
-    return Reading(model, [plan], last=last, mask=mask).run(input_ids=ids, **inputs)[0]
+    return Reading(model, [plan], PaddedLane(last, mask)).run(input_ids=ids, **inputs)[0]
 
 
 def some_ids(rows: int, t: int, seed: int = 0) -> Tensor:
@@ -191,9 +193,12 @@ def test_nothing_is_read_and_nothing_changes_outside_a_reading() -> None:
     stock = tiny_decoder("qwen3")
     model, anatomy = opened("qwen3")
     ids = some_ids(2, 9)
+    hooks = hooks_of(model)
     read(model, Plan(METHODS["va"], (0,), anatomy), ids)
     assert torch.equal(model(input_ids=ids).last_hidden_state, stock(input_ids=ids).last_hidden_state)
-    assert not any(module._forward_hooks for module in model.modules())
+    assert hooks_of(model) == hooks
+    open_door(model, anatomy)
+    assert hooks_of(model) == hooks
 
 
 @torch.no_grad()
@@ -213,9 +218,9 @@ def test_recipes_read_in_one_pass_are_the_recipes_read_alone(architecture: str) 
     ids = some_ids(3, 9)
     inputs = {"input_ids": ids, "position_ids": torch.arange(9).expand(3, 9)}
     last, mask = torch.tensor([8, 8, 8]), torch.ones(3, 9)
-    together = Reading(model, plans, last, mask).run(**inputs)
+    together = Reading(model, plans, PaddedLane(last, mask)).run(**inputs)
     for plan, vectors in zip(plans, together, strict=True):
-        assert torch.equal(vectors, Reading(model, [plan], last, mask).run(**inputs)[0]), plan.recipe.method
+        assert torch.equal(vectors, Reading(model, [plan], PaddedLane(last, mask)).run(**inputs)[0]), plan.recipe.method
 
 
 @torch.no_grad()
@@ -224,7 +229,7 @@ def test_one_pass_for_several_recipes_ends_with_the_deepest() -> None:
     model.layers[3] = Counting(model.layers[3])
     plans = [Plan(METHODS["va"], (0, 1), anatomy), Plan(METHODS["aligned_wva"], (2,), anatomy)]
     ids = some_ids(2, 5)
-    Reading(model, plans, torch.tensor([4, 4]), torch.ones(2, 5)).run(input_ids=ids)
+    Reading(model, plans, PaddedLane(torch.tensor([4, 4]), torch.ones(2, 5))).run(input_ids=ids)
     assert model.layers[3].calls == 0
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from valuembed import rows
+from valuembed import tables
 from valuembed.errors import InputError, MissingExtraError
 from valuembed.extras import require
 from valuembed.inputs import MAX_TEXT_BYTES, check_text
@@ -54,7 +54,7 @@ def test_txt_is_one_text_a_line_with_the_rest_set_aside(tmp_path):
 
 
 def test_a_line_too_long_to_hold_is_skipped_unread(tmp_path, monkeypatch):
-    monkeypatch.setattr(rows, "MAX_LINE_BYTES", 10)
+    monkeypatch.setattr(tables, "MAX_LINE_BYTES", 10)
     path = write(tmp_path, "a.txt", "x" * 10 + "\n" + "y" * 11 + "\n" + "z" * 35 + "\nend\n")
     assert list(read_rows(path)) == [
         Row(0, "x" * 10),

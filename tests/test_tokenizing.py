@@ -185,6 +185,73 @@ class TestIds:
             TextTokenizer(ByT5Tokenizer())
 
 
+class TestPieces:
+    """Which characters each token stands for."""
+
+    @kinds
+    @templates
+    def test_joined_are_what_is_fed(self, kind, name):
+        template = parse_template(PLAIN[name])
+        for text, row in zip(TEXTS, ours(kind).rows(TEXTS, PLAIN[name], PROMPT, max_tokens=None), strict=True):
+            rendered = template.render(text, PROMPT)
+            found, pieces = ours(kind).pieces(text, PLAIN[name], PROMPT, max_tokens=None)
+            assert found == row
+            assert "".join(pieces) == rendered.string
+            if rendered.string.isascii():
+                words = [spelled(kind)[token].decode().strip() for token in row.ids]
+                assert [piece.strip() for piece in pieces] == ["" if word == "<s>" else word for word in words]
+
+    def test_of_characters_that_take_several_tokens(self):
+        for kind in ("byte_level", "metaspace_bos"):
+            _, pieces = ours(kind).pieces("a\u05e9\U0001f600b", "{text}", max_tokens=None)
+            assert [piece for piece in pieces if piece] == ["a", "\u05e9", "\U0001f600", "b"]
+            # Two and four bytes, of which the first has the character.
+            assert pieces[pieces.index("\u05e9") + 1] == ""
+            assert pieces[pieces.index("\U0001f600") + 1 :][:3] == ["", "", ""]
+
+    @kinds
+    def test_with_special_tokens_in_the_template(self, kind):
+        row, pieces = ours(kind).pieces(" A text. ", special(kind), max_tokens=None)
+        assert row == ours(kind).rows([" A text. "], special(kind), max_tokens=None)[0]
+        assert "".join(pieces) == special(kind).replace("{text}", " A text. ")
+        assert EOS[kind] in [piece.strip() for piece in pieces]
+        assert "".join(pieces[slice(*row.span)]).strip() == "A text."
+
+    @kinds
+    @templates
+    def test_of_a_text_that_is_cut(self, kind, name):
+        text = TestTruncation.FOREIGN
+        (full,) = ours(kind).rows([text], PLAIN[name], PROMPT, max_tokens=None)
+        rendered = parse_template(PLAIN[name]).render(text, PROMPT)
+        prefix, suffix = rendered.string[: (rendered.echo or rendered.text)[0]], rendered.string[rendered.text[1] :]
+        for excess in (4, 7):
+            limit = len(full.ids) - excess
+            row, pieces = ours(kind).pieces(text, PLAIN[name], PROMPT, max_tokens=limit)
+            assert row == ours(kind).rows([text], PLAIN[name], PROMPT, max_tokens=limit)[0]
+            assert row.truncated
+            fed = "".join(pieces)
+            assert fed.startswith(prefix)
+            assert fed.endswith(suffix)
+            assert len(fed) < len(rendered.string)
+            assert text.startswith("".join(pieces[row.span[0] : row.span[1] - 2]).strip())
+
+    def test_of_nothing(self):
+        for kind in ("byte_level_bos", "adds_eos"):
+            row, pieces = ours(kind).pieces(" ", "{text}", max_tokens=None)
+            assert row == ours(kind).rows([" "], "{text}", max_tokens=None)[0]
+            assert pieces == [""]
+
+    def test_a_blank_that_a_tokenizer_puts_in_front_takes_no_character(self):
+        reader = ours("metaspace_bos")
+        row, pieces = reader.pieces("F F", "{text}", max_tokens=None)
+        assert reader.tokenizer.convert_ids_to_tokens(row.ids) == ["<s>", "\u2581", "<0x46>", "\u2581", "<0x46>"]
+        assert pieces == ["", "", "F", " ", "F"]
+
+    def test_names_of_tokens_that_may_have_no_characters(self):
+        reader = ours("metaspace_bos")
+        assert reader.names(reader.tokenizer.convert_tokens_to_ids(["<s>", "\u2581", "a"])) == ["<s>", "\u2581", ""]
+
+
 class TestTruncation:
     TEXT = 'The wind "turned", and the smoke \U0001f600 went out to the sea.'
     # Unknown to Metaspace at both borders, where a line break of the template is unknown to it as well.

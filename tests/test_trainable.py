@@ -12,6 +12,7 @@ from reference import FAMILIES, METHODS, blocks, doubled
 from torch import Tensor, nn
 from transformers import AutoModel
 from transformers.pytorch_utils import Conv1D
+from watching import hooks_of
 
 from valuembed.errors import RecipeError
 from valuembed.model import load
@@ -149,13 +150,14 @@ def plain_gradients(
 def test_the_model_is_left_as_it_was(folder: Path) -> None:
     reader = reader_of(folder, "va")
     reader.model.train()
+    hooks = hooks_of(reader.model)
     before = {name: tensor.clone() for name, tensor in reader.model.state_dict().items()}
     wanted = {name: weight.requires_grad for name, weight in reader.model.named_parameters()}
     with torch.no_grad():
         reached(reader)
         assert not torch.is_grad_enabled()
     assert reader.model.training
-    assert not any(module._forward_hooks for module in reader.model.modules())
+    assert hooks_of(reader.model) == hooks
     assert {name: weight.requires_grad for name, weight in reader.model.named_parameters()} == wanted
     assert all(weight.grad is None for weight in reader.model.parameters())
     for name, tensor in reader.model.state_dict().items():
@@ -172,10 +174,11 @@ def test_no_hook_is_left_behind_by_an_error(folder: Path, monkeypatch: pytest.Mo
         raise ValueError("no such luck")
 
     monkeypatch.setattr(reader, "read", fail)
+    hooks = hooks_of(reader.model)
     reader.model.train()
     with pytest.raises(ValueError, match="no such luck"):
         reached(reader)
-    assert not any(module._forward_hooks for module in reader.model.modules())
+    assert hooks_of(reader.model) == hooks
     assert reader.model.training
 
 

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from training_runs import PAIRS, adapters_of, furthest, losses, pairs_file, separation, trained
+from watching import hooks_of
 
 from valuembed.errors import InputError, ReadingError
 from valuembed.model import load
@@ -90,7 +91,7 @@ class TestSettings:
         again = trained(folder, pairs, tmp_path / "again", "aligned_wva", mini_batch=mini_batch, checkpointing=True)
         assert furthest(kept, again) < 1e-6
         assert not again.model.reader.model.is_activation_checkpointing
-        assert not any(module._forward_hooks for module in again.model.modules())
+        assert hooks_of(again.model) == hooks_of(kept.model)
 
     def test_matryoshka_is_the_mean_over_widths(self, folder: Path, pairs: Path, plain: Any, tmp_path: Path) -> None:
         made = trained(folder, pairs, tmp_path / "out", matryoshka=(8, 2))

@@ -1,4 +1,4 @@
-"""What loading really touches: the tensors read from disk, the files opened, the requests sent to a hub."""
+"""What loading really touches: the tensors read from disk, the files opened, the requests sent to a hub; and hooks."""
 
 from __future__ import annotations
 
@@ -136,3 +136,8 @@ def fake_hub(repo: str, folder: Path) -> Iterator[FakeHub]:
             yield hub
         finally:
             huggingface_hub.set_client_factory(default_client_factory)
+
+
+def hooks_of(model: Any) -> dict[str, int]:
+    """How many hooks hang on each module."""
+    return {name: len(module._forward_hooks) for name, module in model.named_modules()}

@@ -19,10 +19,11 @@ _HOMES = {
     "METHODS": "recipes",
     "Recipe": "recipes",
     "TEMPLATES": "templates",
-    "TruncationWarning": "encoder",
+    "TruncationWarning": "errors",
     "ValueEncoder": "encoder",
     "ValuembedError": "errors",
-    "embed_file": "corpus",
+    "embed_corpus": "corpus",
+    "embed_file": "one_file",
     "info": "model",
     "load": "model",
     "train": "finetune",
@@ -35,6 +36,7 @@ __all__ = [
     "TruncationWarning",
     "ValueEncoder",
     "ValuembedError",
+    "embed_corpus",
     "embed_file",
     "info",
     "load",
@@ -42,11 +44,12 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from valuembed.corpus import embed_file
-    from valuembed.encoder import TruncationWarning, ValueEncoder
-    from valuembed.errors import ValuembedError
+    from valuembed.corpus import embed_corpus
+    from valuembed.encoder import ValueEncoder
+    from valuembed.errors import TruncationWarning, ValuembedError
     from valuembed.finetune import train
     from valuembed.model import info, load
+    from valuembed.one_file import embed_file
     from valuembed.recipes import METHODS, Recipe
     from valuembed.templates import TEMPLATES
 

@@ -15,6 +15,7 @@ from rich.text import Text
 # Imported to register their commands.
 from valuembed import (  # noqa: F401
     cli_calibrate,
+    cli_embed,
     cli_evaluate,
     cli_layers,
     cli_probe,
@@ -22,6 +23,7 @@ from valuembed import (  # noqa: F401
     cli_search,
     cli_train,
 )
+from valuembed.cli_explain import explain
 from valuembed.commands import BUNDLED, app, command, load_encoder, new_table, note, out, print_json, shown
 from valuembed.layers import describe
 
@@ -32,53 +34,28 @@ __all__ = ["app"]
 
 
 @command
-def embed(
-    input: Annotated[
-        Path,
-        typer.Argument(metavar="INPUT", help="Texts: .txt (one a line), .jsonl, .csv or .parquet.", show_default=False),
-    ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Parquet file to create: id, text, embedding.", show_default=False)
-    ],
-    options: dict[str, Any],
-    text_column: Annotated[
-        str | None, typer.Option(help="Column or key of the text. Default: text.", show_default=False)
-    ] = None,
-    id_column: Annotated[
-        str | None, typer.Option(help="Column or key of the id. Default: rows are numbered from 0.", show_default=False)
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT if it exists.")] = False,
-) -> None:
-    """Embed every text of a file. Rows without a usable text are set aside in OUTPUT.rejected.jsonl."""
-    from valuembed.corpus import check_files, embed_file, rejected_path
-
-    job: dict[str, Any] = {"text_column": text_column, "id_column": id_column, "overwrite": overwrite}
-    check_files(input, output, **job)
-    encoder = load_encoder(options)
-    done = embed_file(encoder, input, output, **job)
-    speed = f"{done.tokens / done.seconds:,.0f} tokens/s" if done.tokens else "no tokens"
-    typer.echo(
-        f"{output}: {done.embedded:,} of {done.rows:,} rows embedded, {encoder.get_embedding_dimension()} wide, "
-        f"in {done.seconds:.1f} s ({done.tokens:,} tokens, {speed})"
-    )
-    if not done.rows:
-        typer.echo(f"{input} holds no rows")
-    if done.rejected:
-        typer.echo(f"{rejected_path(output)}: {done.rejected:,} rows set aside, each with its reason")
-
-
-@command
 def similarity(
     texts: Annotated[list[str], typer.Argument(metavar="TEXT TEXT ...", help="Two texts or more.", show_default=False)],
     options: dict[str, Any],
+    plot: Annotated[
+        Path | None, typer.Option(help="Write the matrix as a picture to this .png file too.", show_default=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the texts and the matrix as JSON.")] = False,
 ) -> None:
     """Compare texts: the cosine similarity of each with each."""
-    from valuembed.search import similarity_matrix
-
     if len(texts) < 2:
         raise typer.BadParameter("give two texts or more", param_hint="TEXT")
-    matrix = similarity_matrix(load_encoder(options), texts)
+    from valuembed import plots
+    from valuembed.outputs import check_picture
+    from valuembed.search import similarity_matrix
+
+    if plot is not None:
+        check_picture(plot)
+    encoder = load_encoder(options)
+    matrix = similarity_matrix(encoder, texts)
+    if plot is not None:
+        title = f"{encoder.reader.origin.name}, {encoder.recipe.method}"
+        plots.save(plots.matrix(matrix, texts, title=title, label="cosine similarity"), plot)
     if as_json:
         print_json({"texts": texts, "similarity": [[round(float(value), 6) for value in row] for row in matrix]})
         return
@@ -86,6 +63,12 @@ def similarity(
     for number, (text, row) in enumerate(zip(texts, matrix, strict=True), start=1):
         table.add_row(str(number), shown(text, 60), *(Text(f"{value:.3f}") for value in row))
     out().print(table)
+    if plot is not None:
+        typer.echo(f"{plot}: written")
+
+
+# Registered here, for its place in the help.
+command(explain)
 
 
 @command

@@ -22,6 +22,7 @@ from typer.core import TyperCommand
 from valuembed import __version__
 from valuembed.cleaning import CLEANINGS
 from valuembed.errors import ValuembedError
+from valuembed.printable import printable, shortened
 from valuembed.recipes import METHODS
 from valuembed.templates import TEMPLATES
 
@@ -252,8 +253,7 @@ def out() -> Console:
 
 def shown(text: str, limit: int) -> Text:
     """A text on one line, without what could steer a terminal."""
-    line = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in " ".join(text.split()))
-    return Text(line if len(line) <= limit else line[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}")
+    return Text(shortened(printable(" ".join(text.split())), limit))
 
 
 def print_json(value: object) -> None:

@@ -10,19 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from valuembed.errors import InputError
-from valuembed.storage import EMBEDDING, ID, TEXT, Make
+from valuembed.storage import CHUNK, EMBEDDING, END, FILE, ID, ROW, START, TEXT, Make
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FILE, ROW, CHUNK, START, END = "file", "row", "chunk", "start", "end"
 PLACES = (FILE, ROW, CHUNK, START, END)
 """Columns that say where a text stood; a single file has none of them, a folder's files have the first two at least."""
 
 ROWS_PER_BATCH = 4096
 SUFFIX = ".parquet"
-BINARY = "binary"
 
 
 @dataclass(frozen=True)
@@ -106,19 +104,19 @@ class EmbeddingFile:
                     first += left_out
                     rows = rows.slice(left_out)
                     if rows.num_rows:
-                        yield Batch(first, rows, self._vectors(rows, first, make.width))
+                        yield Batch(first, rows, self._vectors(rows, first, make))
                     first += rows.num_rows
             except (pa.ArrowInvalid, OSError) as error:
                 raise InputError(f"{self.path} is damaged after row {first}: {error}") from error
 
     def _checked(self, schema: Any, make: Make) -> Any:
-        _check_columns(self.path, schema, make.width)
         made = Make.from_metadata(self.path, schema.metadata)
         if differences := make.differences(made):
             raise InputError(
                 f"{self.path} was made by {made}, not by {make}; their vectors cannot be compared: "
                 f"{'; '.join(differences)}"
             )
+        _check_columns(self.path, schema, make)
         return schema
 
     @contextmanager
@@ -133,15 +131,12 @@ class EmbeddingFile:
         with file:
             yield file
 
-    def _vectors(self, rows: Any, first: int, width: int) -> NDArray[np.float32]:
-        import pyarrow as pa
-
+    def _vectors(self, rows: Any, first: int, make: Make) -> NDArray[np.float32]:
         column = rows.column(EMBEDDING)
         flat = column.flatten()
         if len(flat) != rows.num_rows * column.type.list_size or flat.null_count:
             raise InputError(f"{self.path} is damaged: vectors are missing in rows from {first}")
-        numbers = flat.to_numpy().reshape(rows.num_rows, -1)
-        return as_floats(numbers, width) if column.type.value_type == pa.uint8() else as_floats(numbers)
+        return make.unpack(flat.to_numpy().reshape(rows.num_rows, -1))
 
 
 @dataclass(frozen=True)
@@ -212,41 +207,13 @@ def is_remote(address: str | Path) -> bool:
     return "://" in str(address)
 
 
-def as_floats(numbers: NDArray[Any], bits: int | None = None) -> NDArray[np.float32]:
-    """Stored vectors as float32.
-
-    Args:
-        numbers: ``[b, stored]``, float32, float16 or int8; or uint8, signs packed eight to a byte.
-        bits: of packed signs, how many there are; they come out as 1 and -1.
-
-    Returns:
-        ``[b, width]``.
-    """
-    import numpy as np
-
-    if bits is not None:
-        signs: NDArray[np.float32] = np.unpackbits(numbers, axis=1, count=bits).astype(np.float32) * 2 - 1
-        return signs
-    return numbers.astype(np.float32, copy=False)
-
-
-def packed_width(width: int) -> int:
-    """Bytes that hold so many signs."""
-    return -(-width // 8)
-
-
-def _check_columns(path: str, schema: Any, width: int) -> None:
-    import pyarrow as pa
-
+def _check_columns(path: str, schema: Any, make: Make) -> None:
     if missing := [name for name in (ID, TEXT, EMBEDDING) if name not in schema.names]:
         raise InputError(f"{path} has no column {missing[0]!r}; its columns are {', '.join(schema.names)}")
-    kind = schema.field(EMBEDDING).type
-    packed = packed_width(width)
-    legal = [pa.list_(number(), width) for number in (pa.float32, pa.float16, pa.int8)]
-    if kind not in [*legal, pa.list_(pa.uint8(), packed)]:
+    kind, expected = schema.field(EMBEDDING).type, make.vector_type
+    if kind != expected:
         raise InputError(
-            f"{path}: column {EMBEDDING!r} holds {kind}, expected a list of {width} float32, float16 or int8, or of "
-            f"{packed} uint8 for packed signs"
+            f"{path}: column {EMBEDDING!r} holds {kind}, expected a list of {expected.list_size} {expected.value_type}"
         )
 
 

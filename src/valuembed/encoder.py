@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
@@ -12,26 +13,19 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.util import batch_to_device, truncate_embeddings
+from sentence_transformers.util import truncate_embeddings
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from valuembed import calibration, cards
-from valuembed.errors import InputError, ReadingError, RecipeError
+from valuembed.arrivals import Arrivals
+from valuembed.errors import BlankTextWarning, InputError, NotFiniteError, RecipeError, TruncationWarning
 from valuembed.inputs import check_texts
 from valuembed.module import ValueTransformer
 from valuembed.recipes import Recipe
 from valuembed.resolution import NO_LIMIT
 
 _BETWEEN = ("sentence_transformers", "torch", "contextlib")
-
-
-class TruncationWarning(UserWarning):
-    """Texts were longer than the model takes and lost their ends."""
-
-
-class BlankTextWarning(UserWarning):
-    """Blank texts were embedded as the template around nothing."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +64,12 @@ def check_finite(vectors: Tensor, reader: ValueTransformer) -> None:
     """Raise where a vector of ``[b, width]`` is NaN or infinite.
 
     Raises:
-        ReadingError: with the rows.
+        NotFiniteError: with the rows.
     """
     bad = (~torch.isfinite(vectors).all(dim=1)).nonzero().flatten().tolist()
     if bad:
         rows = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
-        raise ReadingError(
+        raise NotFiniteError(
             f"the embedding of {len(bad)} texts is not finite (NaN or infinite): rows {rows}; the weights are "
             f"damaged or {reader.model.dtype} overflows in this model, try dtype='float32'"
         )
@@ -118,7 +112,7 @@ class ValueEncoder(SentenceTransformer):
 
         Raises:
             InputError: something that is not a text, with its row.
-            ReadingError: an embedding is not finite, with its row.
+            NotFiniteError: an embedding is not finite, with its row.
         """
         if hasattr(inputs, "to_list"):  # a column of pandas or polars
             inputs = inputs.to_list()
@@ -174,24 +168,28 @@ class ValueEncoder(SentenceTransformer):
             raise InputError("processing_kwargs cannot be used: texts are cut by max_tokens, see load()")
         target = self._resolve_inference_device(device)
         self.eval()
-        result = torch.empty(0, 0)
+        arrivals = Arrivals(len(texts), "cpu" if save_to_cpu else target)
         tokens = truncated = reused = 0
+        characters = [len(text) for text in texts]
+        left, started = sum(characters), time.perf_counter()
         with tqdm(total=len(texts), desc="Texts", unit="text", disable=not show_progress_bar) as bar:
             for batch in self.reader.batches(texts, prompt, task):
-                vectors = self(batch_to_device(batch.features, target))["sentence_embedding"]
+                # The reader moves what it feeds: planned on the CPU, nothing waits for the device.
+                vectors = self(batch.features)["sentence_embedding"]
                 if truncate_dim is not None:
                     vectors = truncate_embeddings(vectors, truncate_dim)
                 if normalize_embeddings:
                     vectors = torch.nn.functional.normalize(vectors, p=2, dim=1)
-                if not len(result):
-                    result = torch.empty(len(texts), vectors.shape[1], device="cpu" if save_to_cpu else target)
-                result[batch.rows] = vectors.to(result.device)
+                arrivals.put(batch.rows, vectors)
                 tokens += batch.tokens
                 reused += batch.reused
                 truncated += batch.truncated
+                took, done = time.perf_counter() - started, sum(characters[row] for row in batch.rows)
+                left, started = left - done, time.perf_counter()
+                self.reader.has_taken(took, took * left / max(1, done))
                 bar.update(len(batch.rows))
         blank = sum(not text.strip() for text in texts)
-        return result, EncodeReport(len(texts), tokens, truncated, blank, reused)
+        return arrivals.all(), EncodeReport(len(texts), tokens, truncated, blank, reused)
 
     def _finish(self, vectors: Tensor, report: EncodeReport) -> Tensor:
         """Check what one call gave, and report it once."""

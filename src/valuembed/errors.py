@@ -1,4 +1,4 @@
-"""Every error this library raises on purpose.
+"""Every error this library raises on purpose, and every kind of warning it gives.
 
 ValuembedError
 ├── RecipeError            (ValueError)    a method, signal, alignment or combination that means nothing
@@ -9,6 +9,7 @@ ValuembedError
 ├── CheckpointError        (OSError)       weights or files that are missing, damaged or refused
 ├── OutputError            (OSError)       results that cannot be written
 ├── ReadingError           (RuntimeError)  a forward pass that did not deliver what was asked
+│   └── NotFiniteError                     vectors that are NaN or infinite
 └── MissingExtraError      (ImportError)   an optional dependency that is not installed
 
 Each message echoes what was given and says what is legal or what to do.
@@ -53,5 +54,17 @@ class ReadingError(ValuembedError, RuntimeError):
     """A forward pass did not report what the recipe needs, or reported numbers that are not finite."""
 
 
+class NotFiniteError(ReadingError):
+    """Vectors came out NaN or infinite; the message names the rows."""
+
+
 class MissingExtraError(ValuembedError, ImportError):
     """An optional dependency is not installed; the message is the line that installs it."""
+
+
+class TruncationWarning(UserWarning):
+    """Texts were longer than the model takes and lost their ends."""
+
+
+class BlankTextWarning(UserWarning):
+    """Blank texts were embedded as the template around nothing."""

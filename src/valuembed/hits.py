@@ -68,7 +68,11 @@ def check_query(query: str, k: int) -> None:
 
 def check_make(model: Encoder, recorded: Make, where: str) -> None:
     """Raise an :class:`InputError` where a model's vectors cannot be compared with those that are stored."""
-    made = Make.of(model)
+    try:
+        made = Make.of(model, recorded.precision, recorded.dim)
+    except InputError:
+        # The model's vectors are shorter than what is kept of others: the message then says so by their widths.
+        made = Make.of(model, recorded.precision)
     if differences := recorded.differences(made):
         raise InputError(
             f"{where} was made by {recorded}; the query would be made by {made}. Their vectors cannot be compared: "
@@ -76,12 +80,12 @@ def check_make(model: Encoder, recorded: Make, where: str) -> None:
         )
 
 
-def embed_query(model: Encoder, query: str) -> NDArray[np.float32]:
-    """The query as a float32 vector ``[width]`` of length 1."""
+def embed_query(model: Encoder, query: str, make: Make) -> NDArray[np.float32]:
+    """The query as a float32 vector ``[width]`` of length 1, as wide as those that are stored."""
     import numpy as np
 
     encoded = np.asarray(model.encode_query([query], show_progress_bar=False), np.float32)
-    vector: NDArray[np.float32] = unit(encoded, "the query")[0]
+    vector: NDArray[np.float32] = unit(encoded[:, : make.width], "the query")[0]
     return vector
 
 

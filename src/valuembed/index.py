@@ -18,7 +18,7 @@ from valuembed.embedding_files import EmbeddingFiles, is_remote
 from valuembed.errors import InputError
 from valuembed.hits import Hit, check_make, check_query, embed_query, fuse
 from valuembed.index_parts import only_writer
-from valuembed.index_rows import cosines, filter_columns, hit_columns, is_binary, last_of_each_key, to_hits
+from valuembed.index_rows import cosines, filter_columns, hit_columns, last_of_each_key, to_hits
 from valuembed.index_update import ROWS, RepeatedIdWarning, Update
 from valuembed.storage import Encoder, Make
 from valuembed.vector_store import KEY, REFINE, Table, languages
@@ -237,7 +237,7 @@ class Index:
         if model is not self._asked_by:
             check_make(model, self.make, self.address)
             self._asked_by = model
-        vector = embed_query(model, query)
+        vector = embed_query(model, query, self.make)
         words = query if hybrid else None
         return self.nearest(vector, k, words=words, where=where, probes=probes, refine=refine)
 
@@ -268,10 +268,10 @@ class Index:
         count = k if words is None else max(CANDIDATES, 4 * k)
         asked: dict[str, Any] = {"where": where, "probes": probes}
         compared = (refine or REFINE) * k
-        if is_binary(self._schema):
+        if self.make.precision == "binary":
             # Differing bits say less than the cosine with the signs, so that more are looked at than are returned.
             found = self._rows.nearest(np.packbits(vector > 0), max(count, compared), columns, refine=1, **asked)
-            found = found.take(np.argsort(-cosines(found, vector), kind="stable")[:count])
+            found = found.take(np.argsort(-cosines(found, vector, self.make), kind="stable")[:count])
         else:
             found = self._rows.nearest(vector, count, columns, refine=math.ceil(compared / count), **asked)
         fused: dict[str, float] = {}
@@ -279,7 +279,7 @@ class Index:
             matching = self._rows.matching(words, count, columns, where=where)
             fused = fuse(found.column(KEY).to_pylist(), matching.column(KEY).to_pylist())
             found = last_of_each_key(pa.concat_tables([found, matching]))
-        scores, keys = cosines(found, vector).tolist(), found.column(KEY).to_pylist()
+        scores, keys = cosines(found, vector, self.make).tolist(), found.column(KEY).to_pylist()
         order = sorted(range(len(keys)), key=lambda at: (-fused.get(keys[at], 0.0), -scores[at], keys[at]))[:k]
         return to_hits(
             found.take(np.array(order, np.int64)),

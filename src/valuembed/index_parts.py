@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from valuembed.embedding_files import EmbeddingFiles, is_remote
 from valuembed.errors import OutputError
 from valuembed.index_rows import PART
+from valuembed.locks import Lock
 from valuembed.vector_store import KEY, Table
 
 PARTS = "files"
@@ -143,14 +143,12 @@ def only_writer(address: str | Path, table: str) -> Iterator[None]:
         raise OutputError(f"index {folder} is a folder with something else in it; name a new one")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("w")
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputError(
-                f"index {folder} is being written by another process; run it again when that is done"
-            ) from error
+    lock = Lock(folder / LOCK)
+    if not lock.acquire():
+        raise OutputError(f"index {folder} is being written by another process; run it again when that is done")
+    try:
         yield
+    finally:
+        lock.release()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from valuembed.embedding_files import CHUNK, END, FILE, PLACES, ROW, START, Batch, as_floats
+from valuembed.embedding_files import PLACES, Batch
 from valuembed.errors import InputError
 from valuembed.hits import Hit, unit
-from valuembed.storage import EMBEDDING, ID, TEXT, Make
+from valuembed.storage import CHUNK, EMBEDDING, END, FILE, ID, ROW, START, TEXT, Make
 from valuembed.vector_store import KEY
 
 if TYPE_CHECKING:
@@ -77,13 +77,6 @@ def filter_columns(schema: Any) -> dict[str, str]:
     return {field.name: str(field.type) for field in schema if field.name not in _HIDDEN}
 
 
-def is_binary(schema: Any) -> bool:
-    """Whether vectors are packed signs."""
-    import pyarrow as pa
-
-    return bool(schema.field(EMBEDDING).type.value_type == pa.uint8())
-
-
 def has_unique_keys(file: Any) -> bool:
     """Whether no two rows of a file with this schema can have one key: not so for ids that people gave."""
     import pyarrow.types as kinds
@@ -111,7 +104,6 @@ def to_rows(batch: Batch, schema: Any, *, source: str, part: int, file: str, whe
     Raises:
         ReadingError: a vector is zero or not finite, and would have no cosine.
     """
-    import numpy as np
     import pyarrow as pa
     import pyarrow.types as kinds
 
@@ -129,13 +121,8 @@ def to_rows(batch: Batch, schema: Any, *, source: str, part: int, file: str, whe
     columns[KEY] = _keys(columns, number=given.get(ROW, given[ID]))
     unit(batch.vectors, where)
     kind = schema.field(EMBEDDING).type
-    if is_binary(schema):
-        columns[EMBEDDING] = given[EMBEDDING]
-    else:
-        with np.errstate(over="ignore"):
-            # What does not fit becomes infinite, and is refused below.
-            numbers = batch.vectors.astype(kind.value_type.to_pandas_dtype(), copy=False)
-        unit(numbers.astype(np.float32, copy=False), f"{where}, stored as {kind.value_type}")
+    if given[EMBEDDING].type != kind:
+        numbers = batch.vectors.astype(kind.value_type.to_pandas_dtype())
         columns[EMBEDDING] = pa.FixedSizeListArray.from_arrays(pa.array(numbers.reshape(-1)), kind.list_size)
     return pa.table(
         [columns[name].cast(kind) if name in columns else pa.nulls(count, kind) for name, kind in _types(schema)],
@@ -157,12 +144,11 @@ def hit_columns(schema: Any) -> list[str]:
     return [name for name in schema.names if name != PART]
 
 
-def cosines(rows: Any, vector: NDArray[np.float32]) -> NDArray[np.float32]:
+def cosines(rows: Any, vector: NDArray[np.float32], make: Make) -> NDArray[np.float32]:
     """Cosine of stored vectors with one of length 1, ``[b]``; of packed signs, that of 1 and -1."""
     stored = rows.column(EMBEDDING).combine_chunks()
     numbers = stored.flatten().to_numpy(zero_copy_only=False).reshape(rows.num_rows, stored.type.list_size)
-    floats = as_floats(numbers, len(vector) if is_binary(rows.schema) else None)
-    scores: NDArray[np.float32] = unit(floats, "the index") @ vector
+    scores: NDArray[np.float32] = unit(make.unpack(numbers), "the index") @ vector
     return scores
 
 

@@ -12,7 +12,6 @@ from valuembed.index_parts import Part, Parts, of_parts
 from valuembed.index_rows import (
     further_fields,
     has_unique_keys,
-    is_binary,
     last_of_each_key,
     row_schema,
     to_rows,
@@ -191,12 +190,6 @@ class Update:
     def _check_columns(self, file: EmbeddingFile, schema: Any) -> None:
         """Make room for further columns of a file; raise where they cannot be those of the index."""
         own = self._schema
-        if is_binary(own) != is_binary(schema):
-            kinds = ["packed signs" if is_binary(each) else "numbers" for each in (own, schema)]
-            raise InputError(
-                f"{self.rows.address} holds vectors as {kinds[0]}, {file.path} as {kinds[1]}; embed in one precision, "
-                "or give another index"
-            )
         further = further_fields(schema)
         for field in further:
             if field.name in own.names and own.field(field.name).type != field.type:

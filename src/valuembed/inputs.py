@@ -11,13 +11,14 @@ MAX_TEXT_BYTES = 1_000_000
 """A text has to be shorter than this in UTF-8: so far beyond any context, it is a whole file taken for one text."""
 
 
-def check_text(text: object) -> str | None:
+def check_text(text: object, max_bytes: int = MAX_TEXT_BYTES) -> str | None:
     """Why a text cannot be embedded, or None when it can.
 
     A blank text is a legal text: what it becomes is for the caller to decide.
 
     Args:
         text: whatever a user passed in place of a text.
+        max_bytes: it has to be shorter than this in UTF-8.
 
     Returns:
         A phrase that completes "the text is ...", with the offending type, character or length.
@@ -28,8 +29,8 @@ def check_text(text: object) -> str | None:
         size = len(text.encode())
     except UnicodeEncodeError as error:
         return f"not valid Unicode: lone surrogate U+{ord(text[error.start]):04X} at character {error.start}"
-    if size >= MAX_TEXT_BYTES:
-        return f"{size:,} bytes long; a text has to be shorter than {MAX_TEXT_BYTES:,} bytes"
+    if size >= max_bytes:
+        return f"{size:,} bytes long; a text has to be shorter than {max_bytes:,} bytes"
     if (position := text.find("\0")) >= 0:
         return f"not text: NUL character at character {position}"
     return None
@@ -46,3 +47,13 @@ def check_texts(texts: Sequence[Any]) -> None:
         listed = "; ".join(f"row {row} is {reason}" for row, reason in wrong[:5])
         more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise InputError(f"{len(wrong)} of {len(texts)} texts cannot be embedded: {listed}{more}")
+
+
+def check_prompt(prompt: str | None) -> None:
+    """Raise on an instruction that is no text.
+
+    Raises:
+        InputError: with the reason.
+    """
+    if reason := check_text(prompt or ""):
+        raise InputError(f"prompt {prompt!r} cannot be embedded: it is {reason}")

@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sentence_transformers.util import batch_to_device
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from valuembed import __version__
 from valuembed.anatomy import Anatomy
 from valuembed.checkpoint import locate
-from valuembed.encoder import EncodeReport, TruncationWarning
-from valuembed.errors import LayerError, ReadingError
+from valuembed.encoder import EncodeReport
+from valuembed.errors import LayerError, ReadingError, TruncationWarning
 from valuembed.extras import require
 from valuembed.layers import LayerSpec, describe, resolve_layers
 from valuembed.model import DEFAULT_METHOD, resolve_for
@@ -109,8 +108,7 @@ def read_tensors(panel: Panel, texts: Sequence[str], bar: Any = None) -> tuple[d
     for group in panel.groups():
         plans = [panel.plans[name] for name in group]
         for batch in reader.batches(texts, None, None, plans[0].recipe):
-            features = batch_to_device(batch.features, reader.model.device)
-            for name, vectors in zip(group, reader.read(features, plans), strict=True):
+            for name, vectors in zip(group, reader.read(batch.features, plans), strict=True):
                 if name not in found:
                     found[name] = vectors.new_empty(len(texts), vectors.shape[1])
                 found[name][batch.rows] = vectors

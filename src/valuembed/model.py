@@ -13,6 +13,7 @@ from sentence_transformers.base.modules import Normalize
 from valuembed.adapters import base_of, find
 from valuembed.calibration import CalibrationRecord, check_recipe, read_record
 from valuembed.checkpoint import Checkpoint, locate
+from valuembed.compiling import Compiling, Wish
 from valuembed.decoder import parse_dtype
 from valuembed.encoder import ValueEncoder
 from valuembed.errors import RecipeError
@@ -45,6 +46,7 @@ def load(
     dtype: str | torch.dtype | None = None,
     device: str | None = None,
     max_tokens: int | None = None,
+    compile: Wish = False,
     revision: str | None = None,
     token: bool | str | None = None,
     cache_folder: str | None = None,
@@ -72,6 +74,9 @@ def load(
             float32.
         device: None picks a GPU where there is one.
         max_tokens: longest sequence fed, template included; None is the model's own limit.
+        compile: True compiles the layers with torch before the first pass, which takes from seconds to a minute and
+            makes every later pass faster; ``"auto"`` does so once a call's work is worth it. Where compiling fails, the
+            layers run as they are, and a warning says why.
         revision, token, cache_folder, local_files_only: as on the hub.
         trust_remote_code: run code that comes with the checkpoint. Never needed for this library's own folders.
         model_kwargs: for transformers' ``from_pretrained``: ``attn_implementation``, ``device_map``, quantization, ...
@@ -92,6 +97,7 @@ def load(
         raise RecipeError(
             f"model_kwargs: backend={backend!r} is not possible, values are read while torch computes them"
         )
+    compiling = Compiling(compile)
     checkpoint = locate(
         model,
         revision=revision,
@@ -114,6 +120,7 @@ def load(
         device=device if device_map is None else None,
         model_kwargs=model_kwargs,
     )
+    reader.compiling = compiling
     if saved is None:
         modules: list[torch.nn.Module] = [reader, *([Normalize()] if normalize else [])]
         return ValueEncoder(modules=modules, device=_placement(device, device_map, reader), prompts=prompts)

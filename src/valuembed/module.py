@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,17 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from valuembed import adapters
-from valuembed.batching import TOKENS_PER_STEP, pad_right, plan_steps, rope_groups
+from valuembed.batching import TOKENS_PER_STEP, pad_right
 from valuembed.checkpoint import Checkpoint, locate
 from valuembed.cleaning import CLEANINGS
+from valuembed.compiling import Compiling
 from valuembed.decoder import load_decoder, parse_dtype
 from valuembed.errors import CheckpointError, InputError, RecipeError, UnsupportedModelError
-from valuembed.inputs import check_text, check_texts
+from valuembed.feeding import Batch, batches
+from valuembed.inputs import check_prompt, check_texts
+from valuembed.lane_choice import LaneName, packed_up_to
 from valuembed.layers import describe
 from valuembed.passes import read_within_memory
-from valuembed.prefix import LEAST_TOKENS, SharedPrefixes, why_not
 from valuembed.reader import Plan
 from valuembed.recipes import Recipe
 from valuembed.resolution import (
@@ -34,31 +36,6 @@ from valuembed.resolution import (
     token_limit,
 )
 from valuembed.tokenizing import TextTokenizer, TokenRow
-
-TEXTS_PER_WINDOW = 8192
-"""Texts that are tokenized and sorted together: enough to keep padding small, few enough to keep memory flat."""
-
-SHARED_FROM = 8
-"""Texts of a call from which on what a template puts in front of them is computed once."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Texts of about one length, ready to be read in one step.
-
-    Attributes:
-        rows: which of the texts they are.
-        features: as :meth:`ValueTransformer.features` makes them.
-        tokens: tokens of their sequences, templates included.
-        reused: of these, tokens of beginnings that are computed once for all texts of the call.
-        truncated: how many of them lost tokens of their end.
-    """
-
-    rows: list[int]
-    features: dict[str, Tensor]
-    tokens: int
-    reused: int
-    truncated: int
 
 
 class ValueTransformer(Transformer):
@@ -98,6 +75,9 @@ class ValueTransformer(Transformer):
         self.origin = origin
         self.max_tokens = max_tokens
         self.tokens_per_step = TOKENS_PER_STEP
+        self.lane: LaneName = "auto"
+        self.compiling = Compiling()
+        self._packing: dict[object, int] = {}
         self.texts = TextTokenizer(tokenizer)
 
     @property
@@ -144,8 +124,7 @@ class ValueTransformer(Transformer):
         Raises:
             InputError: an instruction that is no text.
         """
-        if reason := check_text(prompt or ""):
-            raise InputError(f"prompt {prompt!r} cannot be embedded: it is {reason}")
+        check_prompt(prompt)
         recipe = recipe or self.recipe
         cleaned = [CLEANINGS[recipe.cleaning](text) for text in texts]
         return [
@@ -156,52 +135,13 @@ class ValueTransformer(Transformer):
     def batches(
         self, texts: Sequence[str], prompt: str | None, role: str | None, recipe: Recipe | None = None
     ) -> Iterator[Batch]:
-        """Texts cut into steps of a token budget, longest first within windows of :data:`TEXTS_PER_WINDOW`.
+        """Texts cut into steps of a token budget, tokenized while earlier ones are computed.
 
         Args:
             texts: b texts, known to be texts.
             prompt, role, recipe: as in :meth:`tokenize_texts`.
         """
-        group = rope_groups(self.model)
-        recipe = recipe or self.recipe
-        shared = self._shared_prefixes(len(texts), recipe)
-        for start in range(0, len(texts), TEXTS_PER_WINDOW):
-            rows = self.tokenize_texts(texts[start : start + TEXTS_PER_WINDOW], prompt, role, recipe=recipe)
-            by_text = list(zip(*rows, strict=True))
-            cached = self._cached(rows, prompt, role, recipe) if shared else [[0] * len(rows)] * len(by_text)
-            fed = [max(map(_fed, of_text, skipped)) for of_text, skipped in zip(by_text, cached, strict=True)]
-            # Sequences behind different beginnings go into steps of their own, others share theirs.
-            budget = self.tokens_per_step if shared else max(1, self.tokens_per_step // len(rows))
-            for step in plan_steps(fed, budget, group):
-                features: dict[str, Any] = self.features([[part[i] for i in step] for part in rows])
-                if shared:
-                    features["cached"] = torch.tensor([cached[i] for i in step])
-                    features["prefixes"] = shared
-                yield Batch(
-                    rows=[start + i for i in step],
-                    features=features,
-                    tokens=sum(len(row.ids) for i in step for row in by_text[i]),
-                    reused=sum(sum(cached[i]) for i in step),
-                    truncated=sum(any(row.truncated for row in by_text[i]) for i in step),
-                )
-
-    def _shared_prefixes(self, texts: int, recipe: Recipe) -> SharedPrefixes | None:
-        """Where the beginnings of a call's sequences are kept; None where each text is to be run whole."""
-        whole = texts < SHARED_FROM or (recipe.span == "all" and recipe.weights == "mean")
-        if whole or torch.is_grad_enabled() or why_not(self.model):
-            return None
-        return SharedPrefixes(self.model)
-
-    def _cached(
-        self, rows: list[list[TokenRow]], prompt: str | None, role: str | None, recipe: Recipe
-    ) -> list[list[int]]:
-        """How many tokens at the beginning of each sequence are its template's own, ``[b, k]``; 0 for few or others."""
-        found = []
-        for template, of_template in zip(recipe.templates_for(role), rows, strict=True):
-            beginning = list(self.texts.beginning(template, prompt or ""))
-            p = len(beginning) if len(beginning) >= LEAST_TOKENS else 0
-            found.append([p if p <= row.span[0] and row.ids[:p] == beginning[:p] else 0 for row in of_template])
-        return [list(of_text) for of_text in zip(*found, strict=True)]
+        return batches(self, texts, prompt, role, recipe or self.recipe)
 
     def features(self, rows: list[list[TokenRow]]) -> dict[str, Tensor]:
         """Rows as batch-first tensors.
@@ -272,8 +212,26 @@ class ValueTransformer(Transformer):
         Raises:
             ReadingError: a single text does not fit into memory.
         """
-        vectors, self.tokens_per_step = read_within_memory(self.model, plans, features, self.tokens_per_step)
+        packed_up_to = self.packed_up_to()
+        if not torch.is_grad_enabled():
+            self.compiling.at_start(self.model, self.plan, packed_up_to)
+        vectors, self.tokens_per_step = read_within_memory(
+            self.model, plans, features, self.tokens_per_step, packed_up_to
+        )
         return vectors
+
+    def has_taken(self, seconds: float, left: float) -> None:
+        """Tell what a part of a call took, and what the rest will take, in seconds: what compiling hangs on."""
+        self.compiling.after(self.model, self.plan, self.packed_up_to(), seconds, left)
+
+    def packed_up_to(self) -> int:
+        """Tokens up to which a sequence takes the packed lane; found out once for each place the decoder is in."""
+        if torch.is_grad_enabled():
+            return 0
+        place = (self.lane, self.model.device, self.model.dtype)
+        if place not in self._packing:
+            self._packing[place] = packed_up_to(self.model, self.plan, self.lane)
+        return self._packing[place]
 
     def get_config_dict(self) -> dict[str, Any]:
         """What a saved folder records beside the weights."""
@@ -343,10 +301,6 @@ class ValueTransformer(Transformer):
             f"layers={describe(self.plan.layers) or 'final'!r}, "
             f"width={self.get_embedding_dimension()}, dtype={self.model.dtype})"
         )
-
-
-def _fed(row: TokenRow, cached: int) -> int:
-    return len(row.ids) - cached
 
 
 def build(

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
-from valuembed.encoder import BlankTextWarning, EncodeReport, TruncationWarning, ValueEncoder
-from valuembed.errors import OutputError, ReadingError
+from valuembed.encoder import EncodeReport, ValueEncoder
+from valuembed.errors import BlankTextWarning, OutputError, ReadingError, TruncationWarning
 from valuembed.extras import require
 from valuembed.recipes import Recipe
 

@@ -76,11 +76,34 @@ def results_folder(output: str | os.PathLike[str]) -> Path:
     folder = Path(output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise OutputError(f"cannot write into {folder}: {error.strerror or error}") from error
+    _check_writable(folder)
     return folder
+
+
+def check_picture(output: str | os.PathLike[str]) -> Path:
+    """Raise where a figure cannot be drawn and written, before any work is done. A picture that is there is replaced.
+
+    Raises:
+        MissingExtraError: matplotlib, which draws it, is not installed.
+        OutputError: it is not named as a PNG, or cannot be written there.
+    """
+    require("matplotlib", "plot")
+    path = Path(output)
+    if path.suffix.lower() != ".png":
+        raise OutputError(f"picture {path} has the extension {path.suffix!r}; name a file that ends in .png")
+    if path.is_dir():
+        raise OutputError(f"picture {path} is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise OutputError(f"picture {path}: the folder {path.parent} does not exist; create it first")
+    _check_writable(path.parent)
+    return path
+
+
+def _check_writable(folder: Path) -> None:
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write into {folder}: {os.strerror(errno.EACCES)}")
 
 
 def check_model_folder(output: str | os.PathLike[str], *, overwrite: bool = False) -> Path:

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from valuembed.compressed import compression, extension
 from valuembed.errors import InputError
-from valuembed.rows import UNREADABLE, check_column_type, column_index, csv_records, open_parquet, parquet_cells
+from valuembed.tables import UNREADABLE, check_column_type, column_index, csv_records, open_parquet, parquet_cells
 from valuembed.task_rows import TaskRow, file_and_split, json_rows, rows_of_split, shown
 
 LAYOUTS = (
@@ -227,9 +228,7 @@ _Reader = Callable[[Path, bytes, Sequence[str] | None], list[TaskRow]]
 
 def _content(path: Path) -> tuple[_Reader, tuple[bytes, ...]]:
     """How to read a file, and its bytes: as they are and, if they are packed, unpacked."""
-    name = path.name.lower()
-    packing = next((suffix for suffix in _PACKINGS if name.endswith(suffix)), "")
-    kind = Path(name.removesuffix(packing)).suffix
+    packing, kind = compression(path), extension(path)
     legal = kind in _KINDS and not (packing and kind == ".parquet")
     try:
         # A file that is not there is said to be missing, whatever it would be.
@@ -238,15 +237,15 @@ def _content(path: Path) -> tuple[_Reader, tuple[bytes, ...]]:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}; expected {_LEGAL}") from error
-    if not packing:
+    if packing is None:
         return _KINDS[kind], (content,)
     import pyarrow as pa
 
     try:
-        with pa.CompressedInputStream(pa.BufferReader(content), _PACKINGS[packing]) as stream:
+        with pa.CompressedInputStream(pa.BufferReader(content), packing) as stream:
             return _KINDS[kind], (content, stream.read())
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path} is no readable {packing} file: {error}") from error
+        raise InputError(f"{path} is no readable {path.suffix.lower()} file: {error}") from error
 
 
 def _jsonl(path: Path, content: bytes, columns: Sequence[str] | None) -> list[TaskRow]:
@@ -309,5 +308,4 @@ def _with_remarks(found: Sequence[str], sides: Sequence[str]) -> list[str]:
 
 
 _KINDS: dict[str, _Reader] = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
-_PACKINGS = {".gz": "gzip", ".zst": "zstd"}
 _LEGAL = ".jsonl, .csv, .parquet, or the first two packed as .gz or .zst"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sentence_transformers.util import batch_to_device, get_device_name
+from sentence_transformers.util import get_device_name
 from tqdm.auto import tqdm
 
 from valuembed.anatomy import Anatomy
@@ -191,14 +191,13 @@ class Panel:
             for group in groups:
                 plans = [self.plans[name] for name in group]
                 for batch in self.reader.batches(texts, prompt, role, plans[0].recipe):
-                    features = batch_to_device(batch.features, self.reader.model.device)
-                    for name, read in zip(group, self.reader.read(features, plans), strict=True):
+                    for name, read in zip(group, self.reader.read(batch.features, plans), strict=True):
                         if (calibration := self.calibrations.get(name)) is not None:
                             read = calibration({"sentence_embedding": read})["sentence_embedding"]
                         result[name][batch.rows] = read.cpu().numpy()
                     tokens += batch.tokens
                     reused += batch.reused
-                    truncated[batch.rows] |= features["truncated"].cpu().numpy()
+                    truncated[batch.rows] |= batch.features["truncated"].numpy()
                     bar.update(len(batch.rows))
         for vectors in result.values():
             check_finite(torch.from_numpy(vectors), self.reader)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from transformers import PreTrainedModel
 
 from valuembed.batching import plan_steps, reset_dynamic_rope, rope_groups
 from valuembed.errors import InputError, ReadingError
+from valuembed.lanes import Lane, PackedLane, PaddedLane
 from valuembed.pooling import span_mask
 from valuembed.prefix import SharedPrefixes
 from valuembed.reader import Plan, Reading
@@ -20,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def read_within_memory(
-    model: PreTrainedModel, plans: Sequence[Plan], features: Mapping[str, Any], budget: int
+    model: PreTrainedModel, plans: Sequence[Plan], features: Mapping[str, Any], budget: int, packed_up_to: int = 0
 ) -> tuple[list[Tensor], int]:
     """As :func:`read`; where a step does not fit into memory, with half the budget, and so on.
 
@@ -32,7 +34,7 @@ def read_within_memory(
     """
     while True:
         try:
-            return read(model, plans, features, budget), budget
+            return read(model, plans, features, budget, packed_up_to), budget
         except RuntimeError as error:
             full = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
             # In training the trainer decides what a batch is.
@@ -51,7 +53,9 @@ def read_within_memory(
             torch.cuda.empty_cache()
 
 
-def read(model: PreTrainedModel, plans: Sequence[Plan], features: Mapping[str, Any], budget: int) -> list[Tensor]:
+def read(
+    model: PreTrainedModel, plans: Sequence[Plan], features: Mapping[str, Any], budget: int, packed_up_to: int = 0
+) -> list[Tensor]:
     """Read one or several plans in the same forward passes.
 
     Args:
@@ -61,6 +65,7 @@ def read(model: PreTrainedModel, plans: Sequence[Plan], features: Mapping[str, A
             sequences a text, ``sequence_ends`` ``[b, k]``; ``text_span`` ``[b, k, 2]``, without which a mean covers
             every token; and with ``prefixes``, ``cached`` ``[b, k]``: how many tokens of each are kept there.
         budget: padded tokens of a step.
+        packed_up_to: sequences of at most so many tokens take the packed lane.
 
     Returns:
         For each plan ``[b, width]``, float32.
@@ -69,68 +74,54 @@ def read(model: PreTrainedModel, plans: Sequence[Plan], features: Mapping[str, A
         InputError: rows are padded on the left.
         ReadingError: see :class:`valuembed.reader.Reading`.
     """
-    mask = features["attention_mask"]
-    if bool((mask[:, 0] == 0).any()):
-        raise InputError(
-            "attention_mask pads on the left; this module wants rows padded on the right, as preprocess() does"
-        )
-    ends = features.get("sequence_ends", mask.sum(dim=1, keepdim=True))
-    batch, k = ends.shape
-    ids, lengths = _apart(features["input_ids"], ends)
-    span = features.get("text_span")
-    if span is None or plans[0].recipe.span == "all":
-        span = torch.stack((torch.zeros_like(lengths), lengths), dim=1)
-    span = span.reshape(-1, 2)
-    prefixes: SharedPrefixes | None = features.get("prefixes")
-    cached = features["cached"].flatten().tolist() if prefixes else [0] * len(lengths)
-    sizes = lengths.tolist()
-    steps = _steps(sizes, cached, k, budget, rope_groups(model))
+    sequences = _Sequences.of(features, whole=plans[0].recipe.span == "all")
     vectors = []
+    steps = _steps(sequences, budget, rope_groups(model), packed_up_to)
     for step in steps:
-        t = max(sizes[row] for row in step)
-        vectors.append(_read_step(model, plans, ids[step, :t], lengths[step], span[step], cached[step[0]], prefixes))
+        reset_dynamic_rope(model)
+        packed = sequences.lengths[step[0]] <= packed_up_to
+        lane, given = (_packed if packed else _padded)(model, sequences, step)
+        vectors.append(Reading(model, plans, lane).run(**given))
     order = torch.tensor([row for step in steps for row in step]).argsort()
     rows = [torch.cat(of_plan)[order.to(of_plan[0].device)] for of_plan in zip(*vectors, strict=True)]
-    return [of_plan.view(batch, k, -1).mean(dim=1) for of_plan in rows]
+    return [of_plan.view(-1, sequences.k, of_plan.shape[1]).mean(dim=1) for of_plan in rows]
 
 
-def _steps(
-    lengths: list[int], cached: list[int], k: int, budget: int, group: Callable[[int], Hashable]
-) -> list[list[int]]:
-    """Rows of ``[b*k]`` sequences for each step: those that are fed whole, and by template those that are not."""
-    behind: dict[tuple[int, int], list[int]] = {}
-    for row, p in enumerate(cached):
-        behind.setdefault((row % k, p) if p else (0, 0), []).append(row)
-    return [
-        [members[i] for i in step]
-        for (_, p), members in behind.items()
-        for step in plan_steps([lengths[i] - p for i in members], budget, group)
-    ]
+@dataclass(frozen=True)
+class _Sequences:
+    """What a batch feeds, on the CPU, where steps are planned without waiting for a device.
 
-
-def _read_step(
-    model: PreTrainedModel,
-    plans: Sequence[Plan],
-    ids: Tensor,
-    lengths: Tensor,
-    span: Tensor,
-    p: int,
-    prefixes: SharedPrefixes | None,
-) -> list[Tensor]:
-    """One step: ids ``[b, t]`` padded on the right; the first p tokens of all are the same, and kept in ``prefixes``.
-
-    No attention mask is passed. Under causal attention a token never sees what stands to its right, so padding changes
-    nothing, and kernels are at their fastest without a mask. Positions are passed, as some families number them wrongly
-    by themselves.
+    Attributes:
+        ids: ``[b*k, longest]``, arbitrary to the right of each sequence.
+        lengths: of each.
+        spans: the tokens of a mean in each.
+        cached: how many tokens at the beginning of each stand in ``prefixes``.
+        k: sequences of a text.
+        prefixes: constant beginnings.
     """
-    reset_dynamic_rope(model)
-    t = ids.shape[1]
-    positions = torch.arange(p, t, device=ids.device).expand(len(ids), t - p)
-    given: dict[str, Any] = {"input_ids": ids[:, p:], "position_ids": positions}
-    if p:
-        assert prefixes is not None
-        given["past_key_values"] = prefixes.behind(ids[0, :p].tolist())
-    return Reading(model, plans, last=lengths - 1, mask=span_mask(span, t), cached=p).run(**given)
+
+    ids: Tensor
+    lengths: list[int]
+    spans: list[tuple[int, int]]
+    cached: list[int]
+    k: int
+    prefixes: SharedPrefixes | None
+
+    @classmethod
+    def of(cls, features: Mapping[str, Any], *, whole: bool) -> _Sequences:
+        mask = features["attention_mask"].cpu()
+        if bool((mask[:, 0] == 0).any()):
+            raise InputError(
+                "attention_mask pads on the left; this module wants rows padded on the right, as preprocess() does"
+            )
+        ends = features.get("sequence_ends", mask.sum(dim=1, keepdim=True)).cpu()
+        ids, sizes = _apart(features["input_ids"].cpu(), ends)
+        lengths = sizes.tolist()
+        span = features.get("text_span")
+        spans = [(0, length) for length in lengths] if span is None or whole else span.reshape(-1, 2).tolist()
+        prefixes = features.get("prefixes")
+        cached = features["cached"].flatten().tolist() if prefixes else [0] * len(lengths)
+        return cls(ids, lengths, spans, cached, ends.shape[1], prefixes)
 
 
 def _apart(ids: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,6 +136,67 @@ def _apart(ids: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
     """
     starts = torch.cat((torch.zeros_like(ends[:, :1]), ends[:, :-1]), dim=1)
     lengths = (ends - starts).flatten()
-    places = starts[:, :, None] + torch.arange(int(lengths.max()), device=ids.device)
+    places = starts[:, :, None] + torch.arange(int(lengths.max()))
     places = places.clamp(max=ids.shape[1] - 1)
     return ids.gather(1, places.flatten(1)).view(len(lengths), -1), lengths
+
+
+def _steps(sequences: _Sequences, budget: int, group: Callable[[int], Hashable], packed_up_to: int) -> list[list[int]]:
+    """Rows for each step: those that are fed whole, and by template those that are not; each on one lane."""
+    alike: dict[tuple[int, int, bool], list[int]] = {}
+    for row, (length, p) in enumerate(zip(sequences.lengths, sequences.cached, strict=True)):
+        template = row % sequences.k if p else 0
+        alike.setdefault((template, p, length <= packed_up_to), []).append(row)
+    return [
+        [members[i] for i in step]
+        for (_, p, _), members in alike.items()
+        for step in plan_steps([sequences.lengths[i] - p for i in members], budget, group)
+    ]
+
+
+# Under causal attention a token never sees what stands to its right, so padding on the right changes nothing, and
+# kernels are at their fastest without a mask. Positions are passed, as some families number them wrongly by themselves.
+
+
+def _padded(model: PreTrainedModel, sequences: _Sequences, step: list[int]) -> tuple[Lane, dict[str, Any]]:
+    """A step with a row for each sequence: lane, and what the decoder is given."""
+    device, p = model.device, sequences.cached[step[0]]
+    lengths = torch.tensor([sequences.lengths[row] for row in step])
+    t = int(lengths.max())
+    span = torch.tensor([sequences.spans[row] for row in step])
+    lane = PaddedLane(_to(lengths - 1, device), span_mask(_to(span, device), t), cached=p)
+    given: dict[str, Any] = {
+        "input_ids": _to(sequences.ids[step, p:t], device),
+        # With a row of its own for each text, as compiled layers tell tensors apart by how they lie in memory.
+        "position_ids": torch.arange(p, t, device=device).repeat(len(step), 1),
+    }
+    return lane, given | _behind(sequences, step)
+
+
+def _packed(model: PreTrainedModel, sequences: _Sequences, step: list[int]) -> tuple[Lane, dict[str, Any]]:
+    """A step with all sequences in one row: lane, and what the decoder is given."""
+    device, p = model.device, sequences.cached[step[0]]
+    lengths = [sequences.lengths[row] for row in step]
+    spans = [sequences.spans[row] for row in step]
+    lane = PackedLane([length - p for length in lengths], spans, cached=p, device=device)
+    ids = torch.cat([sequences.ids[row, p:length] for row, length in zip(step, lengths, strict=True)])
+    given: dict[str, Any] = {
+        "input_ids": _to(ids[None], device),
+        "position_ids": lane.positions,
+        # A mask in its final form is passed on as it is, and the lane's attention needs none.
+        "attention_mask": torch.zeros(1, 1, 1, 1, dtype=model.dtype, device=device),
+    }
+    return lane, given | _behind(sequences, step)
+
+
+def _behind(sequences: _Sequences, step: list[int]) -> dict[str, Any]:
+    """The cache that a step's sequences stand behind; nothing where they are fed whole."""
+    p = sequences.cached[step[0]]
+    if not p or sequences.prefixes is None:
+        return {}
+    return {"past_key_values": sequences.prefixes.behind(sequences.ids[step[0], :p].tolist())}
+
+
+def _to(tensor: Tensor, device: torch.device) -> Tensor:
+    """To a device, without waiting for what it is busy with."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -42,6 +42,21 @@ def mean_over_tokens(signal: Tensor, mask: Tensor) -> Tensor:
         return torch.einsum(equation, signal.float(), weights)
 
 
+def mean_over_segments(signal: Tensor, lengths: Tensor) -> Tensor:
+    """Mean of each run of tokens.
+
+    Args:
+        signal: ``[t, ...]`` the runs, one after the other.
+        lengths: ``[b]`` tokens of each run, none of them empty; they add up to t.
+
+    Returns:
+        ``[b, ...]`` in float32.
+    """
+    lengths = lengths.to(signal.device)
+    with torch.autocast(signal.device.type, enabled=False):
+        return torch.segment_reduce(signal.float(), "mean", lengths=lengths, axis=0, unsafe=True)
+
+
 def take_token(signal: Tensor, index: Tensor) -> Tensor:
     """One token of each row.
 

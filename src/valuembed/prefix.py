@@ -88,7 +88,9 @@ class SharedPrefixes:
         grown = DynamicCache()
         given = torch.tensor([ids], device=self._model.device)
         positions = torch.arange(len(ids), device=self._model.device)[None]
-        self._model(input_ids=given, position_ids=positions, past_key_values=grown, use_cache=True)
+        # A single row, once: nothing to compile layers for.
+        with torch.compiler.set_stance("force_eager"):
+            self._model(input_ids=given, position_ids=positions, past_key_values=grown, use_cache=True)
         fixed = DynamicCache()
         fixed.layers = [_Beginning(layer) for layer in grown.layers]
         return fixed

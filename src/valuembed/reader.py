@@ -9,8 +9,8 @@ does nothing but call the kernel.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
-from valuembed import pooling
+from valuembed import packing, pooling
 from valuembed.anatomy import Anatomy, AttentionBlock
 from valuembed.errors import ReadingError, UnsupportedModelError
+from valuembed.lanes import Lane, PackedLane, PaddedLane
 from valuembed.layers import describe
 from valuembed.recipes import Recipe
 
@@ -38,6 +39,28 @@ class _Enough(Exception):
 _reading: ContextVar[Reading | None] = ContextVar("valuembed_reading", default=None)
 
 
+@dataclass(frozen=True)
+class AttentionCall:
+    """What an attention block hands over, before the kernel runs.
+
+    Attributes:
+        kernel: one of :data:`KERNELS`.
+        module: the block.
+        query, key, value: ``[b, h, t, *]``, ``[b, g, t, *]`` and ``[b, g, t, d]``.
+        mask: as the kernel's mask builder made it; None where it takes none.
+        options: everything else that the kernel is called with, such as ``scaling``.
+    """
+
+    kernel: str
+    module: nn.Module
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Any
+    options: Mapping[str, Any]
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _attention(
     kernel: str,
     module: nn.Module,
@@ -49,19 +72,22 @@ def _attention(
 ) -> tuple[Tensor, Tensor | None]:
     reading = _reading.get()
     if reading is not None:
-        reading.on_values(module, value)
+        reading.on_call(AttentionCall(kernel, module, query, key, value, attention_mask, kwargs))
     if kernel == "sdpa" and (dropped := [name for name in ("s_aux", "softcap") if kwargs.get(name) is not None]):
         raise UnsupportedModelError(
             f"{type(module).__name__}: the sdpa kernel would drop {' and '.join(dropped)} in silence; "
             'load with model_kwargs={"attn_implementation": "eager"}'
         )
-    output, weights = _kernel(kernel, module)(module, query, key, value, attention_mask, **kwargs)
+    if reading is not None and isinstance(reading.lane, PackedLane):
+        output, weights = packing.attend(query, key, value, reading.lane, kwargs.get("scaling")), None
+    else:
+        output, weights = find_kernel(kernel, module)(module, query, key, value, attention_mask, **kwargs)
     if reading is not None:
         reading.on_kernel_output(module, output)
     return output, weights
 
 
-def _kernel(kernel: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
+def find_kernel(kernel: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
     """What transformers itself would call: the model's file owns eager and may own variants of the others."""
     namespace = sys.modules[type(module).__module__]
     if kernel == "eager":
@@ -80,6 +106,26 @@ for _name in KERNELS:
     ALL_MASK_ATTENTION_FUNCTIONS.register(DOOR + _name, ALL_MASK_ATTENTION_FUNCTIONS[_name])
 
 
+# The hooks stay on the modules, so that a compiled layer has them in it; with no reading under way they do nothing.
+# Other threads may be running the same modules: a reading is seen by its own thread only.
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _after_block(module: nn.Module, args: Any, output: Any) -> None:
+    if (reading := _reading.get()) is not None:
+        reading.on_block(module, output[0] if isinstance(output, tuple) else output)
+
+
+@dataclass(frozen=True)
+class _AfterLayer:
+    layer: int
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        if (reading := _reading.get()) is not None:
+            reading.on_layer(self.layer, output[0] if isinstance(output, tuple) else output)
+
+
 def open_door(model: PreTrainedModel, anatomy: Anatomy) -> str:
     """Send a loaded decoder's attention through the door and return the kernel behind it.
 
@@ -95,6 +141,14 @@ def open_door(model: PreTrainedModel, anatomy: Anatomy) -> str:
         raise UnsupportedModelError(f"attn_implementation={chosen!r} cannot be read; legal: {', '.join(KERNELS)}")
     if kernel == "sdpa" and any(block.needs for block in anatomy.blocks):
         kernel = "eager"
+    layers = list(model.get_submodule(anatomy.layers_path).children())
+    hooks: list[tuple[nn.Module, Callable[..., None]]] = [
+        *((module, _AfterLayer(layer)) for layer, module in enumerate(layers)),
+        *((model.get_submodule(block.path), _after_block) for block in anatomy.blocks if block.layer < len(layers)),
+    ]
+    for module, hook in hooks:
+        if hook not in module._forward_hooks.values():
+            module.register_forward_hook(hook)
     # Submodules keep references to this configuration object; the internal name is set directly because the public
     # setter asks the class whether it supports a name that the class cannot know.
     for module in model.modules():
@@ -133,6 +187,11 @@ class Take:
     layer: int | None
 
 
+def is_compiled(model: PreTrainedModel) -> bool:
+    """Whether any layer is compiled."""
+    return any(module._compiled_call_impl is not None for module in model.modules())
+
+
 class Reading:
     """The signals of one forward pass, for one recipe or for several, reduced as they appear.
 
@@ -141,22 +200,14 @@ class Reading:
     Args:
         model: the decoder.
         plans: what to read, all from this decoder.
-        last: ``[b]`` index of each row's last token.
-        mask: ``[b, t]`` tokens that a mean covers.
-        cached: p, how many of the t tokens are not fed, for their keys and values are in a cache that is; none of them
-            is the last, or in a mean of hidden states.
+        lane: where the texts' tokens lie.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, plans: Sequence[Plan], last: Tensor, mask: Tensor, cached: int = 0
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, plans: Sequence[Plan], lane: Lane) -> None:
         self.model = model
         self.plans = plans
         self.anatomy = plans[0].anatomy
-        # Values are there for all tokens; everything else for those that are fed.
-        self.mask = mask
-        self._fed_mask = mask[:, cached:]
-        self._fed_last = last - cached
+        self.lane = lane
         self._totals: list[Tensor | None] = [None] * len(plans)
         self._takers: dict[Take, list[int]] = {}
         for index, plan in enumerate(plans):
@@ -166,6 +217,7 @@ class Reading:
                 self._takers.setdefault(take, []).append(index)
         self._reports = dict.fromkeys(self._takers, 0)
         wanted = {take.layer for take in self._takers if take.signal == "value"}
+        self._streams = {take.layer for take in self._takers if take.signal == "hidden"}
         self._blocks: dict[int, AttentionBlock] = {
             id(model.get_submodule(block.path)): block for block in self.anatomy.blocks if block.layer in wanted
         }
@@ -183,23 +235,29 @@ class Reading:
         Raises:
             ReadingError: a chosen layer did not report exactly once, or with another shape than expected.
         """
-        with ExitStack() as stack:
-            token = _reading.set(self)
-            stack.callback(_reading.reset, token)
-            for path, hook in self._hooks():
-                stack.callback(self.model.get_submodule(path).register_forward_hook(hook).remove)
-            with suppress(_Enough):
+        token = _reading.set(self)
+        try:
+            with suppress(_Enough), self._as_compiled():
                 self._on_hidden(None, self.model(**inputs, use_cache="past_key_values" in inputs)[0])
+        finally:
+            _reading.reset(token)
         self._verify()
         totals = (total for total in self._totals if total is not None)
         return [total / max(len(plan.layers), 1) for total, plan in zip(totals, self.plans, strict=True)]
 
-    def _hooks(self) -> Iterator[tuple[str, Callable[..., None]]]:
-        for layer in {take.layer for take in self._takers if take.signal == "hidden" and take.layer is not None}:
-            yield f"{self.anatomy.layers_path}.{layer}", partial(self._on_layer, layer)
-        for block in self._blocks.values():
-            if Take("value", "last", True, block.layer) in self._takers:
-                yield block.path, partial(self._on_block, block)
+    def _as_compiled(self) -> AbstractContextManager[Any]:
+        """Leave compiled layers out where they would be compiled anew: for a single padded row or column; in training.
+
+        What is compiled for every size takes sizes above 1 only.
+        """
+        single = isinstance(self.lane, PaddedLane) and 1 in self.lane.fed_shape
+        if (single or self._recorded_gradients) and is_compiled(self.model):
+            return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
+        return nullcontext()
+
+    def on_call(self, call: AttentionCall) -> None:
+        """Take what can be had of an attention call before its kernel runs."""
+        self.on_values(call.module, call.value)
 
     def on_values(self, module: nn.Module, value: Tensor) -> None:
         """Take ``value [b, g, t, d]`` of an attention call, before the kernel runs."""
@@ -207,13 +265,13 @@ class Reading:
         if block is None:
             return
         self._refuse_reentrant()
-        rows, tokens = self.mask.shape
+        rows, tokens = self.lane.values_shape
         self._expect(block.layer, "values", value, (rows, block.value_heads, tokens, block.head_width))
         raw, aligned = (Take("value", "mean", through, block.layer) for through in (False, True))
         if raw not in self._takers and aligned not in self._takers:
             return
         with self._keep_own_tensors():
-            mean = pooling.mean_over_tokens(value, self.mask)
+            mean = self.lane.mean_values(value)
             vectors = {raw: mean.flatten(1)}
             if aligned in self._takers:
                 vectors[aligned] = self._align(block, mean, value.dtype)
@@ -224,34 +282,32 @@ class Reading:
         block = self._blocks.get(id(module))
         if block is None or (take := Take("value", "last", False, block.layer)) not in self._takers:
             return
-        rows, tokens = self._fed_mask.shape
-        self._expect(block.layer, "kernel output", output, (rows, tokens, block.query_heads, block.head_width))
+        self._expect(block.layer, "kernel output", output, (*self.lane.fed_shape, block.query_heads, block.head_width))
         with self._keep_own_tensors():
-            self._add({take: pooling.take_token(output, self._fed_last).flatten(1)})
+            self._add({take: self.lane.last(output).flatten(1)})
 
-    # Hooks hang on modules that other threads may be running as well: a reading heeds its own pass only.
-
-    def _on_block(self, block: AttentionBlock, module: nn.Module, args: Any, output: Any) -> None:
+    def on_block(self, module: nn.Module, states: Tensor) -> None:
         """Take the attention block's output ``[b, t, m]``: the row of the last token is AlignedWVA."""
-        if _reading.get() is not self:
+        block = self._blocks.get(id(module))
+        if block is None or (take := Take("value", "last", True, block.layer)) not in self._takers:
             return
-        states = output[0] if isinstance(output, tuple) else output
-        self._expect(block.layer, "attention output", states, (*self._fed_mask.shape, self.anatomy.model_width))
+        self._expect(block.layer, "attention output", states, (*self.lane.fed_shape, self.anatomy.model_width))
         with self._keep_own_tensors():
-            self._add({Take("value", "last", True, block.layer): pooling.take_token(states, self._fed_last)})
+            self._add({take: self.lane.last(states)})
 
-    def _on_layer(self, layer: int | None, module: nn.Module, args: Any, output: Any) -> None:
-        if _reading.get() is self:
-            self._on_hidden(layer, output[0] if isinstance(output, tuple) else output)
+    def on_layer(self, layer: int, states: Tensor) -> None:
+        """Take the residual stream ``[b, t, m]`` after a decoder layer."""
+        if layer in self._streams:
+            self._on_hidden(layer, states)
 
     def _on_hidden(self, layer: int | None, states: Tensor) -> None:
         """Take the residual stream ``[b, t, m]`` after a decoder layer, or at the end after the final norm."""
-        self._expect(layer, "hidden states", states, (*self._fed_mask.shape, self.anatomy.model_width))
+        self._expect(layer, "hidden states", states, (*self.lane.fed_shape, self.anatomy.model_width))
         vectors = {}
         if (mean := Take("hidden", "mean", False, layer)) in self._takers:
-            vectors[mean] = pooling.mean_over_tokens(states, self._fed_mask)
+            vectors[mean] = self.lane.mean_states(states)
         if (last := Take("hidden", "last", False, layer)) in self._takers:
-            vectors[last] = pooling.take_token(states, self._fed_last)
+            vectors[last] = self.lane.last(states)
         self._add(vectors)
 
     def _align(self, block: AttentionBlock, mean: Tensor, dtype: torch.dtype) -> Tensor:

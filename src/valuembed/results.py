@@ -207,7 +207,7 @@ class Evaluation:
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        from valuembed.plots import bars
+        from valuembed.plots import bars, panels
 
         title, columns = f"Evaluation of {self.model}", self.columns()
         if len(self.recipes) <= MAX_COLOURS and len(self.tasks) <= MAX_GROUPS:
@@ -216,7 +216,7 @@ class Evaluation:
             means = {name: column for name, column in columns.items() if name not in self.tasks}
             columns = means or dict(islice(((name, column) for name, column in columns.items() if column), MAX_PANELS))
             title += "" if means else f", {len(columns)} of {len(self.tasks)} tasks"
-        return _panels(columns, list(self.recipes), title)
+        return panels(columns, list(self.recipes), title=f"{title}, in percent", written=percent, best=best_of)
 
 
 def layers_of(recipe: Recipe) -> str:
@@ -332,32 +332,6 @@ class Kept:
 
     def _path(self, task_name: str) -> Path:
         return Path(self._cache.get_task_result_path(task_name, self._meta))
-
-
-def _panels(columns: Mapping[str, Mapping[str, float]], methods: Sequence[str], title: str) -> Figure:
-    """A panel for each column with a bar and a figure for each method, the best one in another colour."""
-    from valuembed.plots import PLAIN
-
-    wide = max(1, min(4, len(columns)))
-    high = max(1, -(-len(columns) // wide))
-    size = (2.0 + 2.6 * wide, 0.8 + high * (0.7 + 0.2 * len(methods)))
-    figure: Figure = require("matplotlib.figure", "plot").Figure(figsize=size, layout="constrained")
-    figure.suptitle(f"{title}, in percent", **PLAIN)
-    panels = figure.subplots(high, wide, sharey=True, squeeze=False).flatten()
-    for panel, (name, column) in zip(panels, columns.items(), strict=False):
-        values = [column.get(method, 0.0) for method in methods]
-        texts = [percent(column.get(method)) for method in methods]
-        colours = ["#D55E00" if text in best_of(column) else "#0072B2" for text in texts]
-        panel.bar_label(panel.barh(range(len(methods)), values, color=colours), texts, fontsize=7, padding=2)
-        panel.set_title(name, fontsize=9, **PLAIN)
-        panel.set_yticks(range(len(methods)), methods, fontsize=8, **PLAIN)
-        panel.tick_params(axis="x", labelsize=7)
-        panel.margins(x=0.2, y=0.02)
-        panel.spines[["top", "right"]].set_visible(False)
-    panels[0].invert_yaxis()  # shared by all: the first method stands at the top
-    for panel in panels[len(columns) :]:
-        panel.set_visible(False)
-    return figure
 
 
 def _parts(task: AbsTask) -> list[AbsTask]:

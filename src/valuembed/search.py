@@ -62,7 +62,7 @@ def search(
     if isinstance(found, Index):
         return found.search(model, query, k, where=where, hybrid=hybrid, probes=probes, refine=refine)
     check_make(model, found.make, found.address)
-    return nearest(embed_query(model, query), found, k)
+    return nearest(embed_query(model, query, found.make), found, k)
 
 
 def nearest(vector: NDArray[np.float32], source: EmbeddingFiles, k: int = 10) -> list[Hit]:

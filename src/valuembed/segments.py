@@ -16,8 +16,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from valuembed.errors import InputError
+from valuembed.offsets import token_starts
 from valuembed.rows import Row, check_input, read_rows
-from valuembed.tokenizing import by_character
 
 TOKENS = 128
 """Tokens of a segment (ours)."""
@@ -151,7 +151,7 @@ def cut(
     read = too_short = longest = 0
     with tqdm(total=limit, desc="Cutting documents", unit="segment", disable=not progress) as bar:
         for number, document in enumerate(documents):
-            starts = _starts(document, tokenizer)
+            starts = token_starts(tokenizer, document)
             read, longest = read + 1, max(longest, len(starts))
             segments = _slices(document, starts, tokens)[:per_document]
             too_short += len(segments) < 2
@@ -170,19 +170,6 @@ def cut(
             f"longest document has {longest}; give longer documents or ask for shorter segments"
         )
     return Segments(tuple(texts), np.array(numbers, np.int64), tokens, read, too_short)
-
-
-def _starts(document: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Where each token of a document starts, special tokens in it read as plain text."""
-    encoded = tokenizer(
-        document,
-        add_special_tokens=False,
-        split_special_tokens=True,
-        return_offsets_mapping=True,
-        truncation=False,
-        verbose=False,
-    )
-    return [start for start, _ in by_character(encoded["offset_mapping"], document)]
 
 
 def _slices(document: str, starts: Sequence[int], tokens: int) -> list[str]:

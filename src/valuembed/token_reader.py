@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from valuembed.anatomy import Anatomy
 from valuembed.batching import TOKENS_PER_STEP, pad_right, plan_steps, reset_dynamic_rope, rope_groups
+from valuembed.lanes import PaddedLane
 from valuembed.pooling import span_mask
 from valuembed.reader import Plan, Reading, Take
 from valuembed.recipes import Recipe, Signal
@@ -89,7 +90,8 @@ class TokenReading(Reading):
             Plan(Recipe(signal=signal, weights="mean"), () if layer is None else (layer,), anatomy)
             for signal, layer in self.wanted
         ]
-        super().__init__(model, plans, last=mask.new_zeros(len(mask), dtype=torch.long), mask=mask)
+        super().__init__(model, plans, PaddedLane(mask.new_zeros(len(mask), dtype=torch.long), mask))
+        self.mask = mask
         self.chosen = chosen
         self.reduce = reduce or (lambda signal, vectors: vectors)
 

@@ -6,19 +6,23 @@ tokenizer merges across their borders. The text's tokens are found by character 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from itertools import groupby, takewhile
+from itertools import takewhile
 from typing import Any
 
 from tokenizers import AddedToken, Encoding
 from transformers import PreTrainedTokenizerBase
 
 from valuembed.errors import InputError, TemplateError, UnsupportedModelError
+from valuembed.offsets import by_character, pieces_of, without_leading_blanks
 from valuembed.templates import TEMPLATES, Rendered, Template, TemplateSpec, parse_template
 
 CHAT = "chat"
+METASPACE = "\u2581"
+"""How some tokenizers write a blank, also one that they put in front of a string."""
+
 # Texts that begin with a letter, a capital, a digit, punctuation, a blank and other scripts.
 _VARIED = ("a", "Zebra", "7", "(", '"', " x", "\u4e2d", "\u00e9")
 # Stand-ins for special tokens of a template, in a private-use plane: no text holds them by accident.
@@ -86,9 +90,55 @@ class TextTokenizer:
         encodings = self._encode(tokenizer, [item.string for item in rendered])
         rows = []
         for item, encoding in zip(rendered, encodings, strict=True):
-            row = self._row(item, encoding, max_tokens, template, originals)
+            offsets = by_character(encoding.offsets, item.string)
+            row = self._row(item, encoding.ids, offsets, max_tokens, template, originals)
             rows.append(_translate(row, originals) if originals else row)
         return rows
+
+    def pieces(
+        self, text: str, template: str, prompt: str = "", *, max_tokens: int | None
+    ) -> tuple[TokenRow, list[str]]:
+        """Tokenize a text as :meth:`rows` does, and say which characters each token stands for.
+
+        Args:
+            text, template, prompt, max_tokens: as in :meth:`rows`.
+
+        Returns:
+            The row, and for each of its tokens the characters that it adds: joined, they are what is fed. A token that
+            adds none has an empty string, such as BOS and the later bytes of a character.
+
+        Raises:
+            InputError, TemplateError: as in :meth:`rows`.
+        """
+        tokenizer, parsed, originals = self._prepare(parse_template(template))
+        item = parsed.render(text if text.strip() else "", prompt)
+        encoding = self._encode(tokenizer, [item.string])[0]
+        if len(encoding.ids) == self._added_after:
+            return TokenRow([self._blank_id()], (0, 1)), [""]
+        offsets = by_character(encoding.offsets, item.string)
+        # Places in the uncut sequence are cut as ids are, and tell what is left of it.
+        special = {place for place, token in enumerate(encoding.ids) if token in originals}
+        kept = self._row(item, list(range(len(encoding.ids))), offsets, max_tokens, template, special)
+        row = replace(kept, ids=[originals.get(encoding.ids[place], encoding.ids[place]) for place in kept.ids])
+        aliases = {_token(tokenizer, alias): self._name(token) for alias, token in originals.items()}
+        blanks = {place for place, name in enumerate(encoding.tokens) if name == METASPACE}
+        pieces = pieces_of(item.string, without_leading_blanks(offsets, blanks), kept.ids)
+        return row, [_replaced(piece, aliases) for piece in pieces]
+
+    def names(self, ids: Sequence[int]) -> list[str]:
+        """What tokens without characters may be called: special ones, such as ``<s>``, and :data:`METASPACE`.
+
+        Args:
+            ids: t token ids.
+
+        Returns:
+            t strings, empty for all other tokens.
+        """
+        special = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        return [name if name in {*special, METASPACE} else "" for name in map(self._name, ids)]
+
+    def _name(self, number: int) -> str:
+        return _token(self.tokenizer, number)
 
     def beginning(self, template: str, prompt: str = "") -> tuple[int, ...]:
         """Ids that every text in a template begins with, as far as a few very different texts tell.
@@ -118,15 +168,19 @@ class TextTokenizer:
         return batch.encodings or []
 
     def _row(
-        self, item: Rendered, encoding: Encoding, max_tokens: int | None, template: str, special: Mapping[int, int]
+        self,
+        item: Rendered,
+        ids: list[int],
+        offsets: list[tuple[int, int]],
+        max_tokens: int | None,
+        template: str,
+        special: Container[int],
     ) -> TokenRow:
-        ids = encoding.ids
         first, stop = self._added_before, len(ids) - self._added_after
         ids = ids[:stop]
         if not ids:
             return TokenRow([self._blank_id()], (0, 1))
         whole = len(item.string)
-        offsets = by_character(encoding.offsets, item.string)
         start, end = _token_range(offsets, item.text, first, stop, whole)
         # A special token of the template may take in blanks of the text beside it, and is the template's all the same.
         while start < end and ids[start] in special:
@@ -183,19 +237,16 @@ def _id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
     return number
 
 
-def by_character(offsets: list[tuple[int, int]], string: str) -> list[tuple[int, int]]:
-    """Offsets with every byte token at its own character.
+def _token(tokenizer: PreTrainedTokenizerBase, number: int) -> str:
+    token = tokenizer.convert_ids_to_tokens(number)
+    assert isinstance(token, str)
+    return token
 
-    A Unigram model that falls back on bytes reports one range for all tokens of a run of unknown characters, and such
-    a run may begin in the prompt and end in the text.
-    """
-    for shared, run in groupby(range(len(offsets)), key=list(offsets).__getitem__):
-        tokens = list(run)
-        if len(tokens) > 1 and shared[1] - shared[0] > 1:
-            characters = [at for at in range(*shared) for _ in string[at].encode()]
-            if len(characters) == len(tokens):
-                offsets[tokens[0] : tokens[-1] + 1] = [(at, at + 1) for at in characters]
-    return offsets
+
+def _replaced(string: str, replacements: Mapping[str, str]) -> str:
+    for old, new in replacements.items():
+        string = string.replace(old, new)
+    return string
 
 
 def _token_range(

@@ -17,10 +17,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from valuembed.embedding_files import FILE, is_remote
+from valuembed.embedding_files import is_remote
 from valuembed.errors import InputError, OutputError, ValuembedError
 from valuembed.extras import require
-from valuembed.storage import EMBEDDING, TEXT
+from valuembed.storage import EMBEDDING, FILE, TEXT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

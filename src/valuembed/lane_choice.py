@@ -1,0 +1,50 @@
+"""Which lane a decoder's texts take: packed where that is fast and right, padded otherwise."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Literal
+
+from transformers import PreTrainedModel
+
+from valuembed import packing, trial
+from valuembed.reader import Plan
+
+logger = logging.getLogger(__name__)
+
+LaneName = Literal["auto", "padded", "packed"]
+
+
+def packed_up_to(model: PreTrainedModel, plan: Plan, lane: LaneName = "auto") -> int:
+    """Tokens up to which a sequence takes the packed lane; 0 where none does.
+
+    Args:
+        model: the decoder.
+        plan: any of its plans.
+        lane: ``"auto"`` packs on CUDA; ``"packed"`` on any device, on the CPU by the slow plain kernel.
+    """
+    if lane == "padded" or (lane == "auto" and model.device.type != "cuda"):
+        return 0
+    reason = packing.why_not(model, plan.anatomy) or _no_kernel(model, lane) or _disagreement(model, plan)
+    if reason:
+        logger.warning("texts are padded, for in %s %s", type(model).__name__, reason)
+        return 0
+    return packing.longest_text(model) or sys.maxsize
+
+
+def _no_kernel(model: PreTrainedModel, lane: LaneName) -> str | None:
+    if lane == "packed" or packing.fast_kernel(model.device.type, model.dtype):
+        return None
+    return f"no kernel packs {str(model.dtype).removeprefix('torch.')} on this device"
+
+
+def _disagreement(model: PreTrainedModel, plan: Plan) -> str | None:
+    """What short texts show that no configuration tells; None where both lanes give the same."""
+    try:
+        padded, packed = (trial.run(model, plan, up_to) for up_to in (0, max(trial.LENGTHS)))
+    except Exception as error:
+        # Whatever a family does not take in this lane, it takes in the other.
+        return f"a trial of the packed lane failed: {type(error).__name__}"
+    reason = trial.difference(padded, packed, model.dtype)
+    return reason and f"a trial of the packed lane was {reason}"

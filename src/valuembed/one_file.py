@@ -1,0 +1,175 @@
+"""Embed a file: rows in, one Parquet file out, with nothing half-written and no row lost without a word."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from valuembed.calls import NOT_STORED, Call, encode, gather, warn_of_truncation
+from valuembed.errors import OutputError, ReadingError, ValuembedError
+from valuembed.new_file import NewFile
+from valuembed.rows import RowReader, check_input, count_rows, read_rows
+from valuembed.storage import ID, TEXT, Encoder, Make
+from valuembed.vector_writer import VectorWriter
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class EmbedSummary:
+    """What became of a file.
+
+    Attributes:
+        rows: rows read; ``rows == embedded + rejected``.
+        embedded: rows in the output.
+        rejected: rows set aside, listed with their reasons in :func:`rejected_path` when there are any.
+        truncated: embedded texts of which only the beginning was read.
+        seconds: time from the first row read to the file in place.
+        tokens: tokens that were computed.
+    """
+
+    rows: int
+    embedded: int
+    rejected: int
+    truncated: int
+    seconds: float
+    tokens: int
+
+
+def embed_file(
+    model: Encoder,
+    input: str | Path,
+    output: str | Path,
+    *,
+    text_column: str | None = None,
+    id_column: str | None = None,
+    precision: str = "float32",
+    dim: int | None = None,
+    overwrite: bool = False,
+    rows_per_chunk: int = 2048,
+    progress: bool = True,
+) -> EmbedSummary:
+    """Embed every text of a file as documents, into a Parquet file.
+
+    The output has the columns ``id`` (string, or int64 counted from 0 without an id column), ``text`` and
+    ``embedding`` (fixed-size list of float32, or of what the precision stores), in the input's order, and records the
+    model and the recipe in its schema metadata. It appears under its name only when it is complete. Rows without a
+    usable text are set aside in :func:`rejected_path`. An input without rows is legal and gives an output without rows.
+
+    Args:
+        model: what :func:`valuembed.load` returns.
+        input: see :func:`read_rows`.
+        output: a ``.parquet`` file to create; its folder has to exist.
+        text_column: see :func:`read_rows`.
+        id_column: see :func:`read_rows`.
+        precision: how numbers are stored, see :data:`valuembed.precision.PRECISIONS`.
+        dim: keep so many numbers of each vector, which is scaled to length 1 again; None is all.
+        overwrite: replace the output when it exists; an earlier list of rejected rows goes with it.
+        rows_per_chunk: texts given to the model at a time, and rows in a row group of the output.
+        progress: show a progress bar on stderr when that is a terminal.
+
+    Raises:
+        InputError: the input cannot be read (see :func:`read_rows`).
+        OutputError: the output exists, its folder is missing or not writable, or the disk is full.
+        ReadingError: the model returned numbers that are not finite; the message names the rows.
+    """
+    from tqdm.auto import tqdm
+
+    if rows_per_chunk < 1:
+        raise ValueError(f"rows_per_chunk={rows_per_chunk} has to be at least 1")
+    source, target = check_files(input, output, text_column=text_column, id_column=id_column, overwrite=overwrite)
+    start = time.perf_counter()
+    embedded = rejected = truncated = tokens = 0
+    columns = {ID: "string" if id_column else "int64", TEXT: "string"}
+    with NewFile(target) as vectors, NewFile(rejected_path(target)) as rejects:
+        make = Make.of(model, precision, dim)
+        bar = tqdm(total=count_rows(source), unit=" rows", desc="embedding", disable=None if progress else True)
+        with bar, VectorWriter(vectors, make, columns) as writer, RowReader(source, text_column, id_column) as reader:
+            for call in gather(reader.take(), rows_per_chunk):
+                for row in call.aside.values():
+                    rejects.write(json.dumps({"row": row.row, "reason": row.reason}).encode() + b"\n")
+                if call.texts:
+                    ids, texts = [text.id for text in call.texts], [text.text for text in call.texts]
+                    writer.write({ID: ids, TEXT: texts}, _stored(model, make, call, source))
+                    truncated += model.report.truncated if model.report else 0
+                    tokens += model.report.tokens if model.report else 0
+                embedded += len(call.texts)
+                rejected += len(call.aside)
+                bar.update(call.rows)
+            reader.check_columns()
+        # Both are on the disk before either gets its name, and the list of rejected rows gets it first: an output that
+        # is there has its list.
+        vectors.seal()
+        rejects.seal()
+        if rejected:
+            rejects.commit()
+        else:
+            rejected_path(target).unlink(missing_ok=True)
+        vectors.commit()
+    warn_of_truncation(truncated, embedded)
+    seconds = time.perf_counter() - start
+    return EmbedSummary(embedded + rejected, embedded, rejected, truncated, seconds, tokens)
+
+
+def rejected_path(output: str | Path) -> Path:
+    """Where the rows set aside are listed: ``OUTPUT.rejected.jsonl``, one ``{"row", "reason"}`` a line."""
+    return Path(f"{output}.rejected.jsonl")
+
+
+def check_files(
+    input: str | Path,
+    output: str | Path,
+    *,
+    text_column: str | None = None,
+    id_column: str | None = None,
+    overwrite: bool = False,
+) -> tuple[Path, Path]:
+    """Raise what :func:`embed_file` would raise before it embeds a row: worth calling before a model is loaded.
+
+    Returns:
+        Input and output as paths.
+
+    Raises:
+        InputError: see :func:`embed_file`.
+        OutputError: see :func:`embed_file`.
+    """
+    source = check_input(input, text_column, id_column)
+    target = Path(output)
+    if target.suffix.lower() != ".parquet":
+        raise OutputError(f"output {target} has the extension {target.suffix!r}; the only format is .parquet")
+    if target.is_dir():
+        raise OutputError(f"output {target} is a folder; give the name of a file")
+    if not target.parent.is_dir():
+        raise OutputError(f"output {target}: folder {target.parent} does not exist; create it first")
+    if target.exists():
+        if target.samefile(source):
+            raise OutputError(f"output {target} is the input; give another name")
+        if not overwrite:
+            raise OutputError(f"output {target} exists; give another name, or --overwrite (overwrite=True)")
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise OutputError(f"output {target}: folder {target.parent} is not writable")
+    # The first row is enough to find out that a table lacks the column.
+    next(iter(read_rows(source, text_column, id_column)), None)
+    return source, target
+
+
+def _stored(model: Encoder, make: Make, call: Call, source: Path) -> NDArray[Any]:
+    """Vectors of a call as they are stored, checked."""
+    import numpy as np
+
+    ids = [text.id for text in call.texts]
+    where = f"{source}, ids {ids[0]} to {ids[-1]}"
+    try:
+        vectors = encode(model, [text.text for text in call.texts], len(make.probe)).vectors
+    except ValuembedError as error:
+        raise type(error)(f"{where} (rows are counted from the first of these): {error}") from error
+    for fine, what in ((np.isfinite(vectors).all(axis=1), "is not finite"), (make.fits(vectors), NOT_STORED)):
+        if not fine.all():
+            wrong = [ids[at] for at in np.flatnonzero(~fine)[:10]]
+            raise ReadingError(f"{where}: the embedding {what} for ids {', '.join(map(str, wrong))}")
+    return make.pack(vectors)

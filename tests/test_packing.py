@@ -1,0 +1,214 @@
+"""The packed lane gives what the padded one gives, wherever it is taken."""
+
+from __future__ import annotations
+
+import logging
+from functools import lru_cache
+
+import numpy as np
+import pytest
+import torch
+from some_texts import some_texts
+
+import valuembed
+from valuembed import lane_choice, packing
+from valuembed.anatomy import survey
+from valuembed.lane_choice import packed_up_to
+from valuembed.lanes import PackedLane
+from valuembed.passes import read
+from valuembed.prefix import SharedPrefixes
+from valuembed.prefix import why_not as why_not_shared
+from valuembed.reader import Plan, open_door
+from valuembed.recipes import METHODS, Recipe
+from valuembed.testing import ARCHITECTURES, HYBRIDS, tiny_checkpoint, tiny_config, tiny_decoder
+
+TEXTS = some_texts(40)
+LENGTHS = (21, 12, 11, 10)
+SHARED = 9
+RECIPES = [
+    METHODS["va"],
+    METHODS["aligned_va"],
+    METHODS["wva"],
+    METHODS["aligned_wva"],
+    Recipe(signal="hidden", weights="mean", layers=[1]),
+    Recipe(signal="hidden", weights="last", layers=[1]),
+    METHODS["hidden_mean"],
+]
+
+
+@lru_cache(maxsize=2)
+def _opened(architecture):
+    anatomy = survey(tiny_config(architecture))
+    model = tiny_decoder(architecture)
+    open_door(model, anatomy)
+    return model, anatomy
+
+
+def _plans(anatomy):
+    layers = anatomy.value_layers[:-1]
+    return [
+        Plan(recipe, layers if recipe.signal == "value" else recipe.layers or (), anatomy)
+        for recipe in RECIPES
+        if not recipe.aligned or recipe.weights == "last" or all(anatomy.block(layer).projection for layer in layers)
+    ]
+
+
+def _features(lengths=LENGTHS, shared=SHARED):
+    """Rows that begin with the same tokens."""
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(5, 500, (len(lengths), max(lengths)), generator=generator)
+    ids[:, :shared] = ids[0, :shared]
+    ends = torch.tensor(lengths)
+    span = torch.stack((torch.full_like(ends, shared), ends), dim=1)
+    mask = (torch.arange(max(lengths)) < ends[:, None]).long()
+    return {"input_ids": ids, "attention_mask": mask, "text_span": span[:, None]}
+
+
+def _relative(one, other):
+    return float(((one - other).norm(dim=1) / one.norm(dim=1)).max())
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@torch.inference_mode()
+def test_every_family_gives_the_same_or_says_why_it_cannot(architecture, caplog):
+    model, anatomy = _opened(architecture)
+    plans, features = _plans(anatomy), _features()
+    with caplog.at_level(logging.WARNING, logger="valuembed"):
+        longest = packed_up_to(model, plans[0], "packed")
+    said = [message for message in caplog.messages if message.startswith("texts are padded")]
+    if architecture in HYBRIDS:
+        assert said == [
+            f"texts are padded, for in {type(model).__name__} it has layers whose state would leak from text to text"
+        ]
+    assert bool(said) == (longest == 0)
+    if not longest:
+        return
+    padded = read(model, plans, features, 8192)
+    for plan, one, other in zip(plans, padded, read(model, plans, features, 8192, longest), strict=True):
+        assert _relative(one, other) < 1e-5, f"{plan.recipe.method}, {plan.recipe.weights}"
+    if why_not_shared(model):
+        return
+    features |= {"prefixes": SharedPrefixes(model), "cached": torch.full((4, 1), SHARED)}
+    for plan, one, other in zip(plans, padded, read(model, plans, features, 8192, longest), strict=True):
+        assert _relative(one, other) < 1e-5, f"{plan.recipe.method}, {plan.recipe.weights}, behind a prefix"
+
+
+@torch.inference_mode()
+def test_most_families_take_it():
+    usual = ("llama", "qwen2", "qwen3", "mistral", "gemma3_text", "phi3", "olmo2", "qwen3_moe", "gpt_neox")
+    assert [name for name in usual if not packed_up_to(_opened(name)[0], _plans(_opened(name)[1])[0], "packed")] == []
+
+
+@torch.inference_mode()
+def test_texts_longer_than_a_window_are_padded():
+    model, anatomy = _opened("mistral")
+    window = model.config.sliding_window
+    assert packed_up_to(model, _plans(anatomy)[0], "packed") == packing.longest_text(model) == window == 8
+    features = _features((21, 12, 8, 5), shared=2)
+    shapes = []
+    hook = model.register_forward_pre_hook(
+        lambda _, args, given: shapes.append(tuple(given["input_ids"].shape)), with_kwargs=True
+    )
+    mixed = read(model, _plans(anatomy), features, 8192, window)
+    hook.remove()
+    assert shapes == [(2, 21), (1, 8 + 5)]
+    for one, other in zip(read(model, _plans(anatomy), features, 8192), mixed, strict=True):
+        assert _relative(one, other) < 1e-5
+
+
+class TestEncoder:
+    @pytest.mark.parametrize("method", ["va", "aligned_va", "wva", "aligned_wva", "hidden_mean", "meta_eol"])
+    def test_gives_the_same(self, folder, method):
+        model = valuembed.load(folder, method, dtype="float32")
+        padded = model.encode(TEXTS)
+        model.reader.lane = "packed"
+        shapes = []
+        model.reader.model.register_forward_pre_hook(
+            lambda _, args, given: shapes.append(tuple(given["input_ids"].shape)), with_kwargs=True
+        )
+        np.testing.assert_allclose(model.encode(TEXTS[:2]), padded[:2], atol=1e-6)
+        # The trial pads once; from then on there is one row a pass.
+        assert [rows for rows, _ in shapes].count(4) == 1
+        shapes.clear()
+        np.testing.assert_allclose(model.encode(TEXTS), padded, atol=1e-6)
+        assert {rows for rows, _ in shapes} == {1}
+
+    def test_a_cpu_pads_unless_told(self, folder, caplog):
+        model = valuembed.load(folder, "va")
+        assert packed_up_to(model.reader.model, model.reader.plan) == 0
+        assert packed_up_to(model.reader.model, model.reader.plan, "padded") == 0
+        assert caplog.messages == []
+
+    def test_training_pads(self, folder):
+        model = valuembed.load(folder, "va")
+        model.reader.lane = "packed"
+        features = model.preprocess(TEXTS[:3])
+        shapes = []
+        model.reader.model.register_forward_pre_hook(
+            lambda _, args, given: shapes.append(tuple(given["input_ids"].shape)), with_kwargs=True
+        )
+        model(features)["sentence_embedding"].sum().backward()
+        assert [rows for rows, _ in shapes] == [3]
+
+    def test_the_choice_is_made_once(self, folder, monkeypatch):
+        model = valuembed.load(folder, "va")
+        model.reader.lane = "packed"
+        model.encode(TEXTS)
+        monkeypatch.setattr("valuembed.module.packed_up_to", None)
+        model.encode(TEXTS)
+
+
+class TestReasons:
+    def why(self, model, anatomy, caplog, lane="packed"):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="valuembed"):
+            assert packed_up_to(model, _plans(anatomy)[0], lane) == 0
+        assert len(caplog.messages) == 1
+        return caplog.messages[0].partition(f"{type(model).__name__} ")[2]
+
+    def test_sinks_and_softcaps(self, caplog):
+        assert self.why(*_opened("gpt_oss"), caplog) == "no kernel of the packed lane has sinks"
+        assert self.why(*_opened("gemma2"), caplog) == "no kernel of the packed lane has a softcap"
+
+    def test_heads_that_are_too_wide(self, caplog):
+        anatomy = survey(tiny_config("qwen3", head_dim=264))
+        model = tiny_decoder("qwen3", head_dim=264)
+        assert self.why(model, anatomy, caplog) == "no kernel of the packed lane has heads of width 264"
+
+    def test_no_kernel_for_a_precision(self, caplog, monkeypatch):
+        model, anatomy = _opened("qwen3")
+        monkeypatch.setattr(type(model), "device", torch.device("cuda"))
+        assert self.why(model, anatomy, caplog, "auto") == "no kernel packs float32 on this device"
+
+    def test_a_trial_that_differs(self, caplog, monkeypatch):
+        # Rotary positions are relative, and may count on over the row; learned ones have to begin anew.
+        model, anatomy = _opened("gpt2")
+        monkeypatch.setattr(PackedLane, "positions", property(lambda lane: torch.arange(lane.tokens)[None]))
+        assert self.why(model, anatomy, caplog).startswith("a trial of the packed lane was off by 0.")
+
+    def test_a_trial_that_fails(self, caplog, monkeypatch):
+        model, anatomy = _opened("qwen3")
+
+        def fail(*args):
+            raise RuntimeError("no such kernel image")
+
+        monkeypatch.setattr(packing, "attend", fail)
+        assert self.why(model, anatomy, caplog) == "a trial of the packed lane failed: RuntimeError"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+class TestOnCuda:
+    @pytest.mark.parametrize("method", ["va", "aligned_va", "wva", "aligned_wva", "meta_eol"])
+    @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma3_text"])
+    def test_the_fast_kernel_gives_the_same(self, tmp_path, method, architecture):
+        tiny_checkpoint(tmp_path / "model", architecture, tokenizer="byte_level_bos")
+        model = valuembed.load(tmp_path / "model", method, dtype="bfloat16", device="cuda")
+        assert lane_choice.packed_up_to(model.reader.model, model.reader.plan) > 0
+        packed = model.encode(TEXTS)
+        model.reader.lane = "padded"
+        cosines = (packed * model.encode(TEXTS)).sum(axis=1)
+        assert cosines.min() > 0.999
+
+    def test_float32_is_padded(self, folder):
+        model = valuembed.load(folder, "va", dtype="float32", device="cuda")
+        assert lane_choice.packed_up_to(model.reader.model, model.reader.plan) == 0
