@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import valuembed
 from valuembed import batching
-from valuembed.batching import TOKENS_PER_STEP, pad_right, plan_steps, rope_groups
+from valuembed.batching import TOKENS_PER_STEP, cheapest_steps, pad_right, plan_steps, rope_groups
 from valuembed.testing import tiny_checkpoint, tiny_decoder
 
 SWITCH = 32
@@ -34,6 +34,39 @@ LONGROPE = {
         "original_max_position_embeddings": SWITCH,
     },
 }
+
+
+class TestCheapestSteps:
+    @pytest.mark.parametrize(
+        ("overhead", "steps"),
+        [
+            # Rows of 10, 9, 9 and 2 tokens: 10 alone saves 1 * 2 tokens of padding, 2 alone 7.
+            (0, [[1], [0, 3], [2]]),
+            (3, [[1, 0, 3], [2]]),
+            (8, [[1, 0, 3, 2]]),
+        ],
+    )
+    def test_by_hand(self, overhead, steps):
+        assert cheapest_steps([9, 10, 2, 9], overhead) == steps
+
+    def test_no_rows(self):
+        assert cheapest_steps([], 5) == []
+
+    @given(st.lists(st.integers(1, 30), min_size=1, max_size=9), st.integers(0, 40))
+    def test_no_cut_costs_less(self, lengths, overhead):
+        def cost(steps):
+            return sum(overhead + len(step) * max(lengths[row] for row in step) for step in steps)
+
+        steps = cheapest_steps(lengths, overhead)
+        assert sorted(row for step in steps for row in step) == list(range(len(lengths)))
+        order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+        cuts = itertools.product([False, True], repeat=len(order) - 1)
+        ways = []
+        for cut in cuts:
+            ways.append([[order[0]]])
+            for apart, row in zip(cut, order[1:], strict=True):
+                ways[-1].append([row]) if apart else ways[-1][-1].append(row)
+        assert cost(steps) == min(map(cost, ways))
 
 
 class TestSteps:

@@ -437,3 +437,15 @@ class TestSpecialTokensInTexts:
         size, before = len(tokenizer), tokenizer("<|im_start|>a")["input_ids"]
         TextTokenizer(tokenizer).rows(["<|im_end|>"], CHATML, max_tokens=None)
         assert (len(tokenizer), tokenizer("<|im_start|>a")["input_ids"]) == (size, before)
+
+
+def test_templates_from_many_clients_are_not_all_remembered() -> None:
+    """Those with special tokens cost a tokenizer each; a template that is forgotten gives the same ids again."""
+    texts = TextTokenizer(tiny_tokenizer("chat"))
+    templates = [f"<|im_start|>{number}: {{text}}<|im_end|>" for number in range(20)]
+    rows = [texts.rows(["a text"], template, max_tokens=None) for template in templates]
+    assert len(texts._with_aliases) == 16
+    assert rows == [texts.rows(["a text"], template, max_tokens=None) for template in templates]
+    beginnings = [texts.beginning("{prompt} : {text}", f"number {number}") for number in range(300)]
+    assert len(texts._beginnings) == 256
+    assert beginnings[0] == texts.beginning("{prompt} : {text}", "number 0")

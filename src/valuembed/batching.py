@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 TOKENS_PER_STEP = 8192
 """Padded tokens computed in one step. Larger steps gain little on any device; memory grows with them."""
+
+TOKENS_PER_STEP_ON_CPU = 2048
+"""The same on a CPU, whose caches hold what so many tokens leave behind in a layer; and smaller steps pad less."""
 
 EVEN = 0.9
 """A step that has a quarter of its budget takes no row shorter than this share of its longest: short texts would
@@ -45,6 +49,36 @@ def plan_steps(
         step.append(row)
     if step:
         yield step
+
+
+def cheapest_steps(lengths: Sequence[int], overhead: int) -> list[list[int]]:
+    """Rows in steps so that padding and the steps themselves cost least: the best of all cuts of the sorted rows.
+
+    Args:
+        lengths: tokens of each row.
+        overhead: what a step costs beside rows x longest row, in tokens.
+
+    Returns:
+        Indices of the rows of each step, longest first; each row is in exactly one.
+    """
+    if not lengths:
+        return []
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    # A best cut never parts rows of one length.
+    starts = [at for at, row in enumerate(order) if not at or lengths[row] != lengths[order[at - 1]]]
+    first, longest = np.array(starts, float), np.array([lengths[order[at]] for at in starts], float)
+    ends = [*starts[1:], len(order)]
+    cost, begin = np.zeros(len(starts) + 1), [0] * (len(starts) + 1)
+    for j, end in enumerate(ends, start=1):
+        ways = cost[:j] + overhead + (end - first[:j]) * longest[:j]
+        begin[j] = int(ways.argmin())
+        cost[j] = ways[begin[j]]
+    steps: list[list[int]] = []
+    j = len(starts)
+    while j:
+        steps.insert(0, order[starts[begin[j]] : ends[j - 1]])
+        j = begin[j]
+    return steps
 
 
 def rope_groups(model: PreTrainedModel) -> Callable[[int], Hashable]:

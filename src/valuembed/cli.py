@@ -21,6 +21,7 @@ from valuembed import (  # noqa: F401
     cli_probe,
     cli_reproduce,
     cli_search,
+    cli_serve,
     cli_train,
 )
 from valuembed.cli_explain import explain

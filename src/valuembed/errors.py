@@ -10,12 +10,17 @@ ValuembedError
 ├── OutputError            (OSError)       results that cannot be written
 ├── ReadingError           (RuntimeError)  a forward pass that did not deliver what was asked
 │   └── NotFiniteError                     vectors that are NaN or infinite
+├── ServingError           (RuntimeError)  a server whose model thread takes no requests
+├── TextFailed                             one text of a request that failed, and why
+├── RequestError                           a request that is answered with an error of its HTTP status
 └── MissingExtraError      (ImportError)   an optional dependency that is not installed
 
 Each message echoes what was given and says what is legal or what to do.
 """
 
 from __future__ import annotations
+
+import traceback
 
 
 class ValuembedError(Exception):
@@ -58,6 +63,51 @@ class NotFiniteError(ReadingError):
     """Vectors came out NaN or infinite; the message names the rows."""
 
 
+class ServingError(ValuembedError, RuntimeError):
+    """The model thread of a server takes no requests: it has stopped, is stuck, or has died."""
+
+
+class TextFailed(ValuembedError):
+    """One text of a request could not be embedded.
+
+    Args:
+        index: which of the request's texts.
+        cause: what was raised for it.
+    """
+
+    def __init__(self, index: int, cause: Exception) -> None:
+        super().__init__(f"text {index}: {cause}")
+        self.index = index
+        self.cause = cause
+
+
+class RequestError(ValuembedError):
+    """A request to a server is answered with an error.
+
+    Args:
+        status: of HTTP.
+        message: for the client alone; it may repeat what the client sent, so it never enters a log.
+        code: a word for programs.
+        param: the field of the request that is wrong.
+        headers: of the answer.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.param = param
+        self.headers = headers or {}
+
+
 class MissingExtraError(ValuembedError, ImportError):
     """An optional dependency is not installed; the message is the line that installs it."""
 
@@ -68,3 +118,10 @@ class TruncationWarning(UserWarning):
 
 class BlankTextWarning(UserWarning):
     """Blank texts were embedded as the template around nothing."""
+
+
+def trace_of(error: BaseException) -> str:
+    """Type and places of an error for a log, without its message, which may repeat a text."""
+    frames = traceback.extract_tb(error.__traceback__)[-5:]
+    places = " > ".join(f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames)
+    return f"{type(error).__name__} at {places}"

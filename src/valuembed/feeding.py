@@ -62,7 +62,7 @@ def batches(
         prompt, role, recipe: as in :meth:`valuembed.module.ValueTransformer.tokenize_texts`.
     """
     # Here and not in the thread that makes the batches, where gradients would always seem to be wanted.
-    shared = _shared_prefixes(reader, len(texts), recipe)
+    shared = shared_prefixes(reader, len(texts), recipe)
     made = _made(reader, texts, prompt, role, recipe, shared)
     return ahead(made) if len(texts) >= AHEAD_FROM else made
 
@@ -119,7 +119,7 @@ def _made(
     for start in range(0, len(texts), TEXTS_PER_WINDOW):
         rows = reader.tokenize_texts(texts[start : start + TEXTS_PER_WINDOW], prompt, role, recipe=recipe)
         by_text = list(zip(*rows, strict=True))
-        cached = _cached(reader, rows, prompt, role, recipe) if shared else [[0] * len(rows)] * len(by_text)
+        cached = cached_tokens(reader, rows, prompt, role, recipe, shared)
         fed = [max(map(_fed, of_text, skipped)) for of_text, skipped in zip(by_text, cached, strict=True)]
         # Sequences behind different beginnings go into steps of their own, others share theirs.
         budget = reader.tokens_per_step if shared else max(1, reader.tokens_per_step // len(rows))
@@ -141,7 +141,7 @@ def _fed(row: TokenRow, cached: int) -> int:
     return len(row.ids) - cached
 
 
-def _shared_prefixes(reader: ValueTransformer, texts: int, recipe: Recipe) -> SharedPrefixes | None:
+def shared_prefixes(reader: ValueTransformer, texts: int, recipe: Recipe) -> SharedPrefixes | None:
     """Where the beginnings of a call's sequences are kept; None where each text is to be run whole."""
     whole = texts < SHARED_FROM or (recipe.span == "all" and recipe.weights == "mean")
     if whole or torch.is_grad_enabled() or why_not(reader.model):
@@ -149,10 +149,24 @@ def _shared_prefixes(reader: ValueTransformer, texts: int, recipe: Recipe) -> Sh
     return SharedPrefixes(reader.model)
 
 
-def _cached(
-    reader: ValueTransformer, rows: list[list[TokenRow]], prompt: str | None, role: str | None, recipe: Recipe
+def cached_tokens(
+    reader: ValueTransformer,
+    rows: list[list[TokenRow]],
+    prompt: str | None,
+    role: str | None,
+    recipe: Recipe,
+    shared: SharedPrefixes | None,
 ) -> list[list[int]]:
-    """How many tokens at the beginning of each sequence are its template's own, ``[b, k]``; 0 for few or others."""
+    """How many tokens at the beginning of each sequence are its template's own, ``[b, k]``; 0 for few or others.
+
+    Args:
+        reader: whose tokenizer.
+        rows: for each of the k templates, b sequences.
+        prompt, role, recipe: that they were tokenized with.
+        shared: where beginnings are kept; None where they are not.
+    """
+    if shared is None:
+        return [[0] * len(rows)] * len(rows[0])
     found = []
     for template, of_template in zip(recipe.templates_for(role), rows, strict=True):
         beginning = list(reader.texts.beginning(template, prompt or ""))

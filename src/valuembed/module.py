@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from valuembed import adapters
-from valuembed.batching import TOKENS_PER_STEP, pad_right
+from valuembed.batching import TOKENS_PER_STEP, TOKENS_PER_STEP_ON_CPU, pad_right
 from valuembed.checkpoint import Checkpoint, locate
 from valuembed.cleaning import CLEANINGS
 from valuembed.compiling import Compiling
@@ -74,7 +74,7 @@ class ValueTransformer(Transformer):
         self.plan = plan
         self.origin = origin
         self.max_tokens = max_tokens
-        self.tokens_per_step = TOKENS_PER_STEP
+        self._tokens_per_step: int | None = None
         self.lane: LaneName = "auto"
         self.compiling = Compiling()
         self._packing: dict[object, int] = {}
@@ -93,6 +93,16 @@ class ValueTransformer(Transformer):
     @max_seq_length.setter
     def max_seq_length(self, value: int | None) -> None:
         self.max_tokens = token_limit(value, self.processor, self.model.config)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Padded tokens computed in one step: what suits the device, or less where memory did not suffice."""
+        usual = TOKENS_PER_STEP_ON_CPU if self.model.device.type == "cpu" else TOKENS_PER_STEP
+        return self._tokens_per_step or usual
+
+    @tokens_per_step.setter
+    def tokens_per_step(self, value: int) -> None:
+        self._tokens_per_step = value
 
     def get_embedding_dimension(self) -> int:
         """Width of the vectors."""
@@ -215,9 +225,10 @@ class ValueTransformer(Transformer):
         packed_up_to = self.packed_up_to()
         if not torch.is_grad_enabled():
             self.compiling.at_start(self.model, self.plan, packed_up_to)
-        vectors, self.tokens_per_step = read_within_memory(
-            self.model, plans, features, self.tokens_per_step, packed_up_to
-        )
+        usual = self.tokens_per_step
+        vectors, budget = read_within_memory(self.model, plans, features, usual, packed_up_to)
+        if budget != usual:
+            self.tokens_per_step = budget
         return vectors
 
     def has_taken(self, seconds: float, left: float) -> None:

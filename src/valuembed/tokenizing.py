@@ -27,6 +27,9 @@ METASPACE = "\u2581"
 _VARIED = ("a", "Zebra", "7", "(", '"', " x", "\u4e2d", "\u00e9")
 # Stand-ins for special tokens of a template, in a private-use plane: no text holds them by accident.
 _ALIAS = "\U0010fa5e{}\U0010fa5f"
+# Templates that are remembered: enough for any recipe, few enough for a server that takes them from its clients. A
+# template with special tokens is remembered with a tokenizer of its own.
+_MOST_TOKENIZERS, _MOST_BEGINNINGS = 16, 256
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,7 @@ class TextTokenizer:
             rows = self.rows(_VARIED, template, prompt, max_tokens=None)
             alike = zip(*(row.ids[: row.span[0]] for row in rows), strict=False)
             shared = takewhile(lambda ids: len(set(ids)) == 1, alike)
+            _forget_oldest(self._beginnings, _MOST_BEGINNINGS)
             self._beginnings[template, prompt] = tuple(ids[0] for ids in shared)
         return self._beginnings[template, prompt]
 
@@ -227,8 +231,15 @@ class TextTokenizer:
                 literals = [literal.replace(token.content, alias) for literal in literals]
                 copy.add_tokens(AddedToken(alias, normalized=False, lstrip=token.lstrip, rstrip=token.rstrip))
                 originals[_id(copy, alias)] = _id(self.tokenizer, token.content)
+            _forget_oldest(self._with_aliases, _MOST_TOKENIZERS)
             self._with_aliases[template.source] = (copy, template.with_literals(literals), originals)
         return self._with_aliases[template.source]
+
+
+def _forget_oldest(remembered: dict[Any, Any], most: int) -> None:
+    """Make room for one more."""
+    while len(remembered) >= most:
+        del remembered[next(iter(remembered))]
 
 
 def _id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:

@@ -1,0 +1,195 @@
+"""Everyone who embeds in the throughput benchmark, each in a process of its own: ours, and the peers as they are used.
+
+The peers get plain text, not their chat template. ``make(path)`` gives a function from texts to what was computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import torch
+from shapes import Shape
+
+from valuembed.recipes import METHODS
+
+PROMPT_EOL = METHODS["prompt_eol"].template[0]
+META_EOL = METHODS["meta_eol"].template
+TUNED_TOKENS = 8192
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one call computed.
+
+    Attributes:
+        tokens: real tokens that went through the decoder, padding left out; a beginning that is kept counts once.
+        padded: the same with padding.
+        flops: multiplications and additions of the matrices for the real tokens, in layers that ran.
+    """
+
+    tokens: int
+    padded: int
+    flops: float
+
+
+Contender = Callable[[list[str]], Work]
+
+
+def ours(path: str, device: str, dtype: str, shape: Shape, method: str, **options: Any) -> Contender:
+    """This library with its defaults, but for ``options``."""
+    import valuembed
+
+    model = valuembed.load(path, method, dtype=dtype, device=device, **options)
+    recipe, held = model.recipe, model.reader.model.config.num_hidden_layers
+    if recipe.reads_final_norm:
+        of_token = held * shape.layer_parameters()
+    else:
+        # Nothing of the last layer but what its signal needs: the three projections in, or the whole attention block.
+        inside = shape.attention_parameters()
+        if recipe.weights == "mean":
+            inside -= shape.width * shape.heads * shape.head_width
+        of_token = (held - 1) * shape.layer_parameters() + inside
+    padded = [0]
+    model.reader.model.register_forward_pre_hook(
+        lambda _, args, given: padded.__setitem__(0, padded[0] + given["input_ids"].numel()), with_kwargs=True
+    )
+
+    def run(texts: list[str]) -> Work:
+        padded[0] = 0
+        model.encode(texts, show_progress_bar=False)
+        assert model.report is not None
+        tokens = model.report.tokens - model.report.reused
+        return Work(tokens, padded[0], 2.0 * tokens * of_token)
+
+    return run
+
+
+def sentence_transformers_mean(path: str, device: str, dtype: str, shape: Shape, batch_size: int = 32) -> Contender:
+    """Mean pooling of the last hidden states, as sentence-transformers does it for any checkpoint."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    body = Transformer(path, model_kwargs={"dtype": getattr(torch, dtype)})
+    if body.tokenizer.pad_token is None:
+        body.tokenizer.pad_token = body.tokenizer.eos_token
+    model = SentenceTransformer(modules=[body, Pooling(body.get_embedding_dimension(), "mean")], device=device)
+    tokenizer = body.tokenizer
+
+    def run(texts: list[str]) -> Work:
+        model.encode(texts, batch_size=batch_size, show_progress_bar=False)
+        # As its encode sorts and cuts them: by characters, longest first.
+        lengths = [len(ids) for ids in tokenizer(sorted(texts, key=len, reverse=True))["input_ids"]]
+        return _full(shape, lengths, [lengths[i : i + batch_size] for i in range(0, len(lengths), batch_size)])
+
+    return run
+
+
+def published(
+    path: str, device: str, dtype: str, shape: Shape, templates: tuple[str, ...], batch_size: int = 16
+) -> Contender:
+    """Prompts as published code runs them: left padding, all hidden states, batches in the order given."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype)).to(device).eval()
+
+    @torch.no_grad()
+    def run(texts: list[str]) -> Work:
+        lengths: list[list[int]] = []
+        for start in range(0, len(texts), batch_size):
+            for template in templates:
+                prompts = [template.replace("{text}", text) for text in texts[start : start + batch_size]]
+                batch = tokenizer(prompts, return_tensors="pt", padding=True).to(device)
+                states = model(**batch, output_hidden_states=True, return_dict=True).hidden_states
+                states[-1][:, -1, :].float().cpu()
+                lengths.append(batch["attention_mask"].sum(1).tolist())
+        return _full(shape, [length for of_batch in lengths for length in of_batch], lengths)
+
+    return run
+
+
+def tuned(path: str, device: str, dtype: str, shape: Shape) -> Contender:
+    """PromptEOL as one would write it with care: sorted by tokens, a budget of tokens, the last state alone."""
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path, padding_side="right")
+    model = AutoModel.from_pretrained(path, dtype=getattr(torch, dtype)).to(device).eval()
+
+    @torch.inference_mode()
+    def run(texts: list[str]) -> Work:
+        rows = tokenizer([PROMPT_EOL.replace("{text}", text) for text in texts])["input_ids"]
+        rows.sort(key=len, reverse=True)
+        batches: list[list[list[int]]] = [[]]
+        for row in rows:
+            if batches[-1] and (len(batches[-1]) + 1) * len(batches[-1][0]) > TUNED_TOKENS:
+                batches.append([])
+            batches[-1].append(row)
+        for batch in batches:
+            longest = len(batch[0])
+            ids = torch.tensor([row + [0] * (longest - len(row)) for row in batch], device=device)
+            mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in batch], device=device)
+            states = model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+            states[torch.arange(len(batch)), mask.sum(1) - 1].float().cpu()
+        return _full(shape, [len(row) for row in rows], [[len(row) for row in batch] for batch in batches])
+
+    return run
+
+
+def matrix_product(device: str, dtype: str, shape: Shape) -> Contender:
+    """The best of five matrix products, the model's own among them: what the machine can do."""
+    rows = 4096 if device == "cpu" else 16384
+    sizes = [
+        (shape.width, shape.inner),
+        (shape.inner, shape.width),
+        (shape.width, shape.heads * shape.head_width),
+        (shape.width, shape.width),
+        (2048, 2048),
+    ]
+    pairs = [
+        (
+            torch.randn(rows, a, device=device).to(getattr(torch, dtype)),
+            torch.randn(b, a, device=device).to(getattr(torch, dtype)),
+        )
+        for a, b in sizes
+    ]
+
+    def run(texts: list[str]) -> Work:
+        best = 0.0
+        for one, other in pairs:
+            for _ in range(3):
+                begin = perf_counter()
+                torch.nn.functional.linear(one, other)
+                if device != "cpu":
+                    torch.cuda.synchronize()
+                best = max(best, 2.0 * rows * other.numel() / (perf_counter() - begin))
+        return Work(0, 0, best)
+
+    return run
+
+
+def _full(shape: Shape, lengths: list[int], batches: list[list[int]]) -> Work:
+    tokens = sum(lengths)
+    padded = sum(len(batch) * max(batch) for batch in batches)
+    return Work(tokens, padded, 2.0 * tokens * shape.layers * shape.layer_parameters())
+
+
+CONTENDERS: dict[str, tuple[Callable[..., Contender], dict[str, Any]]] = {
+    "VA": (ours, {"method": "va"}),
+    "VA, compiled": (ours, {"method": "va", "compile": True}),
+    "AlignedWVA + PromptEOL": (ours, {"method": "aligned_wva"}),
+    "AlignedWVA + PromptEOL, compiled": (ours, {"method": "aligned_wva", "compile": True}),
+    "MetaEOL, ours": (ours, {"method": "meta_eol"}),
+    "MetaEOL, ours, compiled": (ours, {"method": "meta_eol", "compile": True}),
+    "sentence-transformers mean pooling": (sentence_transformers_mean, {}),
+    "sentence-transformers mean pooling, batches of 8": (sentence_transformers_mean, {"batch_size": 8}),
+    "sentence-transformers mean pooling, batches of 128": (sentence_transformers_mean, {"batch_size": 128}),
+    "PromptEOL as published": (published, {"templates": (PROMPT_EOL,)}),
+    "PromptEOL, tuned": (tuned, {}),
+    "MetaEOL as published": (published, {"templates": META_EOL}),
+    "matrix product": (matrix_product, {}),
+}

@@ -1,0 +1,251 @@
+"""Throughput: this library against the ways in which decoders are used for embeddings, on one random checkpoint.
+
+    python benchmarks/throughput.py [--shape qwen3-0.6b] [--texts 400] [--rounds 5] [--dtype bfloat16] [--device cpu]
+        [--only NAME ...] [--name throughput]
+    python benchmarks/throughput.py memory [--texts 100000]
+
+Everyone runs in a process of its own and they take turns, round by round; ratios are formed within a round. MetaEOL,
+which takes many times as long, gets every eighth text, and rates are texts a second. A matrix product takes its turn
+like the others: the best of five shapes is what the machine can do. `memory` encodes many short texts with the bundled
+model and looks at how the process grows. Written beside this script: NAME.md, and memory.md.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Idle OpenMP threads must sleep: a dozen processes wait for their turn.
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import argparse
+import platform
+import statistics
+import tempfile
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from contenders import CONTENDERS, Work
+from shapes import SHAPES, make_checkpoint, some_texts
+
+HERE = Path(__file__).parent
+MACHINE = "matrix product"
+RATIOS = [
+    ("VA", "sentence-transformers mean pooling", "1.25", ""),
+    ("VA, compiled", "sentence-transformers mean pooling", "1.9", "2.4"),
+    ("VA", "sentence-transformers mean pooling, batches of 8", "", ""),
+    ("VA", "sentence-transformers mean pooling, batches of 128", "", ""),
+    ("AlignedWVA + PromptEOL", "PromptEOL as published", "1.6", ""),
+    ("AlignedWVA + PromptEOL, compiled", "PromptEOL as published", "2.2", "3.0"),
+    ("AlignedWVA + PromptEOL", "PromptEOL, tuned", "", ""),
+    ("AlignedWVA + PromptEOL, compiled", "PromptEOL, tuned", "", ""),
+    ("AlignedWVA + PromptEOL", "MetaEOL as published", "10", "20"),
+    ("AlignedWVA + PromptEOL, compiled", "MetaEOL as published", "10", "20"),
+    ("MetaEOL, ours", "MetaEOL as published", "2.0", "3.0"),
+    ("MetaEOL, ours, compiled", "MetaEOL as published", "2.0", "3.0"),
+]
+"""Ours, a peer, and how many times as fast we want to be at least and at best."""
+EVERY = {name: 8 for name in CONTENDERS if name.startswith("MetaEOL")}
+"""Some get only every so many-th text."""
+
+
+def take_turns(told: Connection, name: str, path: str, device: str, dtype: str, shape: str, threads: int) -> None:
+    """One contender's process: encode the texts that are sent; seconds, and what was computed."""
+    import torch
+
+    torch.set_num_threads(threads)
+    make, options = CONTENDERS[name]
+    run = make(
+        device=device, dtype=dtype, shape=SHAPES[shape], **({} if name == MACHINE else {"path": path}), **options
+    )
+    told.send("ready")
+    while (texts := told.recv()) is not None:
+        begin = time.perf_counter()
+        work = run(texts)
+        told.send((time.perf_counter() - begin, work))
+
+
+@contextmanager
+def contenders(names: list[str], path: Path, args: argparse.Namespace) -> Iterator[dict[str, Connection]]:
+    """A process for each, ready to run."""
+    context = get_context("spawn")
+    lines, processes = {}, []
+    for name in names:
+        lines[name], told = context.Pipe()
+        given = (told, name, str(path), args.device, args.dtype, args.shape, args.threads)
+        processes.append(context.Process(target=take_turns, args=given, daemon=True))
+        processes[-1].start()
+        told.close()
+        print(name, lines[name].recv(), flush=True)
+    try:
+        yield lines
+    finally:
+        for line in lines.values():
+            line.send(None)
+        for process in processes:
+            process.join(10)
+
+
+def measure(args: argparse.Namespace, path: Path) -> dict[str, list[tuple[int, float, Work]]]:
+    """For each contender and round: texts, seconds, work."""
+    texts = some_texts(args.texts)
+    names = args.only or list(CONTENDERS)
+    if MACHINE not in names:
+        names.append(MACHINE)
+    found: dict[str, list[tuple[int, float, Work]]] = {name: [] for name in names}
+    with contenders(names, path, args) as lines:
+        # The first turn warms up: compilers, caches, allocators.
+        for number in range(args.rounds + 1):
+            for name, line in lines.items():
+                given = texts[:: EVERY.get(name, 1)]
+                line.send(given)
+                seconds, work = line.recv()
+                if number:
+                    found[name].append((len(given), seconds, work))
+                print(f"round {number}: {name} {len(given) / seconds:.2f} texts/s", flush=True)
+    return found
+
+
+def wrap(prose: str) -> list[str]:
+    return textwrap.wrap(prose, 120)
+
+
+def three(values: list[float], form: str = ".2f") -> str:
+    """Minimum, median, maximum."""
+    return f"{statistics.median(values):{form}} ({min(values):{form}}-{max(values):{form}})"
+
+
+def report(args: argparse.Namespace, found: dict[str, list[tuple[int, float, Work]]]) -> str:
+    import torch
+
+    best = [work.flops for _, _, work in found[MACHINE]]
+    lines = [
+        "# Throughput",
+        "",
+        f"`python benchmarks/throughput.py --shape {args.shape} --texts {args.texts} --rounds {args.rounds} "
+        f"--dtype {args.dtype} --device {args.device}`",
+        "",
+        *wrap(
+            f"A random checkpoint in the shape of {args.shape} (vocabulary of 8,192), {args.texts} texts of log-normal "
+            f"length (median 20 words), {args.dtype}, {_device(args.device)}, {args.threads} threads, torch "
+            f"{torch.__version__}, Python {platform.python_version()}. Everyone in a process of its own, in turns; "
+            "median (lowest-highest) of the rounds. Rates are those of the shared machine that ran them: only ratios "
+            "say something elsewhere. Default layers in every row of ours."
+        ),
+        "",
+        "## Ratios",
+        "",
+        "| ours | against | times as fast | wanted | aim |",
+        "|:--|:--|--:|--:|--:|",
+    ]
+    for one, other, least, aim in RATIOS:
+        if one in found and other in found:
+            pace = [(a / s) / (b / u) for (a, s, _), (b, u, _) in zip(found[one], found[other], strict=True)]
+            lines.append(f"| {one} | {other} | {three(pace)} | {least} | {aim} |")
+    lines += [
+        "",
+        "## What each of them does",
+        "",
+        *wrap(
+            "FLOPs are those of the matrices, for tokens that matter in layers that ran: padding does not count, nor "
+            "does a beginning that is computed once for all. The share is that of the matrix product of the same "
+            f"round, {three([flops / 1e12 for flops in best])} TFLOP/s."
+        ),
+        "",
+        "| | texts/s | tokens/s | padded / real tokens | TFLOP/s | share of the matrix product |",
+        "|:--|--:|--:|--:|--:|--:|",
+    ]
+    for name, turns in found.items():
+        if name == MACHINE:
+            continue
+        texts = [count / seconds for count, seconds, _ in turns]
+        tokens = [work.tokens / seconds for _, seconds, work in turns]
+        pace = [work.flops / seconds for _, seconds, work in turns]
+        share = [flops / limit for flops, limit in zip(pace, best, strict=True)]
+        padding = turns[0][2].padded / turns[0][2].tokens
+        lines.append(
+            f"| {name} | {three(texts)} | {statistics.median(tokens):,.0f} | {padding:.3f} | "
+            f"{three([flops / 1e12 for flops in pace])} | {three(share)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _device(device: str) -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if device == "cuda" else f"CPU ({platform.machine()})"
+
+
+def memory(args: argparse.Namespace) -> None:
+    """How a process grows while it encodes many short texts in one call."""
+    import valuembed
+
+    def resident() -> int:
+        status = Path("/proc/self/status").read_text()
+        return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))) // 1024
+
+    texts = some_texts(args.texts, median=8, spread=0.4)
+    model = valuembed.load("bundled", "va", dtype=args.dtype)
+    model.encode(texts[:1000])
+    before, seen, done = resident(), [], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.2):
+            seen.append(resident() - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    vectors = model.encode(texts)
+    done.set()
+    watcher.join()
+    result = vectors.nbytes / 2**20
+    thirds = [max(seen[i * len(seen) // 3 : (i + 1) * len(seen) // 3]) for i in range(3)]
+    lines = [
+        "# Memory of a long call",
+        "",
+        f"`python benchmarks/throughput.py memory --texts {args.texts} --dtype {args.dtype}`",
+        "",
+        *wrap(
+            f"One `encode` of {args.texts:,} short texts with the bundled model (VA), on the CPU. Growth of the "
+            "process after its first 1,000 texts, in MB, the result among it."
+        ),
+        "",
+        "| result | most in the first third | in the second | in the last |",
+        "|--:|--:|--:|--:|",
+        f"| {result:.0f} | {thirds[0]} | {thirds[1]} | {thirds[2]} |",
+    ]
+    (HERE / "memory.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", choices=["speed", "memory"], default="speed")
+    parser.add_argument("--shape", choices=SHAPES, default="qwen3-0.6b")
+    parser.add_argument("--texts", type=int)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS, help="not all of them")
+    parser.add_argument("--name", default="throughput", help="of the file that is written")
+    args = parser.parse_args()
+    args.texts = args.texts or {"speed": 400, "memory": 100_000}[args.what]
+    if args.what == "memory":
+        memory(args)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(args, make_checkpoint(Path(folder), args.shape, args.dtype))
+    text = report(args, found)
+    (HERE / f"{args.name}.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

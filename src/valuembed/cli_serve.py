@@ -1,0 +1,80 @@
+"""The command ``serve``: a model behind OpenAI's embeddings API."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from valuembed.commands import command, load_encoder
+from valuembed.extras import require
+
+LIMITS = "Limits"
+
+
+def _limit(help: str, **more: Any) -> Any:
+    return typer.Option(help=help, rich_help_panel=LIMITS, **more)
+
+
+@command
+def serve(
+    options: dict[str, Any],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. Others can be reached from elsewhere.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 8000,
+    name: Annotated[
+        str | None, typer.Option(help="What clients call the model. Default: its own name.", show_default=False)
+    ] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Keys that clients have to send, one a line. Default: the one in $VALUEMBED_API_KEY, if any.",
+            show_default=False,
+        ),
+    ] = None,
+    drain_seconds: Annotated[
+        float, typer.Option(min=0, help="Told to end, go on serving so long while /ready says no.")
+    ] = 2.0,
+    step_tokens: Annotated[
+        int | None,
+        _limit("Tokens computed in one step. Default: 2048 on a CPU, 8192 on a GPU.", min=1, show_default=False),
+    ] = None,
+    max_body_bytes: Annotated[int, _limit("Of a request.", min=1)] = 8_000_000,
+    max_texts: Annotated[int, _limit("Of a request.", min=1)] = 2048,
+    max_requests: Annotated[int, _limit("In the server at once.", min=1)] = 1024,
+    max_waiting_texts: Annotated[int, _limit("Of all requests in the server.", min=1)] = 8192,
+    max_waiting_bytes: Annotated[int, _limit("Of all requests in the server.", min=1)] = 64_000_000,
+    answer_seconds: Annotated[float, _limit("Until an answer has to be found.", min=1)] = 300.0,
+    stuck_seconds: Annotated[float, _limit("For a step, after which /ready says no.", min=1)] = 120.0,
+) -> None:
+    """Serve a model behind OpenAI's embeddings API, until Ctrl-C or SIGTERM.
+
+    Keys are never an argument: others on the machine could read it.
+    """
+    for package in ("fastapi", "uvicorn", "prometheus_client"):
+        require(package, "serve")
+    from valuembed.admission import Limits
+    from valuembed.server import read_keys
+    from valuembed.server import serve as run
+
+    keys = read_keys(api_key_file)
+    limits = Limits(
+        max_body_bytes=max_body_bytes,
+        max_texts=max_texts,
+        max_requests=max_requests,
+        max_waiting_texts=max_waiting_texts,
+        max_waiting_bytes=max_waiting_bytes,
+        answer_seconds=answer_seconds,
+        stuck_seconds=stuck_seconds,
+    )
+    run(
+        load_encoder(options),
+        host=host,
+        port=port,
+        name=name,
+        keys=keys,
+        limits=limits,
+        step_tokens=step_tokens,
+        drain_seconds=drain_seconds,
+    )

@@ -1,0 +1,327 @@
+"""The server: OpenAI's embeddings API around a loaded model, as an application and as a running process."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import time
+import warnings
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from copy import deepcopy
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from valuembed import __version__, routes_health, routes_openai
+from valuembed.admission import Admission, Limits
+from valuembed.batcher import PROBE, Batcher
+from valuembed.embedding_jobs import Engine
+from valuembed.errors import InputError, RequestError, ServingError
+from valuembed.gate import OPEN_PATHS, Gate
+from valuembed.openai_api import error_response, invalid_request
+from valuembed.server_metrics import Metrics
+from valuembed.serving import Serving
+
+if TYPE_CHECKING:
+    from valuembed.encoder import ValueEncoder
+
+logger = logging.getLogger(__name__)
+
+KEY_VARIABLE = "VALUEMBED_API_KEY"
+"""Environment variable that holds the key clients have to send."""
+
+KEEP_ALIVE_SECONDS = 75
+"""Longer than proxies keep an idle connection: the side that reuses it should be the one that closes it."""
+
+BACKLOG = 2048
+"""Connections that wait to be accepted."""
+
+ACCEPT_SECONDS = 0.05
+"""How long connections are still accepted that were made before the port is closed."""
+
+SETTLE_SECONDS = 1.0
+"""How long connections may still finish what they have begun after the port is closed."""
+
+NO_TELEMETRY: Any = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False)
+"""For FastAPI, which would otherwise report to whatever collector a process or its environment names."""
+
+
+class OpenServerWarning(UserWarning):
+    """A server can be reached from other machines, by anyone."""
+
+
+def create_app(
+    embedder: ValueEncoder | Engine,
+    *,
+    name: str | None = None,
+    keys: Collection[str] = (),
+    limits: Limits | None = None,
+    step_tokens: int | None = None,
+) -> FastAPI:
+    """An application that serves a model: ``/v1/embeddings``, ``/v1/models``, ``/health``, ``/ready``, ``/metrics``.
+
+    The model's thread runs as long as the application's lifespan.
+
+    Args:
+        embedder: what :func:`valuembed.load` returns, which has to stay as it is, or an engine.
+        name: of the model, for clients; None is its own.
+        keys: that open it, sent as ``Authorization: Bearer KEY``; none, and it stands open.
+        limits: what it takes on at most.
+        step_tokens: tokens that are computed in one step; None suits the device.
+    """
+    if isinstance(embedder, Engine):
+        engine = embedder
+    else:
+        from valuembed.engine import EncoderEngine
+
+        engine = EncoderEngine(embedder, step_tokens)
+    limits, metrics = limits or Limits(), Metrics()
+    batcher = Batcher(engine, stuck_after=limits.stuck_seconds, watch=metrics)
+    admission = Admission(limits, batcher.seconds_to_clear)
+    serving = Serving(name or engine.name, batcher, admission, metrics)
+    _show(serving)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        batcher.start()
+        yield
+        await asyncio.to_thread(batcher.stop)
+
+    app = FastAPI(
+        title="valuembed",
+        version=__version__,
+        summary="Embeddings from attention values, in the shapes of OpenAI's API.",
+        # Their pages are fetched from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        telemetry=NO_TELEMETRY,
+    )
+    app.state.serving = serving
+    app.include_router(routes_openai.router)
+    app.include_router(routes_health.router)
+    app.add_exception_handler(RequestError, _on_error)
+    app.add_exception_handler(RequestValidationError, _on_error)
+    app.add_exception_handler(HTTPException, _on_error)
+    app.add_middleware(Gate, admission=admission, metrics=metrics, keys=keys, leaving=lambda: serving.leaving)
+    _describe(app, locked=bool(keys))
+    return app
+
+
+async def _on_error(request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, RequestValidationError):
+        error = invalid_request(error)
+    elif isinstance(error, HTTPException):
+        error = RequestError(error.status_code, error.detail, headers=dict(error.headers or {}))
+    assert isinstance(error, RequestError)
+    return error_response(error)
+
+
+def _show(serving: Serving) -> None:
+    """Let the metrics look up what is going on."""
+    gauge, batcher, admission = serving.metrics.gauge, serving.batcher, serving.admission
+    gauge("ready", "1 where requests should be sent here.", lambda: serving.ready)
+    gauge("serving_requests", "Requests in the server.", lambda: admission.requests)
+    gauge("serving_texts", "Texts of requests in the server.", lambda: admission.texts)
+    gauge("serving_bytes", "Bytes of requests in the server.", lambda: admission.bytes)
+    gauge("waiting_requests", "Requests with texts that no step has taken yet.", lambda: batcher.waiting()[0])
+    gauge("waiting_texts", "Texts that no step has taken yet.", lambda: batcher.waiting()[1])
+
+
+def _describe(app: FastAPI, *, locked: bool) -> None:
+    """Correct FastAPI's description: wrong requests are answered with 400, and a locked server wants its key."""
+    made = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = made()
+            for path, operations in schema["paths"].items():
+                for operation in operations.values():
+                    operation["responses"].pop("422", None)
+                    if locked and path not in OPEN_PATHS:
+                        operation["security"] = [{"key": []}]
+            parts = schema.setdefault("components", {})
+            for unused in ("HTTPValidationError", "ValidationError"):
+                parts.get("schemas", {}).pop(unused, None)
+            if locked:
+                parts["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        assert app.openapi_schema is not None
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def read_keys(path: str | os.PathLike[str] | None = None) -> list[str]:
+    """The keys that open a server: one a line of a file, else the one in :data:`KEY_VARIABLE`; none is no key.
+
+    Raises:
+        InputError: the file cannot be read, or holds no key.
+    """
+    if path is None:
+        key = os.environ.get(KEY_VARIABLE, "").strip()
+        return [key] if key else []
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise InputError(f"key file {os.fspath(path)!r} cannot be read: {reason}") from error
+    keys = [line.strip() for line in lines if line.strip()]
+    if not keys:
+        raise InputError(f"key file {os.fspath(path)!r} holds no key; write one a line")
+    return keys
+
+
+def serve(
+    embedder: ValueEncoder | Engine,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    name: str | None = None,
+    keys: Collection[str] = (),
+    limits: Limits | None = None,
+    step_tokens: int | None = None,
+    drain_seconds: float = 2.0,
+) -> None:
+    """Serve a model until SIGTERM or SIGINT, and then finish what is in flight.
+
+    Told to end, it first turns ``/ready`` red and goes on serving for a while, so that those who send requests notice;
+    then it closes the port, finishes every request it has, and returns. A second signal ends it at once.
+
+    Args:
+        embedder, name, keys, limits, step_tokens: as in :func:`create_app`.
+        host: address to listen on; others than loopback can be reached from other machines.
+        port: 0 picks a free one.
+        drain_seconds: between the signal and the closing of the port.
+
+    Raises:
+        ValuembedError: the model cannot embed a text, which is tried first.
+        ServingError: the port is taken, or the address is not this machine's.
+    """
+    if not keys and not _is_loopback(host):
+        warnings.warn(
+            f"{host} can be reached from other machines, and no key is asked for; set {KEY_VARIABLE}, or give a file "
+            "of keys",
+            OpenServerWarning,
+            stacklevel=2,
+        )
+    if not isinstance(embedder, Engine):
+        embedder.encode([PROBE], show_progress_bar=False)
+    app = create_app(embedder, name=name, keys=keys, limits=limits, step_tokens=step_tokens)
+    sock = listen(host, port)
+    server = Server(app, drain_seconds, log_config=_log_config())
+    logger.info("serving %s at http://%s:%d/v1", app.state.serving.name, _in_url(host), sock.getsockname()[1])
+    server.run([sock])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        ServingError: the port is taken, or the address is not this machine's.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        # With its protocol by name: asyncio switches Nagle's algorithm, which costs 40 ms an answer, off for TCP alone.
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+            sock.listen(BACKLOG)
+        except OSError:
+            sock.close()
+            raise
+    except OSError as error:
+        raise ServingError(f"cannot listen on {_in_url(host)}:{port}: {error.strerror or error}") from error
+    return sock
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _log_config() -> dict[str, Any]:
+    """Uvicorn's, with this library's messages beside its own."""
+    config = deepcopy(uvicorn.config.LOGGING_CONFIG)
+    config["loggers"]["valuembed"] = {"handlers": ["default"], "level": "INFO", "propagate": False}
+    return config
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class Server(uvicorn.Server):
+    """Uvicorn, but told to end it drains first, and then ends well; and it logs no requests.
+
+    Args:
+        app: of :func:`create_app`.
+        drain_seconds: as in :func:`serve`.
+        log_config: for ``logging.config.dictConfig``; None leaves logging as it is.
+    """
+
+    def __init__(self, app: FastAPI, drain_seconds: float, log_config: dict[str, Any] | None = None) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_config=log_config,
+                access_log=False,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                server_header=False,
+            )
+        )
+        # Its lines hold query strings, and uvicorn writes them wherever it finds a handler.
+        logging.getLogger("uvicorn.access").disabled = True
+        self._serving: Serving = app.state.serving
+        self._drain_seconds = drain_seconds
+        self._told: float | None = None
+        self._closed: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """On the first signal leave, on the second go at once."""
+        if self._told is None:
+            self._told = time.monotonic()
+            self._serving.leaving = True
+            logger.info("%s: finishing what is in flight", signal.Signals(sig).name)
+        else:
+            self.should_exit = self.force_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen."""
+        self._listeners = list(sockets or ())
+        await super().startup(sockets)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to leave the main loop; called ten times a second."""
+        stop = await super().on_tick(counter)
+        now = time.monotonic()
+        if self._told is None or stop:
+            return stop
+        if self._closed is None and now >= self._told + self._drain_seconds:
+            self._closed = now
+            await self._close()
+        if self._closed is None:
+            return False
+        # Each answer closes its connection, so those that are left are idle, or busy still.
+        return not self.server_state.connections or now >= self._closed + SETTLE_SECONDS
+
+    async def _close(self) -> None:
+        """Take no further connections, but those that wait already."""
+        for listener in self._listeners:
+            listener.listen(0)
+        await asyncio.sleep(ACCEPT_SECONDS)
+        for server in self.servers:
+            server.close()

@@ -1,0 +1,159 @@
+"""The command ``serve``, and what it needs before a server runs: keys, a port, a model that works."""
+
+import socket
+
+import pytest
+from running import fails, run, succeeds
+from serving import FakeEngine
+
+import valuembed.server as server
+from valuembed import cli_serve, extras
+from valuembed.admission import Limits
+from valuembed.errors import InputError, MissingExtraError, ReadingError, ServingError
+from valuembed.server import OpenServerWarning, Server, listen, read_keys, serve
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What the command asks for, in place of a running server."""
+    found = {}
+    monkeypatch.setattr(cli_serve, "load_encoder", lambda options: found.setdefault("options", options))
+    monkeypatch.setattr(server, "serve", lambda encoder, **given: found.update(given))
+    monkeypatch.delenv("VALUEMBED_API_KEY", raising=False)
+    return found
+
+
+@pytest.fixture
+def never(monkeypatch):
+    """Servers that return as soon as they would run; what they were given."""
+    made = []
+    monkeypatch.setattr(Server, "run", lambda self, sockets: made.extend([self, *sockets]))
+    yield made
+    for sock in made[1::2]:
+        sock.close()
+
+
+def test_without_options_it_is_loopback_without_a_key(asked):
+    succeeds("serve")
+    assert asked.pop("options")["model"] == "bundled"
+    assert asked == {
+        "host": "127.0.0.1",
+        "port": 8000,
+        "name": None,
+        "keys": [],
+        "limits": Limits(),
+        "step_tokens": None,
+        "drain_seconds": 2.0,
+    }
+
+
+def test_every_option_arrives(asked, tmp_path):
+    (tmp_path / "keys").write_text("one\n\n two \n")
+    limits = {
+        "max_body_bytes": 10,
+        "max_texts": 2,
+        "max_requests": 3,
+        "max_waiting_texts": 4,
+        "max_waiting_bytes": 50,
+        "answer_seconds": 6.5,
+        "stuck_seconds": 7.5,
+    }
+    others = {"host": "0.0.0.0", "port": 9, "name": "mine", "step_tokens": 100, "drain_seconds": 0.5}
+    words = [
+        word for name, value in {**limits, **others}.items() for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    succeeds("serve", "--model", "some/model", "--method", "va", *words, "--api-key-file", tmp_path / "keys")
+    options = asked.pop("options")
+    assert (options["model"], options["method"]) == ("some/model", "va")
+    assert asked == {**others, "keys": ["one", "two"], "limits": Limits(**limits)}
+
+
+def test_no_option_takes_a_key(asked):
+    shown = succeeds("serve", "--help")
+    assert "--api-key-file" in shown
+    assert "--api-key " not in shown
+    assert run("serve", "--api-key", "secret").exit_code == 2
+
+
+def test_wrong_limits_are_one_line(asked):
+    assert fails("serve", "--max-texts", 10, "--max-waiting-texts", 5) == (
+        "error: max_texts=10 is above max_waiting_texts=5: such a request could never be taken on"
+    )
+    assert asked == {}
+
+
+def test_a_missing_extra_is_one_line(asked, monkeypatch):
+    def missing(name):
+        raise ModuleNotFoundError(name=name)
+
+    monkeypatch.setattr(extras, "import_module", missing)
+    assert fails("serve") == 'error: fastapi is not installed; run: pip install "valuembed[serve]"'
+    assert issubclass(MissingExtraError, ImportError)
+
+
+def test_keys_come_from_the_environment_or_a_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("VALUEMBED_API_KEY", " from-the-environment ")
+    assert read_keys() == ["from-the-environment"]
+    file = tmp_path / "keys"
+    file.write_text("a\n  b\n\n")
+    assert read_keys(file) == ["a", "b"]
+    monkeypatch.setenv("VALUEMBED_API_KEY", "")
+    assert read_keys() == []
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        (b"\xff", "cannot be read: it is not UTF-8"),
+        (b" \n\n", "holds no key; write one a line"),
+    ],
+)
+def test_a_key_file_without_a_key_is_an_error(tmp_path, content, reason):
+    file = tmp_path / "keys"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(InputError, match=f"^key file '{file}' {reason}$"):
+        read_keys(file)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_loopback_needs_no_key(never, host, monkeypatch):
+    # Not every machine has IPv6.
+    monkeypatch.setattr(server, "listen", lambda host, port: listen("127.0.0.1", port))
+    serve(FakeEngine(), host=host, port=0)
+    assert len(never) == 2
+
+
+def test_other_addresses_without_a_key_are_warned_of(never):
+    with pytest.warns(
+        OpenServerWarning, match=r"^0\.0\.0\.0 can be reached from other machines, and no key is asked for"
+    ):
+        serve(FakeEngine(), host="0.0.0.0", port=0)
+    serve(FakeEngine(), host="0.0.0.0", port=0, keys=["key"])
+    assert len(never) == 4
+
+
+def test_a_port_that_is_taken_is_an_error(never):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ServingError, match=rf"^cannot listen on 127\.0\.0\.1:{port}: Address already in use$"):
+            serve(FakeEngine(), port=port)
+    with pytest.raises(ServingError, match=r"^cannot listen on no\.such\.host\.invalid:80: "):
+        serve(FakeEngine(), host="no.such.host.invalid", port=80, keys=["key"])
+    assert never == []
+
+
+def test_answers_are_not_held_back():
+    with listen("127.0.0.1", 0) as sock:
+        assert sock.proto == socket.IPPROTO_TCP
+
+
+def test_a_model_that_cannot_embed_is_found_before_it_is_served(never):
+    class Broken:
+        def encode(self, texts, *, show_progress_bar):
+            raise ReadingError("the embedding of 1 texts is not finite")
+
+    with pytest.raises(ReadingError, match="not finite"):
+        serve(Broken(), port=0)
+    assert never == []

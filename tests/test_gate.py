@@ -1,0 +1,190 @@
+"""What a request meets before any route: limits of body, number and time, over plain connections."""
+
+import json
+import socket
+import time
+
+import httpx
+import numpy as np
+import openai
+import pytest
+from serving import FakeEngine, running, until, vector_of
+
+from valuembed.admission import Limits
+
+
+@pytest.fixture
+def engine():
+    return FakeEngine()
+
+
+def connect(url, head, *, body=b""):
+    """A connection on which a request is begun."""
+    host, port = url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), timeout=20)
+    connection.sendall(
+        b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n" + head + b"\r\n"
+    )
+    connection.sendall(body)
+    return connection
+
+
+def answer_on(connection):
+    """Status and message of the answer that comes."""
+    with connection.makefile("rb") as lines:
+        status = int(lines.readline().split()[1])
+        length = 0
+        while header := lines.readline().strip():
+            if header.startswith(b"content-length:"):
+                length = int(header.split()[1])
+        return status, json.loads(lines.read(length)).get("error", {}).get("message")
+
+
+def admission(app):
+    found = app.state.serving.admission
+    return found.requests, found.texts, found.bytes
+
+
+def test_a_body_that_is_too_large_is_refused_and_the_connection_goes_on(engine):
+    with running(engine, limits=Limits(max_body_bytes=1000)) as (url, app):
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+        with (
+            client,
+            pytest.raises(openai.APIStatusError, match="the request's body is larger than 1,000 bytes") as caught,
+        ):
+            client.embeddings.create(model="fake", input="x " * 500_000)
+        assert (caught.value.status_code, caught.value.body["code"]) == (413, "request_too_large")
+        with httpx.Client() as kept:
+            for _ in range(2):
+                assert kept.post(f"{url}/v1/embeddings", json={"input": "x" * 2000}).status_code == 413
+            assert kept.post(f"{url}/v1/embeddings", json={"input": "x"}).status_code == 200
+        assert admission(app) == (0, 0, 0)
+        assert len(engine.steps) == 2  # the probe and the one that was let in
+
+
+def test_a_body_without_a_length_is_counted_as_it_comes(engine):
+    with running(engine, limits=Limits(max_body_bytes=1000)) as (url, app):
+        found = httpx.post(f"{url}/v1/embeddings", content=(b"x" * 100 for _ in range(20)))
+        assert found.status_code == 413
+        body = json.dumps({"input": "a b"}).encode()
+        headers = {"content-type": "application/json"}
+        found = httpx.post(
+            f"{url}/v1/embeddings", content=(body[at : at + 4] for at in range(0, 20, 4)), headers=headers
+        )
+        np.testing.assert_allclose(found.json()["data"][0]["embedding"], vector_of("a b"), atol=1e-7)
+        until(lambda: admission(app) == (0, 0, 0))
+
+
+def test_a_body_that_does_not_come(engine):
+    with running(engine, limits=Limits(body_seconds=0.1)) as (url, app):
+        with connect(url, b"Content-Length: 100\r\n", body=b"{") as connection:
+            until(lambda: admission(app) == (1, 0, 100))
+            assert answer_on(connection) == (408, "the request's body was not there after 0.1 s")
+        until(lambda: admission(app) == (0, 0, 0))
+        assert admission(app) == (0, 0, 0)
+
+
+def test_a_client_that_goes_while_it_sends(engine, caplog):
+    with running(engine) as (url, app):
+        with connect(url, b"Content-Length: 100\r\n", body=b"{"):
+            until(lambda: admission(app) == (1, 0, 100))
+        until(lambda: admission(app) == (0, 0, 0))
+        assert 'status="499"' in httpx.get(f"{url}/metrics").text
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+def test_a_full_server_refuses_before_it_reads(engine):
+    limits = Limits(max_requests=1, max_texts=5, max_waiting_texts=5, max_body_bytes=500, max_waiting_bytes=500)
+    with running(engine, limits=limits) as (url, app):
+        engine.hold()
+        with connect(url, b"Content-Length: 14\r\n", body=b'{"input": "x"}') as first:
+            assert engine.entered.wait(20)
+            with connect(url, b"Content-Length: 400\r\n") as second:
+                message = "the server is full: 1 requests are being served; try again in 1 s"
+                assert answer_on(second) == (429, message)
+            client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+            with client, pytest.raises(openai.RateLimitError) as caught:
+                client.embeddings.create(model="fake", input="x")
+            assert caught.value.response.headers["retry-after"] == "1"
+            assert (caught.value.type, caught.value.code) == ("rate_limit_error", "server_busy")
+            # Those who watch are let in.
+            assert httpx.get(f"{url}/ready").status_code == 200
+            engine.open.set()
+            assert answer_on(first) == (200, None)
+        until(lambda: admission(app) == (0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (Limits(max_texts=3, max_waiting_texts=3), "the server is full: 2 texts are being served"),
+        (Limits(max_body_bytes=60, max_waiting_bytes=60), "the server is full: requests of 43 bytes are being served"),
+    ],
+)
+def test_texts_and_bytes_of_others_make_it_full(engine, limits, message):
+    body = b'{"input": ["first text", "second text"]}   '
+    with running(engine, limits=limits) as (url, app):
+        engine.hold()
+        with connect(url, b"Content-Length: 43\r\n", body=body) as first:
+            assert engine.entered.wait(20)
+            found = httpx.post(f"{url}/v1/embeddings", content=body, headers={"content-type": "application/json"})
+            assert (found.status_code, found.json()["error"]["message"].partition(";")[0]) == (429, message)
+            engine.open.set()
+            assert answer_on(first) == (200, None)
+        until(lambda: admission(app) == (0, 0, 0))
+        assert httpx.post(f"{url}/v1/embeddings", json={"input": ["a", "b"]}).status_code == 200
+
+
+def test_a_request_that_takes_too_long_is_given_up_and_leaves_the_queue(engine):
+    with running(engine, limits=Limits(answer_seconds=0.1)) as (url, app):
+        engine.hold()
+        found = [httpx.post(f"{url}/v1/embeddings", json={"input": ["x", "y"]}) for _ in range(2)]
+        for answer in found:
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "timeout")
+        assert app.state.serving.batcher.waiting() == (0, 0)
+        engine.open.set()
+        assert httpx.post(f"{url}/v1/embeddings", json={"input": "z"}).status_code == 200
+
+
+def test_a_client_that_goes_takes_its_texts_along(engine):
+    with running(engine) as (url, app):
+        engine.hold()
+        held = app.state.serving.batcher.submit(["held"])
+        assert engine.entered.wait(20)
+        body = b'{"input": ["gone", "gone"]}'
+        with connect(url, f"Content-Length: {len(body)}\r\n".encode(), body=body):
+            until(lambda: app.state.serving.batcher.waiting() == (1, 2))
+        until(lambda: app.state.serving.batcher.waiting() == (0, 0))
+        assert admission(app) == (0, 0, 0)
+        engine.open.set()
+        assert held.result(20).tokens == 1
+        assert not any("gone" in step for step in engine.steps)
+        until(lambda: 'route="/v1/embeddings",status="499"} 1.0' in httpx.get(f"{url}/metrics").text)
+
+
+def test_a_client_that_does_not_take_its_answer_is_given_up(caplog):
+    """What it takes up counts until then: nobody can fill the memory with answers."""
+    engine = FakeEngine(width=20_000)
+    with running(engine, limits=Limits(answer_seconds=0.5)) as (url, app):
+        texts = json.dumps({"input": ["x"] * 100}).encode()
+        with connect(url, f"Content-Length: {len(texts)}\r\n".encode(), body=texts) as connection:
+            until(lambda: admission(app)[1] == 100)
+            time.sleep(0.2)
+            assert admission(app)[1] == 100
+            until(lambda: admission(app) == (0, 0, 0))
+            assert connection.recv(15) == b"HTTP/1.1 200 OK"
+    assert any(message.startswith("a request failed: TimeoutError") for message in caplog.messages)
+
+
+def test_answers_close_their_connections_once_the_server_leaves(engine):
+    with running(engine) as (url, app), httpx.Client() as client:
+        assert "connection" not in client.get(f"{url}/health").headers
+        app.state.serving.leaving = True
+        found = client.get(f"{url}/ready")
+        assert (found.status_code, found.json(), found.headers["connection"]) == (
+            503,
+            {"status": "leaving"},
+            "close",
+        )
+        # It goes on serving all the same.
+        assert client.post(f"{url}/v1/embeddings", json={"input": "a"}).status_code == 200
