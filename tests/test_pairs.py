@@ -30,7 +30,7 @@ def encoded(rows, kind):
         content = "".join(",".join('"' + cell.replace('"', '""') + '"' for cell in line) + "\n" for line in lines)
         content = content.encode()
     if kind.endswith(".gz"):
-        return gzip.compress(content)
+        return gzip.compress(content, mtime=0)
     return pa.compress(content, codec="zstd", asbytes=True) if kind.endswith(".zst") else content
 
 
@@ -115,7 +115,7 @@ class TestReading:
         assert read_training_pairs(write(b"\r\n".join(lines), ".csv")).texts == expected
 
     def test_packed_in_several_parts_is_read_to_the_end(self, write):
-        parts = [gzip.compress(b"anchor,positive\na,b\n"), gzip.compress(b"c,d\n")]
+        parts = [gzip.compress(b"anchor,positive\na,b\n", mtime=0), gzip.compress(b"c,d\n")]
         assert read_training_pairs(write(b"".join(parts), ".csv.gz")).texts["anchor"] == ["a", "c"]
 
     def test_parquet_of_many_row_groups_and_categories(self, tmp_path):
@@ -200,12 +200,12 @@ class TestRefusals:
             (b"", ".csv", " is empty; expected a header line, then a line for each pair"),
             (b"\na,b\n", ".csv", " has a blank first line; expected a header line, then a line for each pair"),
             (b"anchor,positive\n\n", ".csv", " is empty below its header; expected a line for each pair"),
-            (gzip.compress(b""), ".jsonl.gz", " is empty; expected one JSON object a line"),
+            (gzip.compress(b"", mtime=0), ".jsonl.gz", " is empty; expected one JSON object a line"),
             ("{}".encode("utf-16"), ".jsonl", " is UTF-16; convert it to UTF-8 first"),
             ("a,b".encode("utf-16"), ".csv", " is UTF-16; convert it to UTF-8 first"),
             (b"PK", ".parquet", " is no readable Parquet file: "),
             (b"PK", ".csv.gz", " is no readable .gz file: "),
-            (gzip.compress(b"anchor,positive\na,b\n" * 9)[:-12], ".csv.gz", " is no readable .gz file: "),
+            (gzip.compress(b"anchor,positive\na,b\n" * 9, mtime=0)[:-12], ".csv.gz", " is no readable .gz file: "),
             (b"PK", ".jsonl.zst", " is no readable .zst file: "),
         ],
     )
