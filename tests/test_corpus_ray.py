@@ -6,6 +6,7 @@ import ast
 import gzip
 import os
 import random
+import socket
 import sys
 import warnings
 from importlib import import_module
@@ -205,12 +206,32 @@ class TestRoom:
                 Team.of(1, 1, gpus)
 
 
+class Unconnected:
+    """Ray before it is connected; it does not get as far as that."""
+
+    def is_initialized(self):
+        return False
+
+    def init(self, **options):
+        raise ConnectionError("Could not find any running Ray instance.")
+
+
 def test_addresses():
-    ray = pytest.importorskip("ray", reason='Ray is not installed: pip install "valuembed[ray]"')
+    ray = Unconnected()
     with pytest.raises(
         ClusterError, match=r"^address 'ray://head:10001' is for clients outside of a cluster; run this"
     ):
         connect(ray, "ray://head:10001")
+    with pytest.raises(
+        ClusterError, match=r"^cannot reach a Ray cluster at 'auto': Could not find any running Ray inst"
+    ):
+        connect(ray, "auto")
+    # A port that was free a moment ago.
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(ClusterError, match=rf"^cannot reach a Ray cluster at '127\.0\.0\.1:{port}': .*refused"):
+        connect(ray, f"127.0.0.1:{port}")
 
 
 def test_what_ray_says_is_one_line():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ PATIENCE = 60.0
 SETTLE = 5.0
 """Seconds after which a cluster that has just been started knows what is free."""
 
+KNOCK_SECONDS = 10.0
 OBJECT_STORE = 80 << 20
 """Bytes of memory for what workers pass on to each other, which is next to nothing; Ray takes no less."""
 
@@ -183,10 +185,18 @@ def connect(ray: Any, address: str | None) -> bool:
     here = {"include_dashboard": False, "object_store_memory": OBJECT_STORE} if address == LOCAL else {}
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
+        _knock(address)
         ray.init(address=address, log_to_driver=False, configure_logging=False, **here)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
         raise ClusterError(f"cannot reach a Ray cluster at {address!r}: {reason(str(error))}") from error
     return True
+
+
+def _knock(address: str) -> None:
+    """Raise where nobody listens: Ray itself would go on asking for many minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
 
 
 def _meant(address: str | None) -> str:
