@@ -1,7 +1,7 @@
 """A job on many short texts: its memory, what kill -9 does to it, and what it costs on top of a bare encode.
 
     python benchmarks/corpus.py [--corpus FILE] [--rows 200000] [--kills 5] [--overhead-rows 20000] [--rounds 5]
-        [--model bundled] [--dtype float32] [--work DIR]
+        [--ray-rows 0] [--model bundled] [--dtype float32] [--work DIR]
 
 The texts are the sentences of FILE (any file of texts that valuembed reads), made different by a number where they
 repeat; without FILE, random words. They go into four files, one of them gzip. Written beside this script: corpus.md.
@@ -10,6 +10,8 @@ repeat; without FILE, random words. They go into four files, one of them gzip. W
 2. The same job, killed with SIGKILL at random moments and started again; then every row is looked for, and its vector
    compared with that of the undisturbed run.
 3. The job against one bare ``encode_document`` call on the same texts, in one process, taking turns.
+4. With ``--ray-rows``: the job on a Ray cluster of this machine, two workers, one killed with SIGKILL in the middle;
+   then as in 2.
 """
 
 from __future__ import annotations
@@ -26,13 +28,18 @@ import platform
 import random
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
-from itertools import cycle, islice
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import count, cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -62,17 +69,17 @@ valuembed.embed_corpus(encoder, inputs, output, rows_per_shard=int(rows), progre
 """
 
 
-def sentences(corpus: str | None, count: int) -> Iterator[str]:
+def sentences(corpus: str | None, rows: int) -> Iterator[str]:
     """Short texts, each different from all others."""
     if corpus is None:
         draw = random.Random(1)
-        for number in range(count):
+        for number in range(rows):
             yield f"{' '.join(draw.choices(WORDS.split(), k=draw.randint(5, 25)))} {number}"
         return
     texts = (row.text for row in read_rows(corpus) if isinstance(row, Row))
     found = (part for text in texts for part in re.split(r"(?<=[.!?])\s+|\n+", text) if 20 <= len(part) <= 300)
-    kept = list(dict.fromkeys(islice(found, 2 * count)))[:count]
-    for number, text in enumerate(islice(cycle(kept), count)):
+    kept = list(dict.fromkeys(islice(found, 2 * rows)))[:rows]
+    for number, text in enumerate(islice(cycle(kept), rows)):
         yield text if number < len(kept) else f"{text} ({number})"
 
 
@@ -164,6 +171,55 @@ def overhead(texts: list[str], model: str, dtype: str, rounds: int, work: Path) 
     return found[1:]
 
 
+@dataclass(frozen=True)
+class Mortal:
+    """Loads the model into a worker, and kills the first one that has embedded some shards while another is at work."""
+
+    model: str
+    dtype: str
+    notes: Path
+
+    def __call__(self) -> valuembed.ValueEncoder:
+        encoder = valuembed.load(self.model, dtype=self.dtype)
+        encode, calls = encoder.encode_document, count()
+        (self.notes / f"{os.getpid()}.worker").touch()
+
+        def encode_document(*arguments, **options):
+            if next(calls) >= 4 and len(list(self.notes.glob("*.worker"))) > 1:
+                with suppress(FileExistsError):
+                    (self.notes / "killed").touch(exist_ok=False)
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return encode(*arguments, **options)
+
+        encoder.encode_document = encode_document
+        return encoder
+
+
+def on_ray(texts: list[str], model: str, dtype: str, work: Path) -> tuple[int, float, int]:
+    """Rows that are there exactly once, the largest difference of a number, and how many workers there were."""
+    from valuembed.corpus_ray import embed_corpus_on_ray
+
+    inputs, notes = work / "ray-in", work / "notes"
+    notes.mkdir()
+    write_inputs(texts, inputs)
+    shards = {"rows_per_shard": max(1, len(texts) // 40), "progress": False}
+    valuembed.embed_corpus(valuembed.load(model, dtype=dtype), inputs, work / "ray-whole", **shards)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", UserWarning)
+        embed_corpus_on_ray(
+            Mortal(model, dtype, notes),
+            inputs,
+            work / "ray",
+            workers=2,
+            cpus_per_worker=0.5,
+            gpus_per_worker=0,
+            **shards,
+        )
+    if not any("another takes its place" in str(warning.message) for warning in told):
+        sys.exit("no worker was killed: give more rows")
+    return *compare(work / "ray", work / "ray-whole", len(texts)), len(list(notes.glob("*.worker")))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus")
@@ -172,6 +228,7 @@ def main() -> None:
     parser.add_argument("--overhead-rows", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows-per-shard", type=int, default=4096)
+    parser.add_argument("--ray-rows", type=int, default=0)
     parser.add_argument("--model", default="bundled")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--work", help="folder for texts and vectors; a temporary one if not given")
@@ -186,6 +243,7 @@ def main() -> None:
         taken = killed([str(work / "in"), str(work / "killed"), *settings], work / "log", args.kills, seconds)
         rows, largest = compare(work / "killed", work / "whole", len(texts))
         spent = overhead(texts[: args.overhead_rows], args.model, args.dtype, args.rounds, work)
+        spread = on_ray(texts[: args.ray_rows], args.model, args.dtype, work) if args.ray_rows else None
 
     ratios = [job / bare for bare, job in spent]
     steps = {"beginning": memory[0], "middle": memory[len(memory) // 2], "end": memory[-1]}
@@ -195,8 +253,8 @@ def main() -> None:
         "",
         f"Made by `python benchmarks/corpus.py {'--corpus FILE ' if args.corpus else ''}--rows {args.rows} --kills "
         f"{args.kills} --overhead-rows {args.overhead_rows}",
-        f"--rounds {args.rounds} --rows-per-shard {args.rows_per_shard} --model {args.model} --dtype {args.dtype}`, on "
-        f"{os.cpu_count()} CPU cores,",
+        f"--rounds {args.rounds} --rows-per-shard {args.rows_per_shard} --ray-rows {args.ray_rows} "
+        f"--model {args.model} --dtype {args.dtype}`, on {os.cpu_count()} CPU cores,",
         f"Python {platform.python_version()}, {', '.join(map(' '.join, packages.items()))}.",
         f"{len(texts):,} texts in {FILES} files, {statistics.fmean(map(len, texts)):.0f} characters on average.",
         "",
@@ -205,7 +263,7 @@ def main() -> None:
         *(f"| {name} | {share:.0%} | {megabytes:,.0f} |" for name, (share, megabytes) in steps.items()),
         f"| highest | | {max(megabytes for _, megabytes in memory):,.0f} |",
         "",
-        f"Killed with SIGKILL {args.kills} times, when it had taken up {', '.join(f'{count:,}' for count in taken)}",
+        f"Killed with SIGKILL {args.kills} times, when it had taken up {', '.join(f'{rows:,}' for rows in taken)}",
         f"rows since it was started, and started again: {rows:,} of {len(texts):,} rows are there, each once;",
         f"the largest difference of a number from the undisturbed run is {largest:g}.",
         "",
@@ -217,6 +275,14 @@ def main() -> None:
         f"Median seconds: encode {statistics.median(bare for bare, _ in spent):.2f}, job "
         f"{statistics.median(job for _, job in spent):.2f}.",
     ]
+    if spread is not None:
+        rows, largest, workers = spread
+        lines += [
+            "",
+            f"On Ray {version('ray')}, two workers at a time, one killed with SIGKILL midway ({workers} in all):",
+            f"{rows:,} of {args.ray_rows:,} rows are there, each once; the largest difference of a number from the run",
+            f"without Ray is {largest:g}.",
+        ]
     (HERE / "corpus.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

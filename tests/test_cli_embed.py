@@ -11,7 +11,7 @@ from fakes import FakeEncoder
 from running import fails, run, succeeds
 from shared_jobs import TESTS, held, write_texts
 
-from valuembed import cli_embed
+from valuembed import cli_embed, extras
 
 
 @pytest.fixture
@@ -138,3 +138,39 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     assert err == "interrupted; finished shards are kept, the same command goes on from there\n"
     assert len(held(tmp_path / "out")) == 20
     assert not list((tmp_path / "out" / ".work").glob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-o", "out", "--engine", "spark"], "for --engine: 'spark' is unknown; legal: local, ray"),
+        (["-o", "out", "--workers", "2"], "for --workers: is for --engine ray"),
+        (["-o", "out", "--ray-address", "auto"], "for --ray-address: is for --engine ray"),
+        (["-o", "out.parquet", "--engine", "ray"], "for --engine: ray is for a folder as OUTPUT, not for a .parquet"),
+    ],
+)
+def test_options_of_a_cluster_that_do_not_fit(loaded, options, message):
+    assert message in fails("embed", "in", *options, code=2)
+
+
+def test_options_reach_the_cluster(loaded, monkeypatch):
+    given = {}
+    monkeypatch.setattr(
+        "valuembed.corpus_ray.embed_corpus_on_ray",
+        lambda model, inputs, output, **options: given.update(options, model=model) or 1 / 0,
+    )
+    options = ["--workers", "2:8", "--cpus-per-worker", 0.5, "--gpus-per-worker", 1, "--ray-address", "auto"]
+    result = run("embed", "in", "-o", "out", "--engine", "ray", *options, "--ray-wait", 9, "--method", "va")
+    assert isinstance(result.exception, ZeroDivisionError)
+    assert given["model"]["method"] == "va"
+    places = {"workers": "2:8", "cpus_per_worker": 0.5, "gpus_per_worker": 1.0, "address": "auto", "wait": 9.0}
+    assert places.items() <= given.items()
+
+
+def test_without_ray(loaded, monkeypatch):
+    def missing(name):
+        raise ModuleNotFoundError("no", name="ray")
+
+    monkeypatch.setattr(extras, "import_module", missing)
+    message = 'error: ray is not installed; run: pip install "valuembed[ray]"'
+    assert fails("embed", "in", "-o", "out", "--engine", "ray").endswith(message)

@@ -1,7 +1,10 @@
 """The command that embeds files: parse, call one function, print."""
 
+import functools
 import json
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
@@ -9,13 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from valuembed.commands import command, load_encoder, print_json
+from valuembed.commands import command, load_encoder, note, print_json
 from valuembed.precision import PRECISIONS, check_precision
 
 if TYPE_CHECKING:
     from valuembed.corpus import CorpusSummary
     from valuembed.progress import Progress
-    from valuembed.storage import Encoder
 
 JSON_EVERY = 10.0
 """Seconds between two lines of progress for machines."""
@@ -30,6 +32,8 @@ class Compile(str, Enum):
 
 
 FOLDER = "Folders (OUTPUT does not end in .parquet)"
+CLUSTER = "Clusters (--engine ray, for folders)"
+ENGINES = ("local", "ray")
 INTERRUPTED = "interrupted; finished shards are kept, the same command goes on from there"
 
 
@@ -96,6 +100,51 @@ def embed(
             show_default=False,
         ),
     ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="local: this process. ray: workers on a Ray cluster, or on this machine if there is none.",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = "local",
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N or MIN:MAX",
+            help="How many: MIN have to fit, up to MAX run when there is room. Default: as many as fit.",
+            rich_help_panel=CLUSTER,
+            show_default=False,
+        ),
+    ] = None,
+    cpus_per_worker: Annotated[
+        float | None,
+        typer.Option(help="May be less than 1. Default: 1.", rich_help_panel=CLUSTER, show_default=False),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(
+            help="May be less than 1. Default: 1 if the cluster has any.", rich_help_panel=CLUSTER, show_default=False
+        ),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Of the cluster, or 'auto'. Default: RAY_ADDRESS, else a cluster of this machine alone.",
+            rich_help_panel=CLUSTER,
+            show_default=False,
+        ),
+    ] = None,
+    ray_wait: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="That the cluster may take to grow until MIN workers fit. Default: what does not fit is an error.",
+            rich_help_panel=CLUSTER,
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print what came of it as JSON; on stderr, a line of progress now and then.")
     ] = False,
@@ -106,7 +155,22 @@ def embed(
     job: dict[str, Any] = {"text_column": text_column, "id_column": id_column}
     kept: dict[str, Any] = {"precision": precision, "dim": dim}
     shards: dict[str, Any] = {"chunk": chunk, "overlap": overlap, "rows_per_shard": rows_per_shard}
+    cluster: dict[str, Any] = {
+        "workers": workers,
+        "cpus_per_worker": cpus_per_worker,
+        "gpus_per_worker": gpus_per_worker,
+        "ray_address": ray_address,
+        "ray_wait": ray_wait,
+    }
+    cluster = {name: value for name, value in cluster.items() if value is not None}
+    if engine not in ENGINES:
+        raise typer.BadParameter(f"{engine!r} is unknown; legal: {', '.join(ENGINES)}", param_hint="--engine")
+    if cluster and engine != "ray":
+        option = next(iter(cluster)).replace("_", "-")
+        raise typer.BadParameter("is for --engine ray", param_hint=f"--{option}")
     if output.suffix.lower() == ".parquet":
+        if engine == "ray":
+            raise typer.BadParameter("ray is for a folder as OUTPUT, not for a .parquet file", param_hint="--engine")
         if len(inputs) > 1:
             raise typer.BadParameter("several inputs need a folder as OUTPUT", param_hint="INPUT")
         if given := [name for name, value in shards.items() if value]:
@@ -116,7 +180,8 @@ def embed(
         return
     if overwrite:
         raise typer.BadParameter("a folder is gone on with, not replaced; remove it first", param_hint="--overwrite")
-    _embed_folder(inputs, output, options, as_json, job, {**kept, **shards})
+    run = functools.partial(_on_ray, options, cluster) if engine == "ray" else functools.partial(_here, options)
+    _embed_folder(run, inputs, output, as_json, job, {**kept, **shards})
 
 
 def _embed_file(
@@ -142,16 +207,20 @@ def _embed_file(
 
 
 def _embed_folder(
-    inputs: list[str], output: Path, options: dict[str, Any], as_json: bool, job: dict[str, Any], kept: dict[str, Any]
+    run: Callable[..., "CorpusSummary"],
+    inputs: list[str],
+    output: Path,
+    as_json: bool,
+    job: dict[str, Any],
+    kept: dict[str, Any],
 ) -> None:
-    from valuembed.corpus import check_corpus, embed_corpus
+    from valuembed.corpus import check_corpus
     from valuembed.progress import every
 
     check_corpus(inputs, output, **job)
-    encoder: Encoder = load_encoder(options)
     progress: bool | Callable[[Progress], object] = every(JSON_EVERY, _print_progress) if as_json else True
     try:
-        done = embed_corpus(encoder, inputs, output, **job, **kept, progress=progress)
+        done = run(inputs, output, **job, **kept, progress=progress)
     except KeyboardInterrupt:
         typer.echo(INTERRUPTED, err=True)
         raise
@@ -159,6 +228,24 @@ def _embed_folder(
         print_json(asdict(done))
     else:
         _tell(output, done)
+
+
+def _here(options: dict[str, Any], inputs: list[str], output: Path, **settings: Any) -> "CorpusSummary":
+    from valuembed.corpus import embed_corpus
+
+    return embed_corpus(load_encoder(options), inputs, output, **settings)
+
+
+def _on_ray(
+    options: dict[str, Any], cluster: dict[str, Any], inputs: list[str], output: Path, **settings: Any
+) -> "CorpusSummary":
+    from valuembed.corpus_ray import embed_corpus_on_ray
+
+    note(options["model"])
+    settings |= {name.removeprefix("ray_"): value for name, value in cluster.items()}
+    # Ray prints what happens on its nodes where results are to stand.
+    with redirect_stdout(sys.stderr):
+        return embed_corpus_on_ray(options, inputs, output, **settings)
 
 
 def _print_progress(progress: "Progress") -> None:

@@ -7,27 +7,23 @@ others have, and takes over what is left behind by one that died.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
-from itertools import count
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from valuembed.accounts import CorpusSummary, account
 from valuembed.calls import warn_of_truncation
 from valuembed.errors import InputError, OutputError
-from valuembed.inputs import MAX_TEXT_BYTES
-from valuembed.locks import Lock
-from valuembed.manifest import Job, Settings, check_folder, note_complete, open_job, read_manifest, recorded_sources
-from valuembed.new_file import NewFile, fresh_name
+from valuembed.manifest import Job, Settings, check_folder, open_job, read_manifest
 from valuembed.one_file import EmbedSummary, check_files, embed_file, rejected_path
 from valuembed.progress import Progress, Watch
-from valuembed.rows import Rejected, Row, RowReader, check_columns, read_rows
-from valuembed.shards import REJECTED, Notes, Shard, Standing, read_notes, standings, write_shard
+from valuembed.rows import Rejected, Row, check_columns, read_rows
+from valuembed.sharing import embed_free, embed_source, has_free_shard, unfinished
 from valuembed.sources import Source, find_sources
 from valuembed.storage import Encoder, Make
 
@@ -55,44 +51,86 @@ CHUNKED_ROWS_PER_SHARD = 1024
 """The same for documents that are cut: each may have many vectors."""
 
 MOST_ROWS_PER_SHARD = 1_000_000
-MAX_DOCUMENT_BYTES = 16_000_000
-"""A text that is cut into chunks has to be shorter than this in UTF-8."""
-
 POLL_SECONDS = 2.0
 """Between two looks at whether other processes have finished, or died with work in hand."""
 
 
 @dataclass(frozen=True)
-class CorpusSummary:
-    """What a folder of shards holds when a run has ended.
+class Choices:
+    """What is asked of a job beside its model, see :func:`embed_corpus`.
 
-    Attributes:
-        inputs: files, those of earlier runs included.
-        shards: finished.
-        rows: of the inputs; ``rows == embedded + rejected``.
-        embedded: rows that have their vectors.
-        rejected: rows set aside, listed in ``rejected.jsonl`` when there are any.
-        vectors: more than ``embedded`` where texts were cut into chunks.
-        truncated: texts of which only the beginning was read.
-        tokens: that were computed.
-        width: of a vector, in numbers of it.
-        precision: in which they are stored.
-        unfinished: inputs of earlier runs, not given to this one, of which shards are missing.
-        run: this run's own share, and its pace.
+    Raises:
+        InputError: numbers that mean nothing.
     """
 
-    inputs: int
-    shards: int
-    rows: int
-    embedded: int
-    rejected: int
-    vectors: int
-    truncated: int
-    tokens: int
-    width: int
-    precision: str
-    unfinished: tuple[str, ...]
-    run: Progress
+    text_column: str | None = None
+    id_column: str | None = None
+    precision: str = "float32"
+    dim: int | None = None
+    chunk: int | None = None
+    overlap: int = 0
+    rows_per_shard: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.shard_size <= MOST_ROWS_PER_SHARD:
+            raise InputError(f"rows_per_shard={self.rows_per_shard} has to be 1 to {MOST_ROWS_PER_SHARD:,}")
+        if self.overlap and self.chunk is None:
+            raise InputError(f"overlap={self.overlap} is between chunks; give chunk too")
+
+    @property
+    def shard_size(self) -> int:
+        """Rows of an input in one file of the output."""
+        if self.rows_per_shard is not None:
+            return self.rows_per_shard
+        return ROWS_PER_SHARD if self.chunk is None else CHUNKED_ROWS_PER_SHARD
+
+    def applied_to(self, model: Encoder) -> tuple[Make, Settings, Cutter | None]:
+        """What they come to with a model.
+
+        Raises:
+            InputError: the model cannot do what is asked.
+        """
+        cutter = None
+        if self.chunk is not None:
+            from valuembed.chunks import Cutter
+
+            cutter = Cutter.of(model, self.chunk, self.overlap)
+        settings = Settings.of(
+            model,
+            text_column=self.text_column,
+            id_column=self.id_column,
+            chunk=self.chunk,
+            overlap=self.overlap,
+            rows_per_shard=self.shard_size,
+        )
+        return Make.of(model, self.precision, self.dim), settings, cutter
+
+
+class Engine(Protocol):
+    """Where a job's model is, and what has it embed."""
+
+    def begin(self, choices: Choices) -> tuple[Make, Settings]:
+        """Get the model ready; what the choices come to with it."""
+
+    def embed(self, job: Job, watch: Watch) -> dict[str, InputError]:
+        """Write the shards that are missing and in nobody's hands; inputs that cannot be read to their end, by name."""
+
+
+class _Here:
+    """The model of this process."""
+
+    def __init__(self, model: Encoder) -> None:
+        self.model = model
+
+    def begin(self, choices: Choices) -> tuple[Make, Settings]:
+        make, settings, self.cutter = choices.applied_to(self.model)
+        return make, settings
+
+    def embed(self, job: Job, watch: Watch) -> dict[str, InputError]:
+        broken: dict[str, InputError] = {}
+        for _ in embed_free(job, self.model, self.cutter, watch, broken):
+            pass
+        return broken
 
 
 def embed_corpus(
@@ -139,33 +177,36 @@ def embed_corpus(
         OutputError: the folder was begun with other settings, cannot be written, or the disk is full.
         ReadingError: the model does not give what it should.
     """
-    if rows_per_shard is None:
-        rows_per_shard = ROWS_PER_SHARD if chunk is None else CHUNKED_ROWS_PER_SHARD
-    if not 1 <= rows_per_shard <= MOST_ROWS_PER_SHARD:
-        raise InputError(f"rows_per_shard={rows_per_shard} has to be 1 to {MOST_ROWS_PER_SHARD:,}")
-    sources, passed_over = _check(inputs, output, text_column, id_column)
+    choices = Choices(text_column, id_column, precision, dim, chunk, overlap, rows_per_shard)
+    done = run_job(_Here(model), inputs, output, choices, progress)
+    warn_of_truncation(done.run.truncated, done.run.embedded)
+    return done
+
+
+def run_job(
+    engine: Engine,
+    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    choices: Choices,
+    progress: bool | Callable[[Progress], object],
+) -> CorpusSummary:
+    """Run a job on an engine, until every shard of its inputs is there; see :func:`embed_corpus`.
+
+    Raises:
+        InputError, OutputError, ReadingError: see :func:`embed_corpus`.
+    """
+    sources, passed_over = _check(inputs, output, choices.text_column, choices.id_column)
     if passed_over:
         named = ", ".join(passed_over[:5]) + (", ..." if len(passed_over) > 5 else "")
-        warnings.warn(f"{len(passed_over)} files are of no kind that is read: {named}", UserWarning, stacklevel=2)
-    cutter = _cutter(model, chunk, overlap)
-    settings = Settings.of(
-        model,
-        text_column=text_column,
-        id_column=id_column,
-        chunk=chunk,
-        overlap=overlap,
-        rows_per_shard=rows_per_shard,
-    )
-    job = open_job(Path(output), Make.of(model, precision, dim), settings, sources)
+        warnings.warn(f"{len(passed_over)} files are of no kind that is read: {named}", UserWarning, stacklevel=3)
+    job = open_job(Path(output), *engine.begin(choices), sources)
     watch = Watch({name: state.size for name, state in job.states.items()}, progress)
     try:
         with closing(watch):
-            _embed_all(job, model, cutter, watch)
-        summary = _account(job, watch.now())
+            _embed_all(job, engine, watch)
+        return account(job, watch.now())
     except OutputError as error:
         raise OutputError(f"{error}; finished shards are kept, the same command goes on from there") from error
-    warn_of_truncation(watch.truncated, watch.embedded)
-    return summary
 
 
 def check_corpus(
@@ -203,176 +244,18 @@ def _check(
     return sources, passed_over
 
 
-def embed_source(
-    job: Job,
-    model: Encoder,
-    source: Source,
-    cutter: Cutter | None = None,
-    watch: Watch | None = None,
-    standing: Standing | None = None,
-) -> None:
-    """Go through one input of a job and write those of its shards that are neither finished nor in another's hands.
-
-    The input is read once; rows of other shards are passed over. Any number of processes may do the same at once.
-
-    Args:
-        job: the job.
-        model: what embeds.
-        source: one of the job's.
-        cutter: as the job's settings ask for.
-        watch: told of every step.
-        standing: what was finished of the input when somebody last looked; it spares reading what is behind the last
-            shard that is missing.
-
-    Raises:
-        InputError, OutputError, ReadingError: as :func:`embed_corpus`.
-    """
-    settings = job.settings
-    watch = watch or Watch({source.name: job.states[source.name].size}, False)
-    size = settings.rows_per_shard
-    # Which shard is the last that is missing is known only where the input's end is.
-    final = max(standing.missing(size), default=-1) if standing and standing.last is not None else None
-    max_bytes = MAX_TEXT_BYTES if cutter is None else MAX_DOCUMENT_BYTES
-    with RowReader(source.path, settings.text_column, settings.id_column, max_bytes=max_bytes) as reader:
-        for start in count(0, size):
-            if final is not None and start > final:
-                break
-            shard = Shard(job.folder, job.work, source, start)
-            with shard.claimed() as mine:
-                if mine:
-                    notes = write_shard(job, model, shard, reader, cutter, _steps(watch, source, reader))
-                    rows = notes.rows
-            if not mine:
-                rows = reader.skip(size)
-                watch.passed(source.name, reader.share)
-            if rows < size:
-                break
-    watch.passed(source.name, 1.0)
-
-
-def _steps(watch: Watch, source: Source, reader: RowReader) -> Callable[[Notes], None]:
-    """Tell a watch what each call of the model added to a shard's notes."""
-    told = {"embedded": 0, "rejected": 0, "truncated": 0, "tokens": 0}
-
-    def step(notes: Notes) -> None:
-        now = {name: getattr(notes, name) for name in told}
-        watch.done(source.name, reader.share, **{name: now[name] - told[name] for name in told})
-        told.update(now)
-
-    return step
-
-
-def _cutter(model: Encoder, chunk: int | None, overlap: int) -> Cutter | None:
-    if chunk is None:
-        if overlap:
-            raise InputError(f"overlap={overlap} is between chunks; give chunk too")
-        return None
-    from valuembed.chunks import Cutter
-
-    return Cutter.of(model, chunk, overlap)
-
-
-def _embed_all(job: Job, model: Encoder, cutter: Cutter | None, watch: Watch) -> None:
+def _embed_all(job: Job, engine: Engine, watch: Watch) -> None:
     """Every input of a run, until nothing is missing."""
-    broken: dict[str, InputError] = {}
-
-    def left() -> list[tuple[Source, Standing]]:
-        return [(source, standing) for source, standing in _unfinished(job, watch) if source.name not in broken]
-
-    def attempt(source: Source, standing: Standing) -> None:
-        try:
-            embed_source(job, model, source, cutter, watch, standing)
-        except InputError as error:
-            broken[source.name] = error
-
-    # First those that nobody is at.
-    for source, standing in left():
-        with _alone_at(job, source, standing) as alone:
-            if alone:
-                attempt(source, standing)
-    # Then together with whoever is.
-    for source, standing in left():
-        attempt(source, standing)
-    while waiting := left():
+    broken = engine.embed(job, watch)
+    while waiting := [(source, standing) for source, standing in unfinished(job, watch) if source.name not in broken]:
         watch.wait()
         time.sleep(POLL_SECONDS)
-        for source, standing in waiting:
-            if _has_free_shard(job, source, standing):
-                attempt(source, standing)
+        free = tuple(source for source, standing in waiting if has_free_shard(job, source, standing))
+        if free:
+            broken |= engine.embed(replace(job, sources=free), watch)
     if broken:
         others = len(job.sources) - len(broken)
         raise InputError(
             f"{len(broken)} of {len(job.sources)} inputs could not be read to their end, the other {others} are done: "
             f"{'; '.join(map(str, broken.values()))}; shards finished before are kept"
         )
-
-
-def _unfinished(job: Job, watch: Watch) -> list[tuple[Source, Standing]]:
-    """Inputs of which shards are missing, and what is finished of them."""
-    found = standings(job.folder)
-    left = []
-    for source in job.sources:
-        standing = found.get(source.key, Standing())
-        if standing.is_complete(job.settings.rows_per_shard):
-            watch.passed(source.name, 1.0)
-        else:
-            left.append((source, standing))
-    return left
-
-
-@contextmanager
-def _alone_at(job: Job, source: Source, standing: Standing) -> Iterator[bool]:
-    """Keep others from beginning with an input; yields whether nobody else is at it, nor was since somebody looked."""
-    lock = Lock(job.work / f"{source.key}.lock")
-    if not lock.acquire():
-        yield False
-        return
-    try:
-        first = standing.missing(job.settings.rows_per_shard)[0]
-        yield not Shard(job.folder, job.work, source, first).is_finished()
-    finally:
-        lock.release(remove=True)
-
-
-def _has_free_shard(job: Job, source: Source, standing: Standing) -> bool:
-    """Whether a shard of an input is missing and in nobody's hands."""
-    for start in standing.missing(job.settings.rows_per_shard):
-        with Shard(job.folder, job.work, source, start).claimed() as free:
-            if free:
-                return True
-    return False
-
-
-def _account(job: Job, run: Progress) -> CorpusSummary:
-    """Add up what all shards of the job say of themselves, and list the rows that they set aside."""
-    counts = dict.fromkeys(("rows", "embedded", "rejected", "vectors", "truncated", "tokens"), 0)
-    # One at a time, so that the list of whoever looked last is the one that stays.
-    with Lock(job.work / "account.lock"), NewFile(job.folder / REJECTED, fresh_name(job.work, REJECTED)) as rejects:
-        record = read_manifest(job.folder)
-        sources = recorded_sources(record) if record else []
-        found = standings(job.folder)
-        standing = {source.name: found.get(source.key, Standing()) for source in sources}
-        paths = [path for of_source in standing.values() for path in of_source.paths.values()]
-        for notes in read_notes(paths):
-            for name in counts:
-                counts[name] += getattr(notes, name)
-            for row in notes.aside:
-                rejects.write(json.dumps({"file": notes.file, **asdict(row)}, ensure_ascii=False).encode() + b"\n")
-        rejects.seal()
-        if counts["rejected"]:
-            rejects.commit()
-        else:
-            (job.folder / REJECTED).unlink(missing_ok=True)
-        size = job.settings.rows_per_shard
-        unfinished = tuple(name for name, of_source in standing.items() if not of_source.is_complete(size))
-        if not unfinished:
-            note_complete(job, counts)
-    return CorpusSummary(
-        inputs=len(sources),
-        shards=len(paths),
-        **counts,
-        width=job.make.width,
-        precision=job.make.precision,
-        unfinished=unfinished,
-        run=run,
-    )

@@ -8,6 +8,7 @@ ValuembedError
 ├── UnsupportedModelError  (ValueError)    a model whose attention values cannot be read
 ├── CheckpointError        (OSError)       weights or files that are missing, damaged or refused
 ├── OutputError            (OSError)       results that cannot be written
+├── ClusterError           (RuntimeError)  a cluster that is not there, has too little room, or loses its workers
 ├── ReadingError           (RuntimeError)  a forward pass that did not deliver what was asked
 │   └── NotFiniteError                     vectors that are NaN or infinite
 ├── ServingError           (RuntimeError)  a server whose model thread takes no requests
@@ -53,6 +54,10 @@ class CheckpointError(ValuembedError, OSError):
 
 class OutputError(ValuembedError, OSError):
     """A result cannot be written where it was asked to go."""
+
+
+class ClusterError(ValuembedError, RuntimeError):
+    """A cluster cannot be reached, has no room for what is asked of it, or loses its workers again and again."""
 
 
 class ReadingError(ValuembedError, RuntimeError):

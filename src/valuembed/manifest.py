@@ -160,7 +160,7 @@ def open_job(folder: Path, make: Make, settings: Settings, sources: Sequence[Sou
     with Lock(work / "job.lock"):
         record = read_manifest(folder)
         if record is not None:
-            _check_settings(folder, record, make, settings)
+            check_settings(folder, record, make, settings)
         known = _states(record) if record else {}
         states = {source.name: look(source, known.get(source.name)) for source in sources}
         _check_inputs(folder, known, states, sources)
@@ -208,7 +208,12 @@ def _versions() -> dict[str, str]:
     return {"valuembed": __version__, **{package: version(package) for package in packages}}
 
 
-def _check_settings(folder: Path, record: Mapping[str, Any], make: Make, settings: Settings) -> None:
+def check_settings(folder: Path, record: Mapping[str, Any], make: Make, settings: Settings) -> None:
+    """Raise where a manifest records another job than that of a model with its settings.
+
+    Raises:
+        OutputError: with every difference.
+    """
     recorded = asdict(Settings(**record["settings"]))
     found = Make.from_record(record["make"]).differences(make, PROBE_COSINE)
     now = asdict(settings)

@@ -1,0 +1,84 @@
+"""What came of a job on a corpus: what its shards say of themselves, added up."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from valuembed.locks import Lock
+from valuembed.manifest import Job, note_complete, read_manifest, recorded_sources
+from valuembed.new_file import NewFile, fresh_name
+from valuembed.progress import Progress
+from valuembed.shards import REJECTED, Standing, read_notes, standings
+
+
+@dataclass(frozen=True)
+class CorpusSummary:
+    """What a folder of shards holds when a run has ended.
+
+    Attributes:
+        inputs: files, those of earlier runs included.
+        shards: finished.
+        rows: of the inputs; ``rows == embedded + rejected``.
+        embedded: rows that have their vectors.
+        rejected: rows set aside, listed in ``rejected.jsonl`` when there are any.
+        vectors: more than ``embedded`` where texts were cut into chunks.
+        truncated: texts of which only the beginning was read.
+        tokens: that were computed.
+        width: of a vector, in numbers of it.
+        precision: in which they are stored.
+        unfinished: inputs of earlier runs, not given to this one, of which shards are missing.
+        run: this run's own share, and its pace.
+    """
+
+    inputs: int
+    shards: int
+    rows: int
+    embedded: int
+    rejected: int
+    vectors: int
+    truncated: int
+    tokens: int
+    width: int
+    precision: str
+    unfinished: tuple[str, ...]
+    run: Progress
+
+
+def account(job: Job, run: Progress) -> CorpusSummary:
+    """Add up what all shards of a job say of themselves, and list the rows that they set aside.
+
+    Raises:
+        OutputError: a shard is damaged, or the list cannot be written.
+    """
+    counts = dict.fromkeys(("rows", "embedded", "rejected", "vectors", "truncated", "tokens"), 0)
+    # One at a time, so that the list of whoever looked last is the one that stays.
+    with Lock(job.work / "account.lock"), NewFile(job.folder / REJECTED, fresh_name(job.work, REJECTED)) as rejects:
+        record = read_manifest(job.folder)
+        sources = recorded_sources(record) if record else []
+        found = standings(job.folder)
+        standing = {source.name: found.get(source.key, Standing()) for source in sources}
+        paths = [path for of_source in standing.values() for path in of_source.paths.values()]
+        for notes in read_notes(paths):
+            for name in counts:
+                counts[name] += getattr(notes, name)
+            for row in notes.aside:
+                rejects.write(json.dumps({"file": notes.file, **asdict(row)}, ensure_ascii=False).encode() + b"\n")
+        rejects.seal()
+        if counts["rejected"]:
+            rejects.commit()
+        else:
+            (job.folder / REJECTED).unlink(missing_ok=True)
+        size = job.settings.rows_per_shard
+        unfinished = tuple(name for name, of_source in standing.items() if not of_source.is_complete(size))
+        if not unfinished:
+            note_complete(job, counts)
+    return CorpusSummary(
+        inputs=len(sources),
+        shards=len(paths),
+        **counts,
+        width=job.make.width,
+        precision=job.make.precision,
+        unfinished=unfinished,
+        run=run,
+    )
