@@ -24,7 +24,8 @@ LEVELS = {
     3: "model encoder panel fingerprint cards plots method_specs layerwise segments linear_probe "
     "local_tasks mteb_encoder results outputs keeping trainable training_settings glyphs token_weights "
     "storage calls chunks vector_writer manifest shards progress "
-    "embedding_jobs batcher engine admission gate openai_api server_metrics serving routes_openai routes_health",
+    "embedding_jobs batcher engine admission gate openai_api server_metrics serving routes_openai routes_health "
+    "playground other_methods routes_page",
     4: "corpus one_file corpus_ray search evaluate sweep select evidence probe next_token calibrate calibration_report "
     "cost reproduce reproduction workload finetune training_loop server",
     5: "commands cli cli_embed cli_explain cli_evaluate cli_layers cli_probe cli_calibrate cli_reproduce cli_train "
