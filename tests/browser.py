@@ -9,6 +9,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from contextlib import contextmanager
 
@@ -17,6 +18,11 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 KEYS = {"Tab": 9, "Enter": 13, "ArrowDown": 40, "ArrowUp": 38}
 CONTROL = 2
+
+START = (
+    "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])"
+)
+"""Starts what is named after two pipes with these as 3 and 4: a browser reads from the one and writes to the other."""
 
 
 class Tab:
@@ -56,6 +62,7 @@ class Tab:
             deviceScaleFactor=1,
             mobile=width < 600,
         )
+        self.send("Emulation.setTouchEmulationEnabled", enabled=width < 600)
         self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def open(self, url):
@@ -104,16 +111,13 @@ class Tab:
         self.value("document.activeElement.select()")
         self.send("Input.insertText", text=text)
 
-    def picture(self, path, whole=True):
-        with open(path, "wb") as file:
-            shot = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole, **self._clip(whole))
-            file.write(base64.b64decode(shot["data"]))
-
-    def _clip(self, whole):
-        if not whole:
-            return {}
+    def picture(self, path, height=None):
+        """The page as a PNG, from its top; None is all of it."""
         size = self.send("Page.getLayoutMetrics")["cssContentSize"]
-        return {"clip": {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}}
+        clip = {"x": 0, "y": 0, "width": size["width"], "height": height or size["height"], "scale": 1}
+        shot = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
+        with open(path, "wb") as file:
+            file.write(base64.b64decode(shot["data"]))
 
 
 class _Pipe:
@@ -153,23 +157,17 @@ def browsing(profile):
     """A browser with a profile in a folder; what opens a new tab in it."""
     theirs_in, ours_out = os.pipe()
     ours_in, theirs_out = os.pipe()
-    # The browser reads from 3 and writes to 4; out of the way of those first.
-    high_in, high_out = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (theirs_in, theirs_out))
-
-    def wire():
-        os.dup2(high_in, 3)
-        os.dup2(high_out, 4)
-
+    # Out of the way of the places where the browser looks for them.
+    high = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (theirs_in, theirs_out)]
     command = [
-        CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+        sys.executable, "-S", "-c", START, *map(str, high), CHROMIUM,
+        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
         "--disable-background-networking", "--disable-component-update", "--disable-extensions",
         "--force-color-profile=srgb", f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank",
     ]  # fmt: skip
     quiet = subprocess.DEVNULL
-    process = subprocess.Popen(
-        command, stdin=quiet, stdout=quiet, stderr=quiet, close_fds=False, preexec_fn=wire, start_new_session=True
-    )
-    for end in (theirs_in, theirs_out, high_in, high_out):
+    process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, pass_fds=high, start_new_session=True)
+    for end in (theirs_in, theirs_out, *high):
         os.close(end)
     pipe = _Pipe(ours_in, ours_out)
 

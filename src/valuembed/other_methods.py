@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from valuembed.calibration import Calibration
 from valuembed.encoder import ValueEncoder
 from valuembed.errors import LayerError, RecipeError, UnsupportedModelError
 from valuembed.layers import describe, resolve_layers
@@ -41,11 +42,11 @@ class EncoderPlayground(Playground):
         self._encoder = encoder
         own = encoder.reader.plan
         plans = {name: plan for name in OFFERED if (plan := _plan(encoder, name)) is not None}
-        # What is served already is not offered twice; behind a further module the same recipe gives other vectors.
-        same = len(encoder) == 1
-        self._plans = {name: plan for name, plan in plans.items() if not (same and _alike(plan.recipe, own.recipe))}
+        changes = _changes(encoder)
+        # What is served already is not offered twice, unless it is served changed.
+        self._plans = {name: plan for name, plan in plans.items() if changes or not _alike(plan.recipe, own.recipe)}
         self._weighing = own if _weighs(own.recipe) else next(filter(_weighs_plan, plans.values()), own)
-        served = Choice(SERVED, f"{own.recipe.method} (as served)", _about(own, len(encoder) > 1), own.recipe.signal)
+        served = Choice(SERVED, f"{own.recipe.method} (as served)", _about(own) + changes, own.recipe.signal)
         others = [Choice(name, name, _about(plan), plan.recipe.signal) for name, plan in self._plans.items()]
         self.choices = (served, *others)
 
@@ -84,6 +85,7 @@ def _plan(encoder: ValueEncoder, name: str) -> Plan | None:
     """A method on the layers that are loaded; None where they cannot give it."""
     recipe, own = METHODS[name], encoder.reader.plan
     anatomy, loaded = own.anatomy, encoder.reader.model.config.num_hidden_layers
+    layers: tuple[int, ...]
     if recipe.signal == "hidden":
         # After the final norm if that is there, else the deepest of the layers that are.
         layers = () if own.recipe.reads_final_norm else (loaded - 1,)
@@ -114,7 +116,14 @@ def _alike(one: Recipe, other: Recipe) -> bool:
     return replace(one, method="") == replace(other, method="")
 
 
-def _about(plan: Plan, further: bool = False) -> str:
+def _changes(encoder: ValueEncoder) -> str:
+    """What becomes of the vectors that are read before they are served, other than that they are scaled."""
+    calibrated = any(isinstance(module, Calibration) for module in encoder)
+    cut = encoder.truncate_dim
+    return ("; calibrated" if calibrated else "") + (f"; the first {cut} numbers" if cut else "")
+
+
+def _about(plan: Plan) -> str:
     recipe = plan.recipe
     what = _WHAT[recipe.signal, recipe.weights].format(
         tokens="the text's tokens" if recipe.span == "text" else "all tokens"
@@ -123,7 +132,7 @@ def _about(plan: Plan, further: bool = False) -> str:
     where = f"layer{'s' if len(plan.layers) > 1 else ''} {describe(plan.layers)}" if plan.layers else "final norm"
     roles = [*recipe.template, *(recipe.query_template or ()), *(recipe.document_template or ())]
     templates = "" if roles == ["{text}"] else "; in a template" if len(roles) == 1 else f"; in {len(roles)} templates"
-    return f"{what[0].upper()}{what[1:]}{through}; {where}{templates}{'; calibrated' if further else ''}"
+    return f"{what[0].upper()}{what[1:]}{through}; {where}{templates}"
 
 
 def _seen(sequence: TokenWeights) -> list[WeighedToken]:
