@@ -32,7 +32,7 @@ def main():
             tab.picture(DOCS / name, shown)
             # Plain areas and text: few colours do, in a third of the bytes.
             with Image.open(DOCS / name) as picture:
-                few = picture.convert("RGB").quantize(48, dither=Image.Dither.NONE)
+                few = picture.convert("RGB").quantize(128, dither=Image.Dither.NONE)
             few.save(DOCS / name, optimize=True)
 
 

@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 import valuembed
 from valuembed.calibrate import calibrate
 from valuembed.other_methods import OFFERED, EncoderPlayground
 from valuembed.playground import SERVED, unit
 from valuembed.recipes import METHODS, Recipe
+from valuembed.testing import tiny_checkpoint
 from valuembed.token_weights import explain
 
 TEXTS = ["A cat sleeps.", "x", "Ein Satz mit Umlauten: äöü. " * 4, "\u4e2d\u6587 and more"]
@@ -98,6 +100,29 @@ def test_a_model_that_gives_short_vectors_offers_its_method_whole_too(folder):
     playground = EncoderPlayground(encoder)
     assert playground.choices[0].about.endswith("; layers 0, 2; the first 4 numbers")
     close(playground.vectors(TEXTS, "va", None)[0], valuembed.load(folder, "va", layers=[0, 2]))
+
+
+def test_methods_that_the_layers_cannot_give_are_left_out(tmp_path):
+    """Values of 16 and of 32 numbers have no mean; aligned, all are as wide as the model."""
+    config = CONFIG_MAPPING["gemma4_text"](
+        vocab_size=512,
+        vocab_size_per_layer_input=512,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        global_head_dim=16,
+        hidden_size_per_layer_input=8,
+        layer_types=["sliding_attention", "full_attention"],
+        num_kv_shared_layers=0,
+    )
+    mixed = tiny_checkpoint(tmp_path / "mixed")
+    AutoModelForCausalLM.from_config(config).save_pretrained(mixed)
+    playground = EncoderPlayground(valuembed.load(mixed, "aligned_va", layers="all"))
+    assert names(playground) == [SERVED, "aligned_wva", "hidden_mean", "hidden_last"]
+    assert playground.weights("a cat").about.startswith("aligned_wva, layers 0-1; ")
 
 
 def test_templates_of_ones_own_are_counted(folder):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from browser import CHROMIUM, CONTROL, browsing
 from pages import KEY, PageEngine, other_vector_of
-from serving import running, vector_of
+from serving import running, until, vector_of
 
 import valuembed
 from valuembed.admission import Limits
@@ -331,6 +331,40 @@ def test_a_server_that_is_gone_and_back(browser):
         done(tab, "compare", says="Compared 6 sentences.")
     tab.click("#search-form button")
     done(tab, "search", says="The server cannot be reached. Try again.")
+
+
+def test_asking_again_ends_what_was_asked_before(browser):
+    engine = PageEngine()
+    with running(engine) as (url, app):
+        tab = opened(browser, url)
+        tab.until("offer !== null")
+        engine.hold()
+        tab.fill("#texts", "the first")
+        tab.click("#compare-form button")
+        assert engine.entered.wait(10)
+        tab.fill("#texts", "the\nsecond")
+        tab.click("#compare-form button")
+        until(lambda: app.state.serving.batcher.waiting()[0] == 1)
+        engine.open.set()
+        done(tab, "compare", says="Compared 2 sentences.")
+        assert tab.texts("#compared section:first-child tbody bdi") == ["the", "second"]
+        until(lambda: app.state.serving.admission.requests == 0)
+        well(tab, url)
+
+
+def test_a_screen_that_is_turned(browser, server):
+    tab = opened(browser, server[0], DESKTOP)
+    tab.until("offer !== null")
+    tab.press("Enter", CONTROL)
+    done(tab, "compare", says="Compared 6 sentences.")
+    tab.look(*PHONE)
+    fits = (
+        "Array.from(document.querySelectorAll('#compared svg'))"
+        ".every(map => map.viewBox.baseVal.width <= window.innerWidth)"
+    )
+    tab.until(fits)
+    assert len(tab.texts("#compared svg circle")) == 12
+    well(tab, server[0])
 
 
 def test_other_scripts_do_not_run(browser, server):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from valuembed.calibration import Calibration
 from valuembed.encoder import ValueEncoder
-from valuembed.errors import LayerError, RecipeError, UnsupportedModelError
+from valuembed.errors import LayerError
 from valuembed.layers import describe, resolve_layers
 from valuembed.panel import Panel
 from valuembed.playground import SERVED, Choice, Playground, WeighedText, WeighedToken
@@ -99,7 +99,7 @@ def _plan(encoder: ValueEncoder, name: str) -> Plan | None:
             return None
     try:
         anatomy.width(layers, signal=recipe.signal, weights=recipe.weights, aligned=recipe.aligned)
-    except (RecipeError, UnsupportedModelError):
+    except LayerError:
         return None
     return Plan(replace(recipe, layers=layers or None), layers, anatomy)
 
