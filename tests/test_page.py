@@ -280,9 +280,12 @@ def test_nothing_to_do(browser, server):
 def test_errors_are_shown_where_they_belong(browser, server):
     tab = opened(browser, server[0])
     tab.until("offer !== null")
+    tab.click("#compare-form button")
+    done(tab, "compare", says="Compared 6 sentences.")
     tab.fill("#texts", "fine\nuntokenizable\nfine")
     tab.click("#compare-form button")
     done(tab, "compare", says="Line 2: cannot be embedded: it is untokenizable")
+    assert tab.value("document.querySelector('#compared').hidden"), "what was found before is no answer"
     tab.value("document.querySelector('#right').value = 'served'")
     tab.fill("#list", "fine\npoison")
     tab.click("#search-form button")
