@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from valuembed.errors import TextFailed
+from valuembed.playground import Playground
 
 Text = str | tuple[int, ...]
 """A text, or the token ids of one."""
@@ -65,12 +66,14 @@ class Engine(ABC):
         width: of its vectors.
         step_tokens: tokens of a round.
         step_overhead: what a step costs whatever is in it, in tokens.
+        playground: what a page to try the model with needs of it; None, and there is no such page.
     """
 
     name: str
     width: int
     step_tokens: int
     step_overhead: int
+    playground: Playground | None = None
 
     @abstractmethod
     def prepare(self, texts: Sequence[Text], manner: Manner) -> list[Tokenized]:

@@ -18,6 +18,7 @@ from valuembed.encoder import ValueEncoder, check_finite
 from valuembed.errors import InputError, TemplateError
 from valuembed.feeding import SHARED_FROM, cached_tokens, shared_prefixes
 from valuembed.inputs import check_text
+from valuembed.other_methods import EncoderPlayground
 from valuembed.prefix import SharedPrefixes
 from valuembed.recipes import Recipe, resolve_recipe
 from valuembed.tokenizing import TokenRow, expand_chat
@@ -54,6 +55,7 @@ class EncoderEngine(Engine):
         self.step_tokens = step_tokens or encoder.reader.tokens_per_step
         self.step_overhead = STEP_OVERHEAD_ON_CPU if on_cpu else STEP_OVERHEAD
         self.encoder = encoder.eval()
+        self.playground = EncoderPlayground(encoder)
         self._recipe = lru_cache(maxsize=64)(self._recipe_with)
         with torch.inference_mode():
             # For its own templates it pays from the first text on.

@@ -23,7 +23,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from valuembed import __version__, routes_health, routes_openai
+from valuembed import __version__, routes_health, routes_openai, routes_page
 from valuembed.admission import Admission, Limits
 from valuembed.batcher import PROBE, Batcher
 from valuembed.embedding_jobs import Engine
@@ -71,6 +71,8 @@ def create_app(
 ) -> FastAPI:
     """An application that serves a model: ``/v1/embeddings``, ``/v1/models``, ``/health``, ``/ready``, ``/metrics``.
 
+    Around a loaded model, and around an engine with a playground, there is also a page to try it with at ``/``.
+
     The model's thread runs as long as the application's lifespan.
 
     Args:
@@ -111,6 +113,8 @@ def create_app(
     app.state.serving = serving
     app.include_router(routes_openai.router)
     app.include_router(routes_health.router)
+    if engine.playground is not None:
+        app.include_router(routes_page.router)
     app.add_exception_handler(RequestError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_error)
     app.add_exception_handler(HTTPException, _on_error)

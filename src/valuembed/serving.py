@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -88,11 +88,37 @@ class Serving:
         try:
             embedded = await self.wait(request, self.batcher.submit(texts, manner, truncate=truncate))
         except ServingError as error:
-            raise RequestError(503, str(error), code="unavailable", headers={"Retry-After": "5"}) from error
+            raise _unavailable(error) from error
         except TextFailed as error:
             raise _refusal(error, len(texts)) from error
         self.metrics.embedded(len(texts), embedded.tokens, len(embedded.truncated))
         return embedded
+
+    async def call(self, request: Request, function: Callable[[], T], *, texts: int) -> T:
+        """Have something else done with the model for a request, between two rounds: nothing that takes long.
+
+        Args:
+            request: theirs, whose body has been read.
+            function: called on the model's thread.
+            texts: how many it reads.
+
+        Raises:
+            RequestError: 400 for what cannot be done, 429 where the server is full, 500 where the model fails, 503
+                where it takes nothing or found no answer in time.
+            ClientGone: there is nobody to answer.
+        """
+        ticket: Ticket = request.scope[TICKET]
+        ticket.add_texts(texts)
+        try:
+            return await self.wait(request, self.batcher.call(function))
+        except ServingError as error:
+            raise _unavailable(error) from error
+        except ReadingError as error:
+            raise RequestError(500, str(error), code="model_failed") from error
+        except RequestError:
+            raise
+        except ValuembedError as error:
+            raise RequestError(400, str(error), code="invalid_value", param="input") from error
 
     async def wait(self, request: Request, future: Future[T]) -> T:
         """What a future of the batcher gives; it is cancelled when nobody waits for it any more.
@@ -119,6 +145,10 @@ class Serving:
 async def _gone(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def _unavailable(error: ServingError) -> RequestError:
+    return RequestError(503, str(error), code="unavailable", headers={"Retry-After": "5"})
 
 
 def _refusal(error: TextFailed, texts: int) -> RequestError:
