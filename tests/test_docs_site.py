@@ -159,13 +159,24 @@ def test_the_menu_lists_every_page(tmp_path: Path) -> None:
     assert len(set(listed)) == len(listed)
 
 
-def test_docstrings_lose_the_roles_that_markdown_does_not_know() -> None:
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("As :func:`load`, see :data:`~a.b.C` and ``x``: `y`", "As `load`, see `a.b.C` and ``x``: `y`"),
+        ("One, two: prose.", "One, two: prose."),
+        (
+            "Args:\n    a, b: as there,\n        and here.\n    c: alone.",
+            "Args:\n    a: as there,\n        and here.\n    b: as there,\n        and here.\n    c: alone.",
+        ),
+        ("Args:\n    a, b, c,\n        d, e:\n        as there.", "Args:\n    a, b, c, d, e: as there."),
+        ("Errors.\n\nA\n├── B\n└── C\n\nEnd.", "Errors.\n\n    A\n    ├── B\n    └── C\n\nEnd."),
+    ],
+)
+def test_docstrings_are_made_readable(written: str, shown: str) -> None:
     pytest.importorskip("griffe", reason="the extra docs is not installed")
-    from docstring_roles import without_roles
+    from docstrings import readable
 
-    assert (
-        without_roles("As :func:`load`, see :data:`~a.b.C` and ``x``: `y`") == "As `load`, see `a.b.C` and ``x``: `y`"
-    )
+    assert readable(written) == shown
 
 
 def described() -> list[str]:
