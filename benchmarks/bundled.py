@@ -51,6 +51,8 @@ from bundling.training import validation_loss  # noqa: E402
 
 STS = [name for name, spec in SETS.items() if spec.startswith("sts:")]
 BAG = "bag of embeddings: mean of the text's own token embeddings, no layer run"
+CHARTED = ("bundled", "plain")
+"""Models of the layer curves."""
 SIGNALS = {"VA": "values raw", "hidden mean": "hidden mean"}
 TEXTS = ("A doctor sees a patient.", "Die Katze schläft, 4 Uhr früh.", "One sentence after the other. " * 30)
 LENGTH, AT_ONCE = 128, 64
@@ -150,22 +152,27 @@ def draw(measured: dict[str, dict[str, object]], training: dict[str, str]) -> No
     """The charts for the docs."""
     dev = STS[0]
     curves = {}
-    for name, found in measured.items():
-        count = len(found["layers"][dev]["VA"])
-        for label in SIGNALS:
-            depths = [(layer + 1) / count for layer in range(count)]
-            curves[f"{name}: {label}"] = list(zip(depths, found["layers"][dev][label], strict=True))
-        curves[f"{name}: bag of embeddings"] = [(0.0, found["scores"][BAG][dev]), (1.0, found["scores"][BAG][dev])]
-    figure = plots.curves(
-        curves, title=f"{dev}, layer by layer, no template", xlabel="depth (layer / layers)", ylabel="Spearman x 100"
-    )
+    for name in CHARTED:
+        if name in measured:
+            for label in SIGNALS:
+                curves[f"{label}, {name}"] = list(enumerate(measured[name]["layers"][dev][label]))
+    last = max(len(points) for points in curves.values()) - 1
+    known = measured[CHARTED[0]]["scores"][BAG][dev]
+    curves[f"bag of embeddings, {CHARTED[0]}"] = [(0, known), (last, known)]
+    figure = plots.curves(curves, title=f"{dev}, layer by layer, no template", xlabel="layer", ylabel="Spearman x 100")
     plots.save(figure, ROOT / "docs" / "bundled-layers.png")
     if training:
         losses = {}
         for name, file in training.items():
             curve = json.loads(Path(file).read_text())["curve"]
             losses[f"{name}: held out"] = [(tokens / 1e6, held_out) for tokens, _, held_out in curve]
-            losses[f"{name}: training"] = [(tokens / 1e6, trained) for tokens, trained, _ in curve]
+            # A mean over a few steps, as at the end of a phase, jumps.
+            gaps = [after[0] - before[0] for before, after in zip([[0.0], *curve], curve, strict=False)]
+            losses[f"{name}: training"] = [
+                (tokens / 1e6, trained)
+                for (tokens, trained, _), gap in zip(curve, gaps, strict=True)
+                if gap > 0.8 * max(gaps)
+            ]
         figure = plots.curves(losses, title="Loss", xlabel="million tokens", ylabel="nats a token")
         plots.save(figure, ROOT / "docs" / "bundled-loss.png")
 
@@ -191,7 +198,7 @@ def main() -> None:
     parser.add_argument("--golden", action="store_true", help="write what the tests hold the bundled model to")
     parser.add_argument("--data", type=Path, help="folder of the evaluation sets")
     parser.add_argument("--corpus", type=Path, help="the corpus that the model was trained on")
-    parser.add_argument("--model", action="append", default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--model", action="append", default=[], metavar="NAME=FOLDER", help="or NAME=bundled")
     parser.add_argument("--training", action="append", default=[], metavar="NAME=FILE")
     parser.add_argument("--results", type=Path, default=Path("quality-results"), help="results that are kept")
     parser.add_argument("--dtype", default="float32")
@@ -199,11 +206,12 @@ def main() -> None:
     if args.golden:
         golden()
         return
-    models = dict(one.split("=", 1) for one in args.model)
+    models = {name: str(locate(place).location) for name, place in (one.split("=", 1) for one in args.model)}
     kept = HERE / "bundled.json"
     measured = json.loads(kept.read_text()) if kept.is_file() else {}
-    measured.update({name: score(folder, args) for name, folder in models.items()})
-    kept.write_text(json.dumps(measured, indent=1) + "\n")
+    for name, folder in models.items():
+        measured[name] = score(folder, args)
+        kept.write_text(json.dumps(measured, indent=1) + "\n")
     (HERE / "bundled.md").write_text("\n".join(page(measured, args)) + "\n")
     draw(measured, dict(one.split("=", 1) for one in args.training))
 

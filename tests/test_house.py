@@ -23,18 +23,20 @@ LEVELS = {
     2: "module feeding calibration",
     3: "model encoder panel fingerprint cards plots method_specs layerwise segments linear_probe "
     "local_tasks mteb_encoder results outputs keeping trainable training_settings glyphs token_weights "
-    "storage calls chunks vector_writer manifest shards progress "
+    "storage calls chunks vector_writer manifest shards progress embedding_files hits vector_store index_rows "
+    "index_parts index_update "
     "embedding_jobs batcher engine admission gate openai_api server_metrics serving routes_openai routes_health",
-    4: "corpus one_file corpus_ray search evaluate sweep select evidence probe next_token calibrate calibration_report "
-    "cost reproduce reproduction workload finetune training_loop server",
-    5: "commands cli cli_embed cli_explain cli_evaluate cli_layers cli_probe cli_calibrate cli_reproduce cli_train "
-    "cli_serve __main__",
+    4: "corpus one_file corpus_ray index search evaluate sweep select evidence probe next_token calibrate "
+    "calibration_report cost reproduce reproduction workload finetune training_loop server",
+    5: "commands cli cli_embed cli_explain cli_evaluate cli_layers cli_probe cli_calibrate cli_reproduce cli_search "
+    "cli_train cli_serve __main__",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
 
 # The verbs know nothing of each other, but for these.
 SIDEWAYS = {
     ("corpus", "one_file"),
+    ("search", "index"),
     ("corpus_ray", "corpus"),
     ("sweep", "evaluate"),
     ("select", "evidence"),

@@ -177,7 +177,7 @@ class TestPlan:
         assert work.missing["SICK-R"] == "no file SICK-R.jsonl"
         assert (work.model, work.tflops, work.counted) == ("bundled", 0.08, True)
         assert work.notes == (
-            "Layers chosen for Qwen3-8B are brought over by relative depth: 26-27, 29-31 of 36 became 5-6 of 8.",
+            "Layers chosen for Qwen3-8B are brought over by relative depth: 26-27, 29-31 of 36 became 8-10 of 12.",
         )
 
     def test_no_more_tokens_than_are_fed(self, folder):

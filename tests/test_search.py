@@ -5,11 +5,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fakes import FakeEncoder
+from stored import write_embeddings
 
 from valuembed import search as module
 from valuembed.corpus import embed_file
+from valuembed.embedding_files import EmbeddingFiles
 from valuembed.errors import InputError, ReadingError
-from valuembed.search import Hit, read_make, search, similarity_matrix
+from valuembed.search import Hit, open_embeddings, search, similarity_matrix
 
 
 @pytest.fixture
@@ -108,12 +110,13 @@ def test_queries_that_cannot_be(stored, query, k, message):
 
 def test_files_that_are_not_ours(stored, tmp_path):
     with pytest.raises(InputError, match=r"nothing\.parquet does not exist; give a file of embeddings"):
-        read_make(tmp_path / "nothing.parquet")
-    with pytest.raises(InputError, match="is a folder; give a file of embeddings"):
-        read_make(tmp_path)
+        open_embeddings(tmp_path / "nothing.parquet")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"empty is a folder without \.parquet files; give a file or a folder that "):
+        open_embeddings(tmp_path / "empty")
     (tmp_path / "text.parquet").write_text("text")
     with pytest.raises(InputError, match=r"text\.parquet is no readable Parquet file: "):
-        read_make(tmp_path / "text.parquet")
+        open_embeddings(tmp_path / "text.parquet")
     rewrite(stored, metadata={})
     with pytest.raises(InputError, match=r"does not say which model made its vectors; write it with: valuembed embed"):
         search(FakeEncoder(), "hello", stored)
@@ -139,7 +142,7 @@ def test_damaged_vectors(stored):
         with pytest.raises(ReadingError, match=r"rows from 0: vector 5 \(counted from 0\) is zero or not finite"):
             search(FakeEncoder(), "hello", stored)
     rewrite(stored, {"embedding": column(vectors.astype(np.float64))})
-    with pytest.raises(InputError, match=r"holds fixed_size_list<\w+: double>\[16\], expected a list of 16 float32"):
+    with pytest.raises(InputError, match=r"holds fixed_size_list<\w+: double>\[16\], expected a list of 16 float$"):
         search(FakeEncoder(), "hello", stored)
     missing = [None if row == 3 else vector.tolist() for row, vector in enumerate(vectors)]
     rewrite(stored, {"embedding": pa.array(missing, pa.list_(pa.float32(), 16))})
@@ -150,8 +153,49 @@ def test_damaged_vectors(stored):
         search(FakeEncoder(), "hello", stored)
 
 
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8", "binary"])
+@pytest.mark.parametrize("rows_per_batch", [7, 4096])
+def test_a_folder_is_searched_exactly(tmp_path, texts, precision, rows_per_batch, monkeypatch):
+    monkeypatch.setattr(module, "ROWS_PER_BATCH", rows_per_batch)
+    for number, first in enumerate(range(0, 300, 100)):
+        path = tmp_path / f"{number}.parquet"
+        write_embeddings(path, texts[first : first + 100], file="in.txt", first_row=first, precision=precision)
+    vectors, query = FakeEncoder().encode([*texts, "hello world"])[:-1], FakeEncoder().encode(["hello world"])[0]
+    if precision == "binary":
+        vectors = np.where(vectors > 0, 1, -1)
+    scores = vectors @ query / np.linalg.norm(vectors, axis=1) / np.linalg.norm(query)
+    hits = search(FakeEncoder(), "hello world", tmp_path, 20)
+    np.testing.assert_allclose([hit.score for hit in hits], np.sort(scores)[::-1][:20], atol=0.01)
+    assert all(hit.text == texts[hit.row] and (hit.id, hit.file) == (hit.row, "in.txt") for hit in hits)
+
+
+def test_of_equal_scores_the_earlier_file_comes_first(tmp_path):
+    for name in ("b", "a", "c"):
+        write_embeddings(tmp_path / f"{name}.parquet", ["xyz", "ab"], file=f"{name}.txt")
+    hits = search(FakeEncoder(), "ba", tmp_path, 4)
+    assert [(hit.file, hit.text) for hit in hits] == [(f"{name}.txt", "ab") for name in "abc"] + [("a.txt", "xyz")]
+
+
+def test_pieces_of_texts_come_with_their_places(tmp_path):
+    places = {"chunk": [0, 1], "start": [0, 8], "end": [10, 18]}
+    columns = {name: pa.array(values, pa.int32()) for name, values in places.items()}
+    write_embeddings(tmp_path / "a.parquet", ["ab", "xyz"], file="in.txt", first_row=4, **columns)
+    (hit,) = search(FakeEncoder(), "zyx", tmp_path, 1)
+    assert hit == Hit(1, pytest.approx(1.0), 5, "xyz", file="in.txt", row=5, chunk=1, start=8, end=18)
+
+
+def test_files_have_no_filters(stored):
+    message = (
+        r"holds embeddings without an index, so there is no where, hybrid; make one with: valuembed index \S+ -o I"
+    )
+    with pytest.raises(InputError, match=message):
+        search(FakeEncoder(), "hello", stored, where="row > 1", hybrid=True)
+    with pytest.raises(InputError, match="so there is no probes, refine; "):
+        search(FakeEncoder(), "hello", stored, probes=1, refine=1)
+
+
 def test_the_record_survives_the_file(stored):
-    make = read_make(stored)
+    make = EmbeddingFiles.open(stored).make
     assert (make.model, make.width) == ("fake", 16)
     assert make.recipe["layers"] == [2, 3]
     assert json.loads(make.to_metadata()[b"valuembed"])["model"] == "fake"

@@ -34,7 +34,7 @@ class Arrivals:
             return
         landed = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
         landed.copy_(vectors, non_blocking=True)
-        arrived = torch.cuda.Event()
+        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
         arrived.record(torch.cuda.current_stream(vectors.device))
         self._under_way.append((rows, landed, arrived))
         while len(self._under_way) > UNDER_WAY:

@@ -20,6 +20,7 @@ from valuembed import (  # noqa: F401
     cli_layers,
     cli_probe,
     cli_reproduce,
+    cli_search,
     cli_serve,
     cli_train,
 )
@@ -65,29 +66,6 @@ def similarity(
     out().print(table)
     if plot is not None:
         typer.echo(f"{plot}: written")
-
-
-@command
-def search(
-    query: Annotated[str, typer.Argument(metavar="QUERY", help="What to look for.", show_default=False)],
-    file: Annotated[Path, typer.Option("--in", help="Parquet file written by 'valuembed embed'.", show_default=False)],
-    options: dict[str, Any],
-    k: Annotated[int, typer.Option("-k", min=1, help="How many texts to show.")] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the hits as JSON.")] = False,
-) -> None:
-    """Find the texts of an embedded file that are most similar to a query (exact cosine)."""
-    from valuembed.search import read_make
-    from valuembed.search import search as find
-
-    read_make(file)
-    hits = find(load_encoder(options), query, file, k)
-    if as_json:
-        print_json([asdict(hit) for hit in hits])
-        return
-    table = new_table("rank", "score", "id", "text", title=shown(query, 100))
-    for hit in hits:
-        table.add_row(str(hit.rank), f"{hit.score:.3f}", Text(str(hit.id)), shown(hit.text, 500))
-    out().print(table)
 
 
 # Registered here, for its place in the help.

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
 
 JSON_EVERY = 10.0
 """Seconds between two lines of progress for machines."""
+
+
+class Compile(str, Enum):
+    """When layers are compiled."""
+
+    auto = "auto"
+    yes = "yes"
+    no = "no"
+
 
 FOLDER = "Folders (OUTPUT does not end in .parquet)"
 INTERRUPTED = "interrupted; finished shards are kept, the same command goes on from there"
@@ -58,6 +68,10 @@ def embed(
             min=1, help="Numbers of a vector to keep, scaled to length 1 again. Default: all.", show_default=False
         ),
     ] = None,
+    compiled: Annotated[
+        Compile,
+        typer.Option("--compile", help="Compile the model's layers: yes, no, or when the work left is worth it."),
+    ] = Compile.auto,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT if it is a file that exists.")] = False,
     chunk: Annotated[
         int | None,
@@ -88,6 +102,7 @@ def embed(
 ) -> None:
     """Embed every text of files. Rows without a usable text are set aside in a rejected.jsonl; the rest goes on."""
     check_precision(precision)
+    options["compile"] = {"yes": True, "no": False}.get(compiled.value, compiled.value)
     job: dict[str, Any] = {"text_column": text_column, "id_column": id_column}
     kept: dict[str, Any] = {"precision": precision, "dim": dim}
     shards: dict[str, Any] = {"chunk": chunk, "overlap": overlap, "rows_per_shard": rows_per_shard}

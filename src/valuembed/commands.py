@@ -139,6 +139,10 @@ def _model_options(
     """Declare the options that every command takes; their names are arguments of :func:`valuembed.load`."""
 
 
+MODEL_OPTIONS = tuple(inspect.signature(_model_options).parameters)
+"""Their names: what a command leaves out that needs no model."""
+
+
 def command(
     function: Callable[..., None] | None = None,
     *,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -72,11 +73,8 @@ def fast_kernel(device: str, dtype: torch.dtype) -> Kernel | None:
     """Torch's kernel for texts of unequal length, else flash-attention's; None where neither can run."""
     if device != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return None
-    try:
+    if find_spec("torch.nn.attention.varlen") and torch.cuda.get_device_capability() >= (8, 0):
         from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        varlen_attn = None
-    if varlen_attn is not None and torch.cuda.get_device_capability() >= (8, 0):
 
         def torch_kernel(query: Tensor, key: Tensor, value: Tensor, lane: PackedLane, scaling: float | None) -> Tensor:
             longest = max(lane.lengths)
@@ -88,10 +86,9 @@ def fast_kernel(device: str, dtype: torch.dtype) -> Kernel | None:
             return output  # type: ignore[no-any-return]
 
         return torch_kernel
-    try:
-        from flash_attn import flash_attn_varlen_func
-    except ImportError:
+    if not find_spec("flash_attn"):
         return None
+    from flash_attn import flash_attn_varlen_func
 
     def flash_kernel(query: Tensor, key: Tensor, value: Tensor, lane: PackedLane, scaling: float | None) -> Tensor:
         longest = max(lane.lengths)

@@ -26,13 +26,12 @@ from valuembed.manifest import Job
 from valuembed.new_file import NewFile, fresh_name
 from valuembed.rows import RowReader
 from valuembed.sources import Source, check_unchanged
-from valuembed.storage import ID, TEXT, Encoder
+from valuembed.storage import CHUNK, END, FILE, ID, ROW, START, TEXT, Encoder
 from valuembed.vector_writer import VectorWriter
 
 if TYPE_CHECKING:
     from valuembed.chunks import Cutter
 
-FILE, ROW, CHUNK, START, END = "file", "row", "chunk", "start", "end"
 NOTES_KEY = b"valuembed.shard"
 REJECTED = "rejected.jsonl"
 TEXTS_PER_CALL = 8192

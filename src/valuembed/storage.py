@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ID, TEXT, EMBEDDING = "id", "text", "embedding"
+FILE, ROW, CHUNK, START, END = "file", "row", "chunk", "start", "end"
 METADATA_KEY = b"valuembed"
 PROBE = "The quick brown fox jumps over the lazy dog."
 PROBE_COSINE = 0.99
@@ -174,7 +175,7 @@ class Make:
         return cls(model.reader.origin.name, recipe, probe, check_precision(precision), dim)
 
     @classmethod
-    def from_metadata(cls, path: Path, metadata: dict[bytes, bytes] | None) -> Make:
+    def from_metadata(cls, path: str | Path, metadata: dict[bytes, bytes] | None) -> Make:
         """The make that a file's schema metadata records.
 
         Raises:
