@@ -1,6 +1,6 @@
 // Search on a site that is read from a disk. Browsers run no worker from a file, so an invisible frame stands in for
-// one: its onmessage gets what the page posts, and what it posts goes to the page's onmessage. As with a worker, a message
-// is a copy, which its reader may change, and arrives after what posted it has run.
+// one: its onmessage gets what the page posts, and what it posts goes to the page's onmessage. As with a worker, a
+// message is a copy, which its reader may change, and arrives after what posted it has run.
 if (location.protocol === "file:") {
   window.Worker = class {
     static send(data, reader) {
