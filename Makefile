@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+DOCS   := $(VENV)/.docs
 
 # Idle OpenMP threads must sleep: spinning ones slow torch down many times over as soon as another process is busy.
 export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fix clean
+.PHONY: help setup demo test check fix docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -44,6 +45,13 @@ fix: $(READY) ## format, and repair what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(DOCS) ## build the documentation into site/ and check its links
+	$(BIN)/python scripts/docs_site.py
+
+$(DOCS): pyproject.toml constraints.txt | $(READY)
+	$(BIN)/pip install -q -c constraints.txt -e ".[docs]"
+	@touch $@
+
 clean: ## remove the virtual environment, caches and results
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist demo
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache build dist demo site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import json
 import re
 import runpy
 import shlex
@@ -26,7 +27,7 @@ from valuembed.testing import ARCHITECTURES
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "valuembed"
 CARD = SOURCE / "bundled" / "README.md"
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), CARD]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), CARD]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 NO_RUN = "no-run"
 HUB_ID = re.compile(r"""["'][\w.-]+/[\w.-]+["']""")
@@ -123,6 +124,16 @@ def test_commands_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             )
             result = CliRunner().invoke(cli.app, [*arguments, "--help"] if needs_network else arguments)
             assert result.exit_code == 0, f"{line}\n{result.output}"
+
+
+def test_first_page_promises_the_hit_that_its_search_finds(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "index.md"
+    commands = next(block.text for block in blocks(page, "bash") if "valuembed search" in block.text)
+    embed, query = (shlex.split(line)[1:] for line in commands.splitlines())
+    vectors = str(tmp_path / "sentences.parquet")
+    assert CliRunner().invoke(cli.app, ["embed", str(ROOT / embed[1]), "-o", vectors]).exit_code == 0
+    found = CliRunner().invoke(cli.app, ["search", query[1], "--in", vectors, "-k", "1", "--json"])
+    assert json.loads(found.stdout)[0]["text"] == blocks(page, "text")[0].text.strip()
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=named)
