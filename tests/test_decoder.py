@@ -71,6 +71,7 @@ def test_hidden_states_of_a_cut_decoder_too(architecture, tmp_path):
     config = read_config(checkpoint)
     anatomy = survey(config)
     full = AutoModel.from_pretrained(folder)
+    open_door(full, anatomy)
     cut = load_decoder(checkpoint, config, anatomy, keep_layers=3, keep_tail=False)
     recipe = METHODS["hidden_mean"]
     assert (read(cut, recipe, (1, 2), anatomy) - read(full, recipe, (1, 2), anatomy)).abs().max().item() == 0.0
