@@ -68,7 +68,7 @@ def test_requests_that_wait_together_share_a_step(made):
         np.testing.assert_allclose(future.result(WAIT).vectors, [vector_of(f"text{number}")])
     assert first.result(WAIT).tokens == 1
     assert [len(step) for step in batcher.engine.steps] == [1, 20]
-    assert batcher.waiting() == (0, 0)
+    until(lambda: batcher.waiting() == (0, 0))
 
 
 def test_a_request_of_many_texts_holds_up_nobody(made):
