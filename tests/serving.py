@@ -31,7 +31,7 @@ class FakeEngine(Engine):
     """
 
     def __init__(self, name="fake", width=WIDTH, step_tokens=64, seconds=0.0):
-        self.name, self.width, self.step_tokens, self.step_overhead = name, width, step_tokens, 4
+        self.name, self.width, self.step_tokens, self.step_cost = name, width, step_tokens, 4
         self.seconds = seconds
         self.steps, self.prepared = [], []
         self.open = threading.Event()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import valuembed
 from valuembed import batching
-from valuembed.batching import TOKENS_PER_STEP, cheapest_steps, pad_right, plan_steps, rope_groups
+from valuembed.batching import pad_right, plan_steps, rope_groups, usual_step
 from valuembed.testing import tiny_checkpoint, tiny_decoder
 
 SWITCH = 32
@@ -36,9 +36,13 @@ LONGROPE = {
 }
 
 
-class TestCheapestSteps:
+def computed(step, lengths, packed):
+    return sum(lengths[row] for row in step) if packed else len(step) * max(lengths[row] for row in step)
+
+
+class TestSteps:
     @pytest.mark.parametrize(
-        ("overhead", "steps"),
+        ("cost", "steps"),
         [
             # Rows of 10, 9, 9 and 2 tokens: 10 alone saves 1 * 2 tokens of padding, 2 alone 7.
             (0, [[1], [0, 3], [2]]),
@@ -46,80 +50,64 @@ class TestCheapestSteps:
             (8, [[1, 0, 3, 2]]),
         ],
     )
-    def test_by_hand(self, overhead, steps):
-        assert cheapest_steps([9, 10, 2, 9], overhead) == steps
+    def test_by_hand(self, cost, steps):
+        assert plan_steps([9, 10, 2, 9], cost=cost) == steps
 
-    def test_no_rows(self):
-        assert cheapest_steps([], 5) == []
+    def test_a_budget_by_hand(self):
+        # Four rows of 9 are more than 35 tokens; 10, 9 and 9, 9, 2 are 2 * 10 + 3 * 9, one less than 3 * 10 + 2 * 9.
+        assert plan_steps([9, 10, 2, 9, 9], 35, 100) == [[1, 0], [3, 4, 2]]
+        # In one row 9, 9 and 2 are just 20.
+        assert plan_steps([9, 10, 2, 9, 9], 20, 100, packed=True) == [[1, 0], [3, 4, 2]]
 
-    @given(st.lists(st.integers(1, 30), min_size=1, max_size=9), st.integers(0, 40))
-    def test_no_cut_costs_less(self, lengths, overhead):
-        def cost(steps):
-            return sum(overhead + len(step) * max(lengths[row] for row in step) for step in steps)
+    def test_a_row_over_the_budget_goes_alone(self):
+        assert plan_steps([3, 40, 3], 10, 100) == [[1], [0, 2]]
+        assert plan_steps([3, 40, 3], 10, 100, packed=True) == [[1], [0, 2]]
 
-        steps = cheapest_steps(lengths, overhead)
-        assert sorted(row for step in steps for row in step) == list(range(len(lengths)))
+    def test_no_rows_no_steps(self):
+        assert plan_steps([]) == []
+
+    @given(
+        lengths=st.lists(st.integers(1, 30), min_size=1, max_size=9),
+        budget=st.integers(1, 100),
+        cost=st.integers(0, 40),
+        border=st.integers(0, 30),
+        packed=st.booleans(),
+    )
+    def test_no_legal_cut_costs_less(self, lengths, budget, cost, border, packed):
+        def legal(steps):
+            fits = all(len(step) == 1 or computed(step, lengths, packed) <= budget for step in steps)
+            return fits and all(len({lengths[row] > border for row in step}) == 1 for step in steps)
+
+        def price(steps):
+            return sum(cost + computed(step, lengths, packed) for step in steps)
+
+        steps = plan_steps(lengths, budget, cost, lambda length: length > border, packed=packed)
         order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-        cuts = itertools.product([False, True], repeat=len(order) - 1)
+        assert [row for step in steps for row in step] == order
+        assert legal(steps)
         ways = []
-        for cut in cuts:
+        for cut in itertools.product([False, True], repeat=len(order) - 1):
             ways.append([[order[0]]])
             for apart, row in zip(cut, order[1:], strict=True):
                 ways[-1].append([row]) if apart else ways[-1][-1].append(row)
-        assert cost(steps) == min(map(cost, ways))
+        assert price(steps) == min(map(price, filter(legal, ways)))
 
-
-class TestSteps:
-    def test_by_hand(self):
-        # Sorted: 9 (row 1), 6 (row 3), 5 (rows 0, 2), 2 (row 4). 9 alone, for 2 x 9 > 16. 6 alone: a second row would
-        # fit, but 6 is a quarter of the budget already and 5 < 0.9 x 6. For the same reason 2 does not join the fives.
-        assert list(plan_steps([5, 9, 5, 6, 2], budget=16)) == [[1], [3], [0, 2], [4]]
-        # 36 = 0.9 x 40 is near enough. 19 tokens are less than a quarter of 100, so any row may follow, 2 x 19 more.
-        assert list(plan_steps([36, 40], budget=100)) == [[1, 0]]
-        assert list(plan_steps([1, 19, 18], budget=100)) == [[1, 2], [0]]
-        assert list(plan_steps([1, 19, 1], budget=100)) == [[1, 0], [2]]
-
-    def test_a_row_over_the_budget_goes_alone(self):
-        assert list(plan_steps([3, 40, 3], budget=10)) == [[1], [0, 2]]
-
-    def test_no_rows_no_steps(self):
-        assert list(plan_steps([])) == []
-
-    @given(
-        lengths=st.lists(st.integers(1, 60), max_size=60),
-        budget=st.integers(1, 200),
-        border=st.integers(0, 60),
-    )
-    def test_invariants(self, lengths, budget, border):
-        steps = list(plan_steps(lengths, budget, lambda length: length > border))
-        assert sorted(row for step in steps for row in step) == list(range(len(lengths)))
-        in_order = [lengths[row] for step in steps for row in step]
-        assert in_order == sorted(lengths, reverse=True)
-        for step in steps:
-            longest = lengths[step[0]]
-            assert len(step) == 1 or len(step) * longest <= budget
-            assert len({lengths[row] > border for row in step}) == 1
-        for step, following in itertools.pairwise(steps):
-            # No step ends before it has to: one more row is too much, too short for it, or of another group.
-            longest, more = lengths[step[0]], lengths[following[0]]
-            full = (len(step) + 1) * longest > budget
-            uneven = more < 0.9 * longest and len(step) * longest >= budget / 4
-            assert full or uneven or (more > border) != (longest > border)
-
-    @pytest.mark.parametrize("median", [40, 100])
-    def test_padding_stays_under_five_percent(self, median):
-        # Lengths as texts have them: log-normal with sigma 0.7, from a few tokens to some hundreds.
-        drawn = np.random.default_rng(0).lognormal(np.log(median), 0.7, size=4000)
+    @pytest.mark.parametrize("median", [25, 40, 100])
+    @pytest.mark.parametrize("device", ["cpu", "cuda"])
+    def test_padding_stays_under_five_percent(self, median, device):
+        # Lengths as texts have them: log-normal with sigma 0.8, from a few tokens to some hundreds.
+        drawn = np.random.default_rng(0).lognormal(np.log(median), 0.8, size=4000)
         lengths = np.maximum(drawn.astype(int), 1).tolist()
-        steps = list(plan_steps(lengths))
-        computed = sum(len(step) * lengths[step[0]] for step in steps)
-        assert max(len(step) * lengths[step[0]] for step in steps) <= TOKENS_PER_STEP
-        assert computed / sum(lengths) < 1.05
-        # Nor is that bought with small steps: on average they hold more than half of the budget.
-        assert computed / len(steps) > TOKENS_PER_STEP / 2
+        budget, cost = usual_step(torch.device(device))
+        steps = plan_steps(lengths, budget, cost)
+        sizes = [computed(step, lengths, packed=False) for step in steps]
+        assert max(sizes) <= budget
+        assert sum(sizes) / sum(lengths) < 1.05
+        # Nor is that bought with small steps: on average they hold more than a third of the budget.
+        assert sum(sizes) / len(steps) > budget / 3
         # The measure means something: in the order of arrival, 64 at a time, twice the tokens would be computed.
-        blocks = [lengths[start : start + 64] for start in range(0, 4000, 64)]
-        assert sum(len(block) * max(block) for block in blocks) / sum(lengths) > 2
+        blocks = [range(start, min(start + 64, 4000)) for start in range(0, 4000, 64)]
+        assert sum(computed(block, lengths, packed=False) for block in blocks) / sum(lengths) > 2
 
     def test_padding_is_on_the_right_and_masked(self):
         ids, mask = pad_right([[5, 6, 7], [8], [9, 10]])
@@ -221,8 +209,8 @@ class TestRopeOfOneText:
 
     def test_would_change_without_groups(self, kind, folders, alone, monkeypatch):
         everywhere(monkeypatch, "rope_groups", lambda model: lambda length: None)
-        # Nor may steps be so even that they part the lengths by chance.
-        monkeypatch.setattr(batching, "EVEN", 0.0)
+        # Nor may steps be so cheap that they part the lengths by chance.
+        monkeypatch.setattr(batching, "STEP_COST_ON_CPU", 10_000)
         together = load(folders[kind]).encode([letters(length) for length in LENGTHS])
         # All texts up to the switch are pulled along by the longest.
         assert min(apart(together[row], alone[kind][row]) for row in (0, 1, 3)) > 0.01

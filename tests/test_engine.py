@@ -6,10 +6,10 @@ import torch
 from some_texts import some_texts
 
 import valuembed
-from valuembed.batching import TOKENS_PER_STEP_ON_CPU
+from valuembed.batching import STEP_COST_ON_CPU, TOKENS_PER_STEP_ON_CPU
 from valuembed.calibrate import calibrate
 from valuembed.embedding_jobs import MOST_TEMPLATES, Manner
-from valuembed.engine import STEP_OVERHEAD_ON_CPU, EncoderEngine
+from valuembed.engine import EncoderEngine
 from valuembed.errors import InputError, ReadingError, RecipeError, TemplateError
 from valuembed.prefix import SharedPrefixes
 from valuembed.testing import tiny_checkpoint
@@ -45,7 +45,7 @@ def vectors(engine, texts, manner=None):
 
 def test_it_knows_the_model(encoder, engine):
     assert (engine.name, engine.width) == (encoder.reader.origin.name, 32)
-    assert (engine.step_tokens, engine.step_overhead) == (TOKENS_PER_STEP_ON_CPU, STEP_OVERHEAD_ON_CPU)
+    assert (engine.step_tokens, engine.step_cost) == (TOKENS_PER_STEP_ON_CPU, STEP_COST_ON_CPU)
     assert EncoderEngine(encoder, 77).step_tokens == 77
 
 

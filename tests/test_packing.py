@@ -148,7 +148,7 @@ class TestEncoder:
             lambda _, args, given: shapes.append(tuple(given["input_ids"].shape)), with_kwargs=True
         )
         model(features)["sentence_embedding"].sum().backward()
-        assert [rows for rows, _ in shapes] == [3]
+        assert sum(rows for rows, _ in shapes) == 3
 
     def test_the_choice_is_made_once(self, folder, monkeypatch):
         model = valuembed.load(folder, "va")

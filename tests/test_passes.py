@@ -48,10 +48,11 @@ def test_half_the_budget_goes_on_and_loses_nothing(folder, limited, caplog, meth
     model = valuembed.load(folder, method, dtype="float32")
     longest = max(len(row.ids) for row in model.reader.tokenize_texts(TEXTS, None, None)[0])
     model.reader.tokens_per_step = 8192
-    expected = model.encode(TEXTS)
+    texts = TEXTS * 20
+    expected = model.encode(texts)
     tried = limited(8 * longest, error)
     with caplog.at_level(logging.WARNING, logger="valuembed"):
-        made = model.encode(TEXTS)
+        made = model.encode(texts)
     np.testing.assert_allclose(made, expected, atol=1e-6)
     # 8192 halved until steps fit, and no further.
     halvings = len(caplog.records)
@@ -61,7 +62,7 @@ def test_half_the_budget_goes_on_and_loses_nothing(folder, limited, caplog, meth
     assert caplog.messages[-1] == f"out of memory: going on with steps of {model.reader.tokens_per_step} tokens"
     # The next call begins with what fits.
     tried.clear()
-    model.encode(TEXTS)
+    model.encode(texts)
     assert max(tried) <= 8 * longest
 
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from valuembed.batching import cheapest_steps
+from valuembed.batching import plan_steps
 from valuembed.embedding_jobs import Embedded, Engine, Job, Manner, Piece, Text, Tokenized
 from valuembed.errors import InputError, ServingError, ValuembedError, trace_of
 
@@ -296,7 +296,9 @@ class Batcher:
         return [
             [group[row] for row in step]
             for group in groups.values()
-            for step in cheapest_steps([piece.ready.length for piece in group], self.engine.step_overhead)
+            for step in plan_steps(
+                [piece.ready.length for piece in group], self.engine.step_tokens, self.engine.step_cost
+            )
         ]
 
     def _step(self, pieces: Sequence[Piece]) -> int:

@@ -16,69 +16,70 @@ TOKENS_PER_STEP = 8192
 TOKENS_PER_STEP_ON_CPU = 2048
 """The same on a CPU, whose caches hold what so many tokens leave behind in a layer; and smaller steps pad less."""
 
-EVEN = 0.9
-"""A step that has a quarter of its budget takes no row shorter than this share of its longest: short texts would
-otherwise be padded by a fifth."""
+STEP_COST, STEP_COST_ON_CPU = 256, 128
+"""What a step costs beside its tokens, in tokens: a GPU is slow to start and then fast, on a CPU tokens cost most."""
+
+
+def usual_step(device: torch.device) -> tuple[int, int]:
+    """Budget and cost of a step that suit a device, in tokens."""
+    return (TOKENS_PER_STEP_ON_CPU, STEP_COST_ON_CPU) if device.type == "cpu" else (TOKENS_PER_STEP, STEP_COST)
 
 
 def plan_steps(
     lengths: Sequence[int],
     budget: int = TOKENS_PER_STEP,
+    cost: int = STEP_COST,
     group: Callable[[int], Hashable] = lambda length: None,
-) -> Iterator[list[int]]:
-    """Sort rows by exact length, longest first, and cut them into steps.
+    *,
+    packed: bool = False,
+) -> list[list[int]]:
+    """Sort rows by exact length, longest first, and cut them where that costs least: the best of all cuts.
 
     Args:
         lengths: tokens of each row.
-        budget: rows x longest row of a step stays within this, except where a single row is longer.
+        budget: a step computes at most so many tokens, except where a single row is longer.
+        cost: what a step costs beside the tokens that it computes, in tokens.
         group: rows share a step only if this gives the same for their lengths.
-
-    Yields:
-        Indices of the rows of one step; each row is in exactly one.
-    """
-    step: list[int] = []
-    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        if step:
-            longest = lengths[step[0]]
-            full = (len(step) + 1) * longest > budget
-            # A step of some size is not filled up with rows that are much shorter than its longest.
-            uneven = lengths[row] < EVEN * longest and 4 * len(step) * longest >= budget
-            if full or uneven or group(longest) != group(lengths[row]):
-                yield step
-                step = []
-        step.append(row)
-    if step:
-        yield step
-
-
-def cheapest_steps(lengths: Sequence[int], overhead: int) -> list[list[int]]:
-    """Rows in steps so that padding and the steps themselves cost least: the best of all cuts of the sorted rows.
-
-    Args:
-        lengths: tokens of each row.
-        overhead: what a step costs beside rows x longest row, in tokens.
+        packed: a step computes the tokens of its rows; False for rows x longest row, padding among them.
 
     Returns:
-        Indices of the rows of each step, longest first; each row is in exactly one.
+        Indices of the rows of each step; each row is in exactly one.
     """
-    if not lengths:
-        return []
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-    # A best cut never parts rows of one length.
-    starts = [at for at, row in enumerate(order) if not at or lengths[row] != lengths[order[at - 1]]]
-    first, longest = np.array(starts, float), np.array([lengths[order[at]] for at in starts], float)
-    ends = [*starts[1:], len(order)]
-    cost, begin = np.zeros(len(starts) + 1), [0] * (len(starts) + 1)
-    for j, end in enumerate(ends, start=1):
-        ways = cost[:j] + overhead + (end - first[:j]) * longest[:j]
-        begin[j] = int(ways.argmin())
-        cost[j] = ways[begin[j]]
+    ordered = np.array([lengths[row] for row in order], dtype=np.int64)
+    before = np.concatenate(([0], ordered.cumsum()))
+    counts = np.arange(1, len(order) + 1)
+    # least[j]: of the first j rows, cut at their best; begin[j]: where the last step of that cut begins.
+    least = np.concatenate(([0], np.full(len(order), np.iinfo(np.int64).max)))
+    begin = np.zeros(len(order) + 1, dtype=np.int64)
+    for first, end in _ends_of_groups(ordered.tolist(), group):
+        if packed:
+            most = int(before.searchsorted(before[first] + budget, side="right")) - 1
+            last = min(end, max(most, first + 1))
+            computed = before[first + 1 : last + 1] - before[first]
+        else:
+            last = min(end, first + max(1, budget // int(ordered[first])))
+            computed = counts[: last - first] * ordered[first]
+        total = least[first] + cost + computed
+        better = total < least[first + 1 : last + 1]
+        least[first + 1 : last + 1][better] = total[better]
+        begin[first + 1 : last + 1][better] = first
     steps: list[list[int]] = []
-    j = len(starts)
-    while j:
-        steps.insert(0, order[starts[begin[j]] : ends[j - 1]])
-        j = begin[j]
-    return steps
+    end = len(order)
+    while end:
+        steps.append(order[begin[end] : end])
+        end = int(begin[end])
+    return steps[::-1]
+
+
+def _ends_of_groups(lengths: Sequence[int], group: Callable[[int], Hashable]) -> Iterator[tuple[int, int]]:
+    """For each row where its group ends."""
+    groups = [group(length) for length in lengths]
+    end = 0
+    for first in range(len(lengths)):
+        while end < len(lengths) and (end <= first or groups[end] == groups[first]):
+            end += 1
+        yield first, end
 
 
 def rope_groups(model: PreTrainedModel) -> Callable[[int], Hashable]:

@@ -65,14 +65,14 @@ class Engine(ABC):
         name: of the model.
         width: of its vectors.
         step_tokens: tokens of a round.
-        step_overhead: what a step costs whatever is in it, in tokens.
+        step_cost: what a step costs beside its tokens, in tokens.
         playground: what a page to try the model with needs of it; None, and there is no such page.
     """
 
     name: str
     width: int
     step_tokens: int
-    step_overhead: int
+    step_cost: int
     playground: Playground | None = None
 
     @abstractmethod

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from sentence_transformers.util import truncate_embeddings
 
+from valuembed.batching import usual_step
 from valuembed.calibration import Calibration, check_recipe
 from valuembed.embedding_jobs import MOST_TEMPLATES, Engine, Manner, Text, Tokenized
 from valuembed.encoder import ValueEncoder, check_finite
@@ -22,9 +23,6 @@ from valuembed.other_methods import EncoderPlayground
 from valuembed.prefix import SharedPrefixes
 from valuembed.recipes import Recipe, resolve_recipe
 from valuembed.tokenizing import TokenRow, expand_chat
-
-STEP_OVERHEAD_ON_CPU, STEP_OVERHEAD = 64, 2048
-"""What a step costs by itself, in tokens: a GPU is slow to start and then fast, on a CPU tokens cost most."""
 
 PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}
 """Names of a role's instruction among a model's prompts, as sentence-transformers looks for them."""
@@ -49,11 +47,10 @@ class EncoderEngine(Engine):
     """
 
     def __init__(self, encoder: ValueEncoder, step_tokens: int | None = None) -> None:
-        on_cpu = encoder.device.type == "cpu"
         self.name = encoder.reader.origin.name
         self.width = encoder.get_embedding_dimension() or 0
         self.step_tokens = step_tokens or encoder.reader.tokens_per_step
-        self.step_overhead = STEP_OVERHEAD_ON_CPU if on_cpu else STEP_OVERHEAD
+        _, self.step_cost = usual_step(encoder.device)
         self.encoder = encoder.eval()
         self.playground = EncoderPlayground(encoder)
         self._recipe = lru_cache(maxsize=64)(self._recipe_with)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from valuembed.batching import plan_steps, rope_groups
+from valuembed.batching import plan_steps, rope_groups, usual_step
 from valuembed.prefix import LEAST_TOKENS, SharedPrefixes, why_not
 from valuembed.recipes import Recipe
 from valuembed.tokenizing import TokenRow
@@ -63,7 +64,7 @@ def batches(
     """
     # Here and not in the thread that makes the batches, where gradients would always seem to be wanted.
     shared = shared_prefixes(reader, len(texts), recipe)
-    made = _made(reader, texts, prompt, role, recipe, shared)
+    made = _made(reader, texts, prompt, role, recipe, shared, reader.packed_up_to())
     return ahead(made) if len(texts) >= AHEAD_FROM else made
 
 
@@ -114,16 +115,17 @@ def _made(
     role: str | None,
     recipe: Recipe,
     shared: SharedPrefixes | None,
+    packed_up_to: int,
 ) -> Iterator[Batch]:
-    group = rope_groups(reader.model)
     for start in range(0, len(texts), TEXTS_PER_WINDOW):
         rows = reader.tokenize_texts(texts[start : start + TEXTS_PER_WINDOW], prompt, role, recipe=recipe)
         by_text = list(zip(*rows, strict=True))
         cached = cached_tokens(reader, rows, prompt, role, recipe, shared)
         fed = [max(map(_fed, of_text, skipped)) for of_text, skipped in zip(by_text, cached, strict=True)]
+        packed = [max(len(row.ids) for row in of_text) <= packed_up_to for of_text in by_text]
         # Sequences behind different beginnings go into steps of their own, others share theirs.
         budget = reader.tokens_per_step if shared else max(1, reader.tokens_per_step // len(rows))
-        for step in plan_steps(fed, budget, group):
+        for step in _steps(reader.model, fed, packed, budget):
             features: dict[str, Any] = reader.features([[part[i] for i in step] for part in rows])
             if shared:
                 features["cached"] = torch.tensor([cached[i] for i in step])
@@ -135,6 +137,17 @@ def _made(
                 reused=sum(sum(cached[i]) for i in step),
                 truncated=sum(any(row.truncated for row in by_text[i]) for i in step),
             )
+
+
+def _steps(model: PreTrainedModel, fed: list[int], packed: list[bool], budget: int) -> list[list[int]]:
+    """Texts for each step, those of the padded lane first."""
+    _, cost = usual_step(model.device)
+    steps = []
+    for lane in (False, True):
+        members = [text for text, takes in enumerate(packed) if takes is lane]
+        found = plan_steps([fed[text] for text in members], budget, cost, rope_groups(model), packed=lane)
+        steps += [[members[i] for i in step] for step in found]
+    return steps
 
 
 def _fed(row: TokenRow, cached: int) -> int:

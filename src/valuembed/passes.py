@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from valuembed.batching import plan_steps, reset_dynamic_rope, rope_groups
+from valuembed.batching import plan_steps, reset_dynamic_rope, rope_groups, usual_step
 from valuembed.errors import InputError, ReadingError
 from valuembed.lanes import Lane, PackedLane, PaddedLane
 from valuembed.pooling import span_mask
@@ -76,7 +76,7 @@ def read(
     """
     sequences = _Sequences.of(features, whole=plans[0].recipe.span == "all")
     vectors = []
-    steps = _steps(sequences, budget, rope_groups(model), packed_up_to)
+    steps = _steps(model, sequences, budget, packed_up_to)
     for step in steps:
         reset_dynamic_rope(model)
         packed = sequences.lengths[step[0]] <= packed_up_to
@@ -141,16 +141,17 @@ def _apart(ids: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
     return ids.gather(1, places.flatten(1)).view(len(lengths), -1), lengths
 
 
-def _steps(sequences: _Sequences, budget: int, group: Callable[[int], Hashable], packed_up_to: int) -> list[list[int]]:
+def _steps(model: PreTrainedModel, sequences: _Sequences, budget: int, packed_up_to: int) -> list[list[int]]:
     """Rows for each step: those that are fed whole, and by template those that are not; each on one lane."""
     alike: dict[tuple[int, int, bool], list[int]] = {}
     for row, (length, p) in enumerate(zip(sequences.lengths, sequences.cached, strict=True)):
         template = row % sequences.k if p else 0
         alike.setdefault((template, p, length <= packed_up_to), []).append(row)
+    cost, group = usual_step(model.device)[1], rope_groups(model)
     return [
         [members[i] for i in step]
-        for (_, p, _), members in alike.items()
-        for step in plan_steps([sequences.lengths[i] - p for i in members], budget, group)
+        for (_, p, packed), members in alike.items()
+        for step in plan_steps([sequences.lengths[i] - p for i in members], budget, cost, group, packed=packed)
     ]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from valuembed.anatomy import Anatomy
-from valuembed.batching import TOKENS_PER_STEP, pad_right, plan_steps, reset_dynamic_rope, rope_groups
+from valuembed.batching import TOKENS_PER_STEP, pad_right, plan_steps, reset_dynamic_rope, rope_groups, usual_step
 from valuembed.lanes import PaddedLane
 from valuembed.pooling import span_mask
 from valuembed.reader import Plan, Reading, Take
@@ -162,7 +162,8 @@ def read_tokens(
     Yields:
         Which texts, and for each signal ``[p, width]`` float32: their positions, text by text.
     """
-    for step in plan_steps([len(row.ids) for row in rows], tokens_per_step, rope_groups(model)):
+    _, cost = usual_step(model.device)
+    for step in plan_steps([len(row.ids) for row in rows], tokens_per_step, cost, rope_groups(model)):
         reset_dynamic_rope(model)
         ids, _ = pad_right([rows[index].ids for index in step])
         t = ids.shape[1]
