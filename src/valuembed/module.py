@@ -13,13 +13,14 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from valuembed import adapters
-from valuembed.batching import TOKENS_PER_STEP, TOKENS_PER_STEP_ON_CPU, pad_right
+from valuembed.batching import pad_right, usual_step
 from valuembed.checkpoint import Checkpoint, locate
 from valuembed.cleaning import CLEANINGS
 from valuembed.compiling import Compiling
 from valuembed.decoder import load_decoder, parse_dtype
 from valuembed.errors import CheckpointError, InputError, RecipeError, UnsupportedModelError
 from valuembed.feeding import Batch, batches
+from valuembed.heap import keep_freed_memory
 from valuembed.inputs import check_prompt, check_texts
 from valuembed.lane_choice import LaneName, packed_up_to
 from valuembed.layers import describe
@@ -97,8 +98,7 @@ class ValueTransformer(Transformer):
     @property
     def tokens_per_step(self) -> int:
         """Padded tokens computed in one step: what suits the device, or less where memory did not suffice."""
-        usual = TOKENS_PER_STEP_ON_CPU if self.model.device.type == "cpu" else TOKENS_PER_STEP
-        return self._tokens_per_step or usual
+        return self._tokens_per_step or usual_step(self.model.device)[0]
 
     @tokens_per_step.setter
     def tokens_per_step(self, value: int) -> None:
@@ -224,6 +224,8 @@ class ValueTransformer(Transformer):
         """
         packed_up_to = self.packed_up_to()
         if not torch.is_grad_enabled():
+            if self.model.device.type == "cpu":
+                keep_freed_memory()
             self.compiling.at_start(self.model, self.plan, packed_up_to)
         usual = self.tokens_per_step
         vectors, budget = read_within_memory(self.model, plans, features, usual, packed_up_to)

@@ -1,0 +1,92 @@
+"""Freed memory that stays with the process: what is asked of the C library, and that pages no longer come and go."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+import valuembed
+from valuembed import heap
+
+FAULTS = """
+import resource, sys, torch
+from valuembed.heap import keep_freed_memory
+
+def step():
+    torch.ones(10_000_000)
+
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+for _ in range(20):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What mallopt is told, in a process that has not told it anything."""
+    calls = []
+
+    class Library:
+        gnu_get_libc_version = staticmethod(lambda: b"2.36")
+        mallopt = staticmethod(lambda name, value: calls.append((name, value)) or 1)
+
+    for name in [name for name in os.environ if name.startswith("MALLOC_") or name == "GLIBC_TUNABLES"]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Library)
+    heap.keep_freed_memory.cache_clear()
+    yield calls
+    # Afterwards it is as if never asked; telling the real library twice does no harm.
+    heap.keep_freed_memory.cache_clear()
+
+
+class TestWhatIsAsked:
+    def test_values_and_once(self, asked):
+        assert heap.keep_freed_memory()
+        assert heap.keep_freed_memory()
+        # M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD of malloc.h.
+        assert asked == [(-1, 2**29), (-2, 2**26), (-3, 2**26)]
+
+    @pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES"])
+    def test_settings_of_the_user_stay(self, asked, monkeypatch, name):
+        monkeypatch.setenv(name, "1")
+        assert not heap.keep_freed_memory()
+        assert asked == []
+
+    @pytest.mark.parametrize("library", [type("Musl", (), {}), None])
+    def test_other_libraries_are_left_alone(self, asked, monkeypatch, library):
+        def opened(name):
+            if library is None:
+                raise TypeError("no library by that name on this system")
+            return library
+
+        monkeypatch.setattr(ctypes, "CDLL", opened)
+        assert not heap.keep_freed_memory()
+        assert asked == []
+
+    def test_reading_on_a_cpu_asks_loading_does_not(self, asked):
+        model = valuembed.load("bundled", device="cpu")
+        assert asked == []
+        model.encode(["a text"])
+        assert len(asked) == 3
+
+
+@GLIBC
+def test_pages_stay():
+    def faults(how):
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+        ran = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True, env=clean)
+        return int(ran.stdout)
+
+    # Twenty blocks of 40 MB, more than glibc keeps of itself: 195 thousand pages of 4 KB, or 380 of 2 MB.
+    assert faults("keep") < 100 < faults("leave")
