@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import tensor
 
-from valuembed.lanes import PackedLane, PaddedLane
+from valuembed.lanes import Beginning, PackedLane, PaddedLane
 
 POISON = 1e4
 
@@ -23,7 +23,7 @@ class TestPadded:
 
     def test_behind_a_cached_token(self):
         # Values are there for all three tokens, states for the last two.
-        lane = PaddedLane(last=tensor([2, 1]), mask=tensor([[0, 1, 1], [0, 1, 0]]), cached=1)
+        lane = PaddedLane(last=tensor([2, 1]), mask=tensor([[0, 1, 1], [0, 1, 0]]), beginning=Beginning(1))
         values = tensor([[[[POISON], [2.0], [4.0]]], [[[POISON], [16.0], [POISON]]]])
         states = tensor([[[2.0], [4.0]], [[16.0], [POISON]]])
         assert (lane.values_shape, lane.fed_shape) == ((2, 3), (2, 2))
@@ -51,7 +51,7 @@ class TestPacked:
 
     def test_behind_two_cached_tokens(self):
         # Spans count the cached tokens: token 2 is the first that is fed.
-        lane = PackedLane([2, 1], [(2, 4), (2, 3)], cached=2)
+        lane = PackedLane([2, 1], [(2, 4), (2, 3)], beginning=Beginning(2))
         values = tensor([[[POISON], [POISON], [1.0], [3.0], [5.0]]])[:, None]
         states = tensor([[[1.0], [3.0], [5.0]]])
         assert (lane.values_shape, lane.fed_shape) == ((1, 5), (1, 3))

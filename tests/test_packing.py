@@ -88,7 +88,7 @@ def test_every_family_gives_the_same_or_says_why_it_cannot(architecture, caplog)
         assert _relative(one, other) < 1e-5, f"{plan.recipe.method}, {plan.recipe.weights}"
     if why_not_shared(model):
         return
-    features |= {"prefixes": SharedPrefixes(model), "cached": torch.full((4, 1), SHARED)}
+    features |= {"prefixes": SharedPrefixes(model, anatomy), "cached": torch.full((4, 1), SHARED)}
     for plan, one, other in zip(plans, padded, read(model, plans, features, 8192, longest), strict=True):
         assert _relative(one, other) < 1e-5, f"{plan.recipe.method}, {plan.recipe.weights}, behind a prefix"
 
@@ -184,7 +184,7 @@ class TestReasons:
         # Rotary positions are relative, and may count on over the row; learned ones have to begin anew.
         model, anatomy = _opened("gpt2")
         monkeypatch.setattr(PackedLane, "positions", property(lambda lane: torch.arange(lane.tokens)[None]))
-        assert self.why(model, anatomy, caplog).startswith("a trial of the packed lane was off by 0.")
+        assert self.why(model, anatomy, caplog).startswith("a trial of the packed lane was off by 1.")
 
     def test_a_trial_that_fails(self, caplog, monkeypatch):
         model, anatomy = _opened("qwen3")

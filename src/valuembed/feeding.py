@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from valuembed.batching import plan_steps, rope_groups, usual_step
-from valuembed.prefix import LEAST_TOKENS, SharedPrefixes, why_not
+from valuembed.prefix import LEAST_TOKENS, SharedPrefixes
 from valuembed.recipes import Recipe
 from valuembed.tokenizing import TokenRow
 
@@ -157,9 +157,9 @@ def _fed(row: TokenRow, cached: int) -> int:
 def shared_prefixes(reader: ValueTransformer, texts: int, recipe: Recipe) -> SharedPrefixes | None:
     """Where the beginnings of a call's sequences are kept; None where each text is to be run whole."""
     whole = texts < SHARED_FROM or (recipe.span == "all" and recipe.weights == "mean")
-    if whole or torch.is_grad_enabled() or why_not(reader.model):
+    if whole or torch.is_grad_enabled() or reader.why_whole():
         return None
-    return SharedPrefixes(reader.model)
+    return SharedPrefixes(reader.model, reader.plan.anatomy)
 
 
 def cached_tokens(

@@ -1,4 +1,4 @@
-"""Which lane a decoder's texts take: packed where that is fast and right, padded otherwise."""
+"""Which way a decoder's texts take: packed or padded; behind what they all begin with, or whole."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 from transformers import PreTrainedModel
 
-from valuembed import packing, trial
+from valuembed import packing, prefix, trial
 from valuembed.reader import Plan
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,24 @@ def packed_up_to(model: PreTrainedModel, plan: Plan, lane: LaneName = "auto") ->
         logger.warning("texts are padded, for in %s %s", type(model).__name__, reason)
         return 0
     return packing.longest_text(model) or sys.maxsize
+
+
+def why_whole(model: PreTrainedModel, plan: Plan) -> str | None:
+    """Why what many texts begin with cannot be computed once for all of them; None where it can.
+
+    Args:
+        model: the decoder.
+        plan: any of its plans.
+    """
+    if reason := prefix.why_not(model):
+        return reason
+    try:
+        whole, shared = (trial.run(model, plan, shared=shared) for shared in (False, True))
+        reason = trial.difference(whole, shared, model.dtype)
+    except Exception as error:
+        # Whatever a family does not take this way, it takes whole.
+        return f"a trial of it failed: {type(error).__name__}"
+    return reason and f"a trial of it was {reason}"
 
 
 def _no_kernel(model: PreTrainedModel, lane: LaneName) -> str | None:

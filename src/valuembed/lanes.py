@@ -11,9 +11,34 @@ from functools import cached_property
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from valuembed import pooling
+from valuembed.errors import ReadingError
+
+
+class Beginning:
+    """Keys and values of every attention block for tokens that stand in front of any number of texts.
+
+    Args:
+        tokens: p of them.
+    """
+
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def keep(self, block: nn.Module, key: Tensor, value: Tensor) -> None:
+        """Keep keys and values ``[1, g, p, *]`` of a block that calls attention once in a pass."""
+        if id(block) in self._kept:
+            raise ReadingError(f"{type(block).__name__} calls attention twice in a pass, so a beginning cannot be kept")
+        self._kept[id(block)] = key, value
+
+    def before(self, block: nn.Module, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values ``[b, g, t, *]`` of a block with those of the beginning in front, ``[b, g, p + t, *]``."""
+        kept = (states.expand(key.shape[0], -1, -1, -1) for states in self._kept[id(block)])
+        keys, values = (torch.cat(pair, dim=2) for pair in zip(kept, (key, value), strict=True))
+        return keys, values
 
 
 class Lane(Protocol):
@@ -21,11 +46,14 @@ class Lane(Protocol):
 
     @property
     def values_shape(self) -> tuple[int, int]:
-        """Rows and tokens of the values that an attention call is given, those of a cache among them."""
+        """Rows and tokens of the values that an attention call is given, those of a beginning among them."""
 
     @property
     def fed_shape(self) -> tuple[int, int]:
         """Rows and tokens that are fed."""
+
+    beginning: Beginning | None
+    """What stands in front of every text without being fed."""
 
     def mean_values(self, values: Tensor) -> Tensor:
         """Mean over the span ``[b, g, d]`` of values with the heads in front of the tokens, float32."""
@@ -43,15 +71,17 @@ class PaddedLane:
     Args:
         last: ``[b]`` index of each row's last token.
         mask: ``[b, t]`` tokens that a mean covers.
-        cached: p, how many of the t tokens are not fed, for their keys and values are in a cache that is; none of them
-            is the last, or in a mean of hidden states.
+        beginning: keys and values of the first p of the t tokens, which are not fed; none of them is the last, or in a
+            mean of hidden states.
     """
 
-    def __init__(self, last: Tensor, mask: Tensor, cached: int = 0) -> None:
+    def __init__(self, last: Tensor, mask: Tensor, beginning: Beginning | None = None) -> None:
+        p = beginning.tokens if beginning else 0
         # Values are there for all tokens; everything else for those that are fed.
         self.mask = mask
-        self._fed_mask = mask[:, cached:]
-        self._fed_last = last - cached
+        self.beginning = beginning
+        self._fed_mask = mask[:, p:]
+        self._fed_last = last - p
 
     @property
     def values_shape(self) -> tuple[int, int]:
@@ -83,8 +113,8 @@ class PackedLane:
 
     Args:
         lengths: tokens of each text that are fed.
-        spans: where in a text, cached tokens counted, the tokens of a mean begin and end.
-        cached: p tokens that stand in front of every text, in a cache; none of them is in a span.
+        spans: where in a text, its beginning counted, the tokens of a mean begin and end.
+        beginning: keys and values of p tokens that stand in front of every text; none of them is in a span.
         device: of the decoder.
     """
 
@@ -92,11 +122,12 @@ class PackedLane:
         self,
         lengths: Sequence[int],
         spans: Sequence[tuple[int, int]],
-        cached: int = 0,
+        beginning: Beginning | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self.lengths = list(lengths)
-        self.cached = cached
+        self.beginning = beginning
+        self.p = beginning.tokens if beginning else 0
         self.device = torch.device(device)
         starts = [0]
         for length in self.lengths:
@@ -104,7 +135,7 @@ class PackedLane:
         self.starts, self.tokens = starts[:-1], starts[-1]
         self._last = self._moved([start - 1 for start in starts[1:]])
         covered = [
-            torch.arange(start + begin - cached, start + end - cached)
+            torch.arange(start + begin - self.p, start + end - self.p)
             for start, (begin, end) in zip(self.starts, spans, strict=True)
         ]
         self._span = torch.cat(covered).to(self.device, non_blocking=True)
@@ -115,8 +146,8 @@ class PackedLane:
 
     @property
     def values_shape(self) -> tuple[int, int]:
-        """One row; the cached tokens once, then those that are fed."""
-        return 1, self.cached + self.tokens
+        """One row; the beginning once, then the tokens that are fed."""
+        return 1, self.p + self.tokens
 
     @property
     def fed_shape(self) -> tuple[int, int]:
@@ -126,7 +157,7 @@ class PackedLane:
     @cached_property
     def positions(self) -> Tensor:
         """``[1, t]`` where in its text each token stands."""
-        counted = [torch.arange(self.cached, self.cached + length) for length in self.lengths]
+        counted = [torch.arange(self.p, self.p + length) for length in self.lengths]
         return torch.cat(counted)[None].to(self.device, non_blocking=True)
 
     @cached_property
@@ -136,15 +167,15 @@ class PackedLane:
 
     @cached_property
     def key_starts(self) -> Tensor:
-        """The same for keys, each text's cached tokens in front of its own."""
-        p = self.cached
+        """The same for keys, the beginning in front of each text's own."""
+        p = self.p
         ends = [start + (row + 1) * p for row, start in enumerate([*self.starts[1:], self.tokens])]
         return self._moved([0, *ends], torch.int32)
 
     @cached_property
     def key_order(self) -> Tensor | None:
         """Which of the keys that an attention call is given make up the texts; None for all as they are."""
-        p = self.cached
+        p = self.p
         if not p:
             return None
         parts = []
@@ -154,7 +185,7 @@ class PackedLane:
 
     def mean_values(self, values: Tensor) -> Tensor:
         """``[b, g, d]`` float32 of values ``[1, g, p + t, d]``."""
-        chosen = values[0, :, self.cached :].transpose(0, 1).index_select(0, self._span.to(values.device))
+        chosen = values[0, :, self.p :].transpose(0, 1).index_select(0, self._span.to(values.device))
         return pooling.mean_over_segments(chosen, self._span_lengths)
 
     def mean_states(self, states: Tensor) -> Tensor:

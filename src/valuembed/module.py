@@ -22,7 +22,7 @@ from valuembed.errors import CheckpointError, InputError, RecipeError, Unsupport
 from valuembed.feeding import Batch, batches
 from valuembed.heap import keep_freed_memory
 from valuembed.inputs import check_prompt, check_texts
-from valuembed.lane_choice import LaneName, packed_up_to
+from valuembed.lane_choice import LaneName, packed_up_to, why_whole
 from valuembed.layers import describe
 from valuembed.passes import read_within_memory
 from valuembed.reader import Plan
@@ -79,6 +79,7 @@ class ValueTransformer(Transformer):
         self.lane: LaneName = "auto"
         self.compiling = Compiling()
         self._packing: dict[object, int] = {}
+        self._whole: dict[object, str | None] = {}
         self.texts = TextTokenizer(tokenizer)
 
     @property
@@ -245,6 +246,13 @@ class ValueTransformer(Transformer):
         if place not in self._packing:
             self._packing[place] = packed_up_to(self.model, self.plan, self.lane)
         return self._packing[place]
+
+    def why_whole(self) -> str | None:
+        """Why texts cannot share what they begin with; found out once for each place the decoder is in."""
+        place = (self.model.config._attn_implementation, self.model.device, self.model.dtype)
+        if place not in self._whole:
+            self._whole[place] = why_whole(self.model, self.plan)
+        return self._whole[place]
 
     def get_config_dict(self) -> dict[str, Any]:
         """What a saved folder records beside the weights."""

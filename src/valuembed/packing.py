@@ -32,11 +32,11 @@ Kernel = Callable[[Tensor, Tensor, Tensor, PackedLane, float | None], Tensor]
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, lane: PackedLane, scaling: float | None) -> Tensor:
-    """Causal attention of each text to its cached tokens and its own.
+    """Causal attention of each text to its beginning and its own tokens.
 
     Args:
         query: ``[1, h, t, d]``.
-        key, value: ``[1, g, p + t, d]``, the cached tokens once, in front.
+        key, value: ``[1, g, p + t, d]``, the beginning once, in front.
         lane: where the texts are.
         scaling: of the scores; None is ``d ** -0.5``.
 
@@ -53,12 +53,12 @@ def attend(query: Tensor, key: Tensor, value: Tensor, lane: PackedLane, scaling:
 def plain_kernel(query: Tensor, key: Tensor, value: Tensor, lane: PackedLane, scaling: float | None) -> Tensor:
     """One call of torch's own attention for each text."""
     outputs = []
-    p = lane.cached
+    p = lane.p
     for row, (start, n) in enumerate(zip(lane.starts, lane.lengths, strict=True)):
         first = start + row * p
         q = query[start : start + n].transpose(0, 1)[None]
         k, v = (states[first : first + p + n].transpose(0, 1)[None] for states in (key, value))
-        # Each token sees all that is cached, and its own text up to itself.
+        # Each token sees the whole beginning, and its own text up to itself.
         seen = torch.ones(n, p + n, dtype=torch.bool, device=query.device).tril(diagonal=p)
         outputs.append(
             F.scaled_dot_product_attention(
@@ -80,7 +80,7 @@ def fast_kernel(device: str, dtype: torch.dtype) -> Kernel | None:
             longest = max(lane.lengths)
             output: Any = varlen_attn(
                 query.contiguous(), key.contiguous(), value.contiguous(), lane.query_starts, lane.key_starts,
-                longest, longest + lane.cached, scale=scaling, window_size=(-1, 0),
+                longest, longest + lane.p, scale=scaling, window_size=(-1, 0),
                 enable_gqa=query.shape[1] != key.shape[1],
             )  # fmt: skip
             return output  # type: ignore[no-any-return]
@@ -93,7 +93,7 @@ def fast_kernel(device: str, dtype: torch.dtype) -> Kernel | None:
     def flash_kernel(query: Tensor, key: Tensor, value: Tensor, lane: PackedLane, scaling: float | None) -> Tensor:
         longest = max(lane.lengths)
         output: Tensor = flash_attn_varlen_func(
-            query, key, value, lane.query_starts, lane.key_starts, longest, longest + lane.cached,
+            query, key, value, lane.query_starts, lane.key_starts, longest, longest + lane.p,
             softmax_scale=scaling, causal=True,
         )  # fmt: skip
         return output

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from valuembed.batching import plan_steps, reset_dynamic_rope, rope_groups, usual_step
 from valuembed.errors import InputError, ReadingError
-from valuembed.lanes import Lane, PackedLane, PaddedLane
+from valuembed.lanes import Beginning, Lane, PackedLane, PaddedLane
 from valuembed.pooling import span_mask
 from valuembed.prefix import SharedPrefixes
 from valuembed.reader import Plan, Reading
@@ -161,41 +161,48 @@ def _steps(model: PreTrainedModel, sequences: _Sequences, budget: int, packed_up
 
 def _padded(model: PreTrainedModel, sequences: _Sequences, step: list[int]) -> tuple[Lane, dict[str, Any]]:
     """A step with a row for each sequence: lane, and what the decoder is given."""
-    device, p = model.device, sequences.cached[step[0]]
+    device, beginning = model.device, _beginning(sequences, step)
+    p = beginning.tokens if beginning else 0
     lengths = torch.tensor([sequences.lengths[row] for row in step])
     t = int(lengths.max())
     span = torch.tensor([sequences.spans[row] for row in step])
-    lane = PaddedLane(_to(lengths - 1, device), span_mask(_to(span, device), t), cached=p)
+    lane = PaddedLane(_to(lengths - 1, device), span_mask(_to(span, device), t), beginning)
     given: dict[str, Any] = {
         "input_ids": _to(sequences.ids[step, p:t], device),
         # With a row of its own for each text, as compiled layers tell tensors apart by how they lie in memory.
         "position_ids": torch.arange(p, t, device=device).repeat(len(step), 1),
     }
-    return lane, given | _behind(sequences, step)
+    if beginning:
+        seen = torch.ones(t - p, t, dtype=torch.bool, device=device).tril(diagonal=p)
+        hidden = torch.zeros(t - p, t, dtype=model.dtype, device=device)
+        # A mask in its final form is passed on as it is: each token sees the beginning, and its own text up to itself.
+        given["attention_mask"] = hidden.masked_fill_(~seen, torch.finfo(model.dtype).min)[None, None]
+    return lane, given
 
 
 def _packed(model: PreTrainedModel, sequences: _Sequences, step: list[int]) -> tuple[Lane, dict[str, Any]]:
     """A step with all sequences in one row: lane, and what the decoder is given."""
-    device, p = model.device, sequences.cached[step[0]]
+    device, beginning = model.device, _beginning(sequences, step)
+    p = beginning.tokens if beginning else 0
     lengths = [sequences.lengths[row] for row in step]
     spans = [sequences.spans[row] for row in step]
-    lane = PackedLane([length - p for length in lengths], spans, cached=p, device=device)
+    lane = PackedLane([length - p for length in lengths], spans, beginning, device)
     ids = torch.cat([sequences.ids[row, p:length] for row, length in zip(step, lengths, strict=True)])
     given: dict[str, Any] = {
         "input_ids": _to(ids[None], device),
         "position_ids": lane.positions,
-        # A mask in its final form is passed on as it is, and the lane's attention needs none.
+        # The lane's attention needs no mask, and nobody makes one where there is one in its final form.
         "attention_mask": torch.zeros(1, 1, 1, 1, dtype=model.dtype, device=device),
     }
-    return lane, given | _behind(sequences, step)
+    return lane, given
 
 
-def _behind(sequences: _Sequences, step: list[int]) -> dict[str, Any]:
-    """The cache that a step's sequences stand behind; nothing where they are fed whole."""
+def _beginning(sequences: _Sequences, step: list[int]) -> Beginning | None:
+    """What a step's sequences stand behind; None where they are fed whole."""
     p = sequences.cached[step[0]]
     if not p or sequences.prefixes is None:
-        return {}
-    return {"past_key_values": sequences.prefixes.behind(sequences.ids[step[0], :p].tolist())}
+        return None
+    return sequences.prefixes.behind(sequences.ids[step[0], :p].tolist())
 
 
 def _to(tensor: Tensor, device: torch.device) -> Tensor:

@@ -1,22 +1,24 @@
 """What a template puts in front of every text, computed once for all of them.
 
 The keys and values of a constant beginning depend on nothing that follows, so texts behind it can attend to those of
-one pass. This holds where a layer keeps keys and values and nothing else: not in layers with a recurrent state, nor
-where windows drop tokens or rotary frequencies follow the longest text.
+one pass: they are put in front of each text's own at the door through which all attention goes, and no family's cache
+is used. This holds where a layer looks at keys and values and nothing else: not in layers with a recurrent state, nor
+where windows hide tokens or rotary frequencies follow the longest text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
+from valuembed.anatomy import Anatomy
 from valuembed.batching import rope_groups
-from valuembed.reader import DOOR
+from valuembed.lanes import Beginning, PaddedLane
+from valuembed.reader import DOOR, AttentionCall, Plan, Reading
+from valuembed.recipes import Recipe
 
 LEAST_TOKENS = 4
 """A shorter beginning is not worth the joining of its keys and values to every text's."""
@@ -42,39 +44,21 @@ def why_not(model: PreTrainedModel) -> str | None:
     return None
 
 
-class _Beginning(DynamicLayer):  # type: ignore[no-untyped-call]
-    """Keys and values of one layer ``[1, g, p, d]`` that stand in front of any number of texts, and never grow.
-
-    What a pass joins to them is gone with its layer, so memory is that of a pass without a cache.
-    """
-
-    def __init__(self, filled: Any) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.lazy_initialization(filled.keys, filled.values)
-        self.keys = self._keys = filled.keys
-        self.values = self._values = filled.values
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        rows = key_states.shape[0]
-        return (
-            torch.cat([self._keys.expand(rows, -1, -1, -1), key_states], dim=2),
-            torch.cat([self._values.expand(rows, -1, -1, -1), value_states], dim=2),
-        )
-
-
 class SharedPrefixes:
     """The keys and values of constant beginnings, for one call: they hold as long as the weights do.
 
     Args:
         model: the decoder, for which :func:`why_not` gives None.
+        anatomy: its anatomy.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, anatomy: Anatomy) -> None:
         self._model = model
-        self._known: dict[tuple[int, ...], DynamicCache] = {}
+        self._anatomy = anatomy
+        self._known: dict[tuple[int, ...], Beginning] = {}
 
-    def behind(self, ids: Sequence[int]) -> DynamicCache:
-        """A cache that holds a beginning, for any number of texts; computed the first time that it is asked for.
+    def behind(self, ids: Sequence[int]) -> Beginning:
+        """Keys and values of a beginning, for any number of texts; computed the first time that it is asked for.
 
         Args:
             ids: of the beginning.
@@ -84,13 +68,22 @@ class SharedPrefixes:
             self._known[beginning] = self._compute(beginning)
         return self._known[beginning]
 
-    def _compute(self, ids: tuple[int, ...]) -> DynamicCache:
-        grown = DynamicCache()
+    def _compute(self, ids: tuple[int, ...]) -> Beginning:
         given = torch.tensor([ids], device=self._model.device)
         positions = torch.arange(len(ids), device=self._model.device)[None]
-        # A single row, once: nothing to compile layers for.
-        with torch.compiler.set_stance("force_eager"):
-            self._model(input_ids=given, position_ids=positions, past_key_values=grown, use_cache=True)
-        fixed = DynamicCache()
-        fixed.layers = [_Beginning(layer) for layer in grown.layers]
-        return fixed
+        keeping = _Keeping(self._model, self._anatomy, len(ids))
+        keeping.run(input_ids=given, position_ids=positions)
+        return keeping.kept
+
+
+class _Keeping(Reading):
+    """Keeps the keys and values of one row of p tokens."""
+
+    def __init__(self, model: PreTrainedModel, anatomy: Anatomy, tokens: int) -> None:
+        whole = Plan(Recipe(signal="hidden", weights="last"), (), anatomy)
+        last, mask = torch.tensor([tokens - 1], device=model.device), torch.ones(1, tokens, device=model.device)
+        super().__init__(model, [whole], PaddedLane(last, mask))
+        self.kept = Beginning(tokens)
+
+    def on_call(self, call: AttentionCall) -> None:
+        self.kept.keep(call.module, call.key, call.value)

@@ -72,6 +72,8 @@ def _attention(
 ) -> tuple[Tensor, Tensor | None]:
     reading = _reading.get()
     if reading is not None:
+        if reading.lane.beginning is not None:
+            key, value = reading.lane.beginning.before(module, key, value)
         reading.on_call(AttentionCall(kernel, module, query, key, value, attention_mask, kwargs))
     if kernel == "sdpa" and (dropped := [name for name in ("s_aux", "softcap") if kwargs.get(name) is not None]):
         raise UnsupportedModelError(
@@ -238,7 +240,7 @@ class Reading:
         token = _reading.set(self)
         try:
             with suppress(_Enough), self._as_compiled():
-                self._on_hidden(None, self.model(**inputs, use_cache="past_key_values" in inputs)[0])
+                self._on_hidden(None, self.model(**inputs, use_cache=False)[0])
         finally:
             _reading.reset(token)
         self._verify()

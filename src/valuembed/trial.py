@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from valuembed.packing import longest_text
 from valuembed.passes import read
+from valuembed.prefix import SharedPrefixes
 from valuembed.reader import Plan
 from valuembed.recipes import Recipe
 
 LENGTHS = (47, 47, 47, 8)
 """Tokens of the texts. They are unlike any number of heads, and the last one's place in a packed row is far from its
 beginning."""
+ALIKE = 4
+"""Tokens that all of them begin with."""
 BOTH = 8192
 """A budget of tokens so large that all are in one step."""
 ERRORS = {torch.float32: 1e-3, torch.float16: 0.01, torch.bfloat16: 0.05}
@@ -22,22 +27,28 @@ not."""
 
 
 @torch.inference_mode()
-def run(model: PreTrainedModel, plan: Plan, packed_up_to: int = 0) -> Tensor:
+def run(model: PreTrainedModel, plan: Plan, packed_up_to: int = 0, *, shared: bool = False) -> Tensor:
     """Vectors of the texts after all layers that are loaded.
 
     Args:
         model: the decoder.
         plan: any of its plans.
         packed_up_to: as in :func:`valuembed.passes.read`.
+        shared: compute the tokens that all texts begin with once for all of them.
     """
     config = model.config.get_text_config()
     last = int(config.num_hidden_layers) - 1
-    whole = Plan(Recipe(signal="hidden", weights="mean", layers=[last]), (last,), plan.anatomy)
+    whole = Plan(Recipe(signal="hidden", weights="last", layers=[last]), (last,), plan.anatomy)
     longest = min(max(LENGTHS), longest_text(model) or max(LENGTHS))
     lengths = torch.tensor([min(length, longest) for length in LENGTHS])
     ids = torch.arange(len(LENGTHS) * longest).view(len(LENGTHS), longest) * 7919 % int(config.vocab_size)
     mask = (torch.arange(longest) < lengths[:, None]).long()
-    return read(model, [whole], {"input_ids": ids, "attention_mask": mask}, BOTH, packed_up_to)[0]
+    ids[:, :ALIKE] = ids[0, :ALIKE]
+    features: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+    if shared:
+        features["prefixes"] = SharedPrefixes(model, plan.anatomy)
+        features["cached"] = torch.full((len(LENGTHS), 1), ALIKE)
+    return read(model, [whole], features, BOTH, packed_up_to)[0]
 
 
 def difference(one: Tensor, other: Tensor, dtype: torch.dtype) -> str | None:
