@@ -38,11 +38,13 @@ class Work:
 Contender = Callable[[list[str]], Work]
 
 
-def ours(path: str, device: str, dtype: str, shape: Shape, method: str, **options: Any) -> Contender:
-    """This library with its defaults, but for ``options``."""
+def ours(
+    path: str, device: str, dtype: str, shape: Shape, method: str, weights: str | None = None, **options: Any
+) -> Contender:
+    """This library with its defaults, but for ``options``; ``weights`` is a precision in place of everyone's."""
     import valuembed
 
-    model = valuembed.load(path, method, dtype=dtype, device=device, **options)
+    model = valuembed.load(path, method, dtype=weights or dtype, device=device, **options)
     recipe, held = model.recipe, model.reader.model.config.num_hidden_layers
     if recipe.reads_final_norm:
         of_token = held * shape.layer_parameters()
@@ -193,3 +195,12 @@ CONTENDERS: dict[str, tuple[Callable[..., Contender], dict[str, Any]]] = {
     "MetaEOL as published": (published, {"templates": META_EOL}),
     "matrix product": (matrix_product, {}),
 }
+PRECISIONS: dict[str, tuple[Callable[..., Contender], dict[str, Any]]] = {
+    f"VA, {weights}{', compiled' if compiled else ''}": (
+        ours,
+        {"method": "va", "weights": weights, "compile": compiled},
+    )
+    for weights in ("float32", "bfloat16", "int8", "fp8")
+    for compiled in (False, True)
+}
+"""VA in the precisions that weights can have."""

@@ -31,7 +31,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from contenders import CONTENDERS, Work
+from contenders import CONTENDERS, PRECISIONS, Work
 from shapes import SHAPES, make_checkpoint, some_texts
 
 HERE = Path(__file__).parent
@@ -60,7 +60,7 @@ def take_turns(told: Connection, name: str, path: str, device: str, dtype: str, 
     import torch
 
     torch.set_num_threads(threads)
-    make, options = CONTENDERS[name]
+    make, options = (CONTENDERS | PRECISIONS)[name]
     run = make(
         device=device, dtype=dtype, shape=SHAPES[shape], **({} if name == MACHINE else {"path": path}), **options
     )

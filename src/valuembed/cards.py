@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from valuembed import __version__
 from valuembed.calibration import find_calibration
 from valuembed.layers import describe
+from valuembed.quantizing import precision_of
 
 if TYPE_CHECKING:
     from valuembed.encoder import ValueEncoder
@@ -120,7 +121,7 @@ def model_card(encoder: ValueEncoder) -> str:
         held=held,
         total=origin.num_layers,
         layers=describe(reader.plan.layers) if reader.plan.layers else "the last, after the final norm",
-        dtype=str(reader.model.dtype).removeprefix("torch."),
+        dtype=precision_of(reader.model),
         max_tokens=reader.max_tokens,
         placeholder=placeholder,
         prompts=f"\nInstructions saved with it (`prompt_name=`):\n{listed}\n" if prompts else "",

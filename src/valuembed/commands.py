@@ -107,7 +107,9 @@ def _model_options(
     dtype: Annotated[
         str | None,
         typer.Option(
-            help="float32, bfloat16 or float16. Default: the checkpoint's.", rich_help_panel=SHARED, show_default=False
+            help="float32, bfloat16, float16, or int8 or fp8 for the weights. Default: the checkpoint's.",
+            rich_help_panel=SHARED,
+            show_default=False,
         ),
     ] = None,
     device: Annotated[

@@ -26,6 +26,15 @@ logger = logging.getLogger(__name__)
 WORTH_A_BAR = 200_000_000
 """Models of fewer parameters load within a second or two."""
 
+DTYPES = {
+    "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64
+}  # fmt: skip
+"""Precisions that are computed in, by name."""
+
+QUANTIZED = {"int8": "Int8WeightOnlyConfig", "fp8": "Float8WeightOnlyConfig"}
+"""Precisions of weights alone, and what torchao calls them. The matrices of the layers are kept so, and multiplied in
+the checkpoint's own precision; embeddings and norms stay as they are."""
+
 RESERVED = frozenset(
     {"cache_dir", "config", "force_download", "ignore_mismatched_sizes", "key_mapping", "local_files_only"}
     | {"output_loading_info", "revision", "state_dict", "subfolder", "token", "trust_remote_code", "variant"}
@@ -140,12 +149,11 @@ def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     Raises:
         RecipeError: an unknown name, or a type that weights are not held in.
     """
-    legal = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
     if dtype is None or dtype == "auto":
         return None
-    named = legal.get(dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
-    if named not in legal.values():
-        raise RecipeError(f"dtype={dtype!r} is unknown; legal: auto, {', '.join(legal)}")
+    named = DTYPES.get(dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
+    if named not in DTYPES.values():
+        raise RecipeError(f"dtype={dtype!r} is unknown; legal: auto, {', '.join([*DTYPES, *QUANTIZED])}")
     return named
 
 

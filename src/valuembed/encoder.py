@@ -22,6 +22,7 @@ from valuembed.arrivals import Arrivals
 from valuembed.errors import BlankTextWarning, InputError, NotFiniteError, RecipeError, TruncationWarning
 from valuembed.inputs import check_texts
 from valuembed.module import ValueTransformer
+from valuembed.quantizing import precision_of
 from valuembed.recipes import Recipe
 from valuembed.resolution import NO_LIMIT
 
@@ -99,6 +100,11 @@ class ValueEncoder(SentenceTransformer):
     def recipe(self) -> Recipe:
         """The recipe that is read, its layers absolute."""
         return self.reader.recipe
+
+    @property
+    def precision(self) -> str:
+        """What is computed in, and what the weights are kept in where that is something else."""
+        return precision_of(self.reader.model)
 
     def encode(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """As ``SentenceTransformer.encode``; steps are cut by tokens, so ``batch_size`` decides nothing.

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from valuembed.calibration import Calibration
 from valuembed.checkpoint import BUNDLED, Checkpoint, locate
-from valuembed.decoder import parse_dtype
+from valuembed.decoder import QUANTIZED
 from valuembed.errors import InputError, OutputError, RecipeError, ValuembedError
 from valuembed.extras import require
 from valuembed.fingerprint import content_digest, fingerprint, tensors_digest
@@ -34,6 +34,7 @@ from valuembed.model import DEFAULT_METHOD, load
 from valuembed.mteb_encoder import AsLoaded, MethodEncoder, SharedVectors, Source, Spent, model_meta
 from valuembed.outputs import results_folder
 from valuembed.panel import Panel
+from valuembed.quantizing import split_dtype
 from valuembed.reader import Plan
 from valuembed.recipes import Recipe
 from valuembed.resolution import prepare, resolve_plan, saved_config
@@ -174,8 +175,10 @@ def _methods(
         identify: whether results are kept, for which the checkpoint's files are read to tell it from others.
     """
     saved = saved_config(checkpoint)
-    found = prepare(checkpoint, next(iter(chosen.values())), saved, parse_dtype(settings["dtype"]), device)
-    settings = {**settings, "dtype": str(found.dtype).removeprefix("torch.")}
+    asked = settings["dtype"]
+    found = prepare(checkpoint, next(iter(chosen.values())), saved, split_dtype(asked, None)[0], device)
+    computed = str(found.dtype).removeprefix("torch.")
+    settings = {**settings, "dtype": f"{computed}, weights as {asked}" if asked in QUANTIZED else computed}
     settings["model_kwargs"] = {name: repr(value) for name, value in (settings["model_kwargs"] or {}).items()}
     content = content_digest(checkpoint) if identify else "not identified"
     methods = {}

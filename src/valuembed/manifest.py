@@ -54,8 +54,7 @@ class Settings:
     @classmethod
     def of(cls, model: Encoder, **choices: Any) -> Settings:
         """The settings of a run with a model."""
-        dtype = str(model.dtype).removeprefix("torch.")
-        return cls(**choices, dtype=dtype, max_tokens=model.max_seq_length)
+        return cls(**choices, dtype=model.precision, max_tokens=model.max_seq_length)
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from valuembed.adapters import base_of, find
 from valuembed.calibration import CalibrationRecord, check_recipe, read_record
 from valuembed.checkpoint import Checkpoint, locate
 from valuembed.compiling import Compiling, Wish
-from valuembed.decoder import parse_dtype
 from valuembed.encoder import ValueEncoder
 from valuembed.errors import RecipeError
 from valuembed.layers import LayerSpec, describe
 from valuembed.module import ValueTransformer, build
+from valuembed.quantizing import split_dtype
 from valuembed.recipes import Recipe, resolve_recipe
 from valuembed.resolution import load_tokenizer, prepare, saved_config
 from valuembed.templates import TemplateSpec
@@ -70,8 +70,9 @@ def load(
             :data:`valuembed.cleaning.CLEANINGS`. None is the recipe's own, for every method nothing.
         prompts: instructions by name, for ``encode(prompt_name=...)``, ``encode_query`` and ``encode_document``.
         normalize: scale the vectors to unit length. A saved folder does as it was saved; False takes that away.
-        dtype: of the weights, such as ``"bfloat16"``; None is the checkpoint's own. Sums and vectors are always
-            float32.
+        dtype: of the weights, such as ``"bfloat16"``; None is the checkpoint's own. ``"int8"`` and ``"fp8"`` keep the
+            layers' matrices in 8 bits (needs the extra ``quantize``) and compute in the checkpoint's own. Sums and
+            vectors are always float32.
         device: None picks a GPU where there is one.
         max_tokens: longest sequence fed, template included; None is the model's own limit.
         compile: True compiles the layers with torch before the first pass, which takes from seconds to a minute and
@@ -106,11 +107,11 @@ def load(
         local_files_only=local_files_only,
         trust_remote_code=trust_remote_code,
     )
-    torch_dtype = parse_dtype(dtype)
+    torch_dtype, model_kwargs = split_dtype(dtype, model_kwargs)
     saved = saved_config(checkpoint)
     recipe = resolve_for(checkpoint, saved, method, layers, template, cleaning)
     _calibrated(checkpoint, saved, recipe)
-    device_map = (model_kwargs or {}).get("device_map")
+    device_map = model_kwargs.get("device_map")
     reader = build(
         checkpoint,
         recipe,
@@ -271,7 +272,7 @@ def info(
     saved = saved_config(checkpoint)
     recipe = resolve_for(checkpoint, saved, method, layers, template, cleaning)
     record = _calibrated(checkpoint, saved, recipe)
-    found = prepare(checkpoint, recipe, saved, parse_dtype(dtype), device)
+    found = prepare(checkpoint, recipe, saved, split_dtype(dtype, None)[0], device)
     anatomy, plan, recipe = found.anatomy, found.plan, found.plan.recipe
     kept = plan.layers[-1] + 1 if plan.layers else anatomy.num_layers
     layer_sizes, tail_size, rest_size = anatomy.sizes

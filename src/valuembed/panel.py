@@ -16,12 +16,12 @@ from tqdm.auto import tqdm
 from valuembed.anatomy import Anatomy
 from valuembed.calibration import Calibration, check_recipe
 from valuembed.checkpoint import locate
-from valuembed.decoder import parse_dtype
 from valuembed.encoder import EncodeReport, check_finite
 from valuembed.errors import RecipeError
 from valuembed.inputs import check_texts
 from valuembed.model import resolve_for
 from valuembed.module import ValueTransformer, build
+from valuembed.quantizing import split_dtype
 from valuembed.reader import Plan
 from valuembed.recipes import Recipe
 from valuembed.resolution import prepare, resolve_plan, saved_config
@@ -103,18 +103,19 @@ class Panel:
         asked = {name: resolve_for(checkpoint, saved, recipe) for name, recipe in recipes.items()}
         if not asked:
             raise RecipeError("a panel needs at least one recipe")
-        found = prepare(checkpoint, next(iter(asked.values())), saved, parse_dtype(dtype), device)
+        torch_dtype, model_kwargs = split_dtype(dtype, model_kwargs)
+        found = prepare(checkpoint, next(iter(asked.values())), saved, torch_dtype, device)
         held = None if found.is_adapter else saved
         plans = {name: resolve_plan(recipe, found.config, found.anatomy, held) for name, recipe in asked.items()}
         # What reads the final norm needs the whole decoder; else the highest layer decides.
         deepest = max(plans.values(), key=lambda plan: (not plan.layers, plan.layers[-1:]))
-        placed = "device_map" in (model_kwargs or {})
+        placed = "device_map" in model_kwargs
         reader = build(
             checkpoint,
             deepest.recipe,
             saved=saved,
             max_tokens=max_tokens,
-            dtype=parse_dtype(dtype),
+            dtype=torch_dtype,
             device=None if placed else device,
             model_kwargs=model_kwargs,
         )

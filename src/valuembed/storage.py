@@ -84,8 +84,8 @@ class Encoder(Protocol):
         """Counts of the last call."""
 
     @property
-    def dtype(self) -> Any:
-        """Precision of the weights."""
+    def precision(self) -> str:
+        """What is computed in, and what the weights are kept in where that is something else."""
 
     @property
     def max_seq_length(self) -> int | None:

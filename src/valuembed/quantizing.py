@@ -1,0 +1,55 @@
+"""Weights of 8 bits, by torchao, where a precision asks for them."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, TorchAoConfig
+
+from valuembed.decoder import QUANTIZED, parse_dtype
+from valuembed.errors import RecipeError
+from valuembed.extras import require
+
+
+def split_dtype(
+    dtype: str | torch.dtype | None, model_kwargs: dict[str, Any] | None
+) -> tuple[torch.dtype | None, dict[str, Any]]:
+    """What a precision means: that which is computed in, and arguments for ``from_pretrained``.
+
+    Args:
+        dtype: as in :func:`valuembed.load`.
+        model_kwargs: to go with it.
+
+    Raises:
+        RecipeError: an unknown precision, or two ways to quantize.
+        MissingExtraError: torchao is not installed.
+    """
+    given = dict(model_kwargs or {})
+    if isinstance(dtype, str) and dtype in QUANTIZED:
+        if "quantization_config" in given:
+            raise RecipeError(
+                f"dtype={dtype!r} and model_kwargs['quantization_config'] both quantize; give one of them"
+            )
+        return None, {**given, "quantization_config": _config(dtype)}
+    return parse_dtype(dtype), given
+
+
+def precision_of(model: PreTrainedModel) -> str:
+    """The precision that a decoder computes in, and that of its weights where it is another."""
+    computed = str(model.dtype).removeprefix("torch.")
+    kinds = {type(weight.data).__name__ for weight in model.parameters()} - {"Tensor", "Parameter"}
+    kept = sorted({"Int8Tensor": "int8", "Float8Tensor": "fp8"}.get(kind, kind) for kind in kinds)
+    return f"{computed}, weights as {', '.join(kept)}" if kept else computed
+
+
+def _config(dtype: str) -> TorchAoConfig:
+    before = logging.root.manager.disable
+    # It tells at length which of its kernels for other machines it cannot load.
+    logging.disable(logging.WARNING)
+    try:
+        quantization = require("torchao.quantization", "quantize")
+    finally:
+        logging.disable(before)
+    return TorchAoConfig(getattr(quantization, QUANTIZED[dtype])())
