@@ -107,10 +107,10 @@ def main() -> None:
         "",
         *wrap(
             f"{device}, {args.threads} threads, torch {torch.__version__}, torchao {version('torchao')}. Speed and "
-            f"memory: VA, default layers, a random bfloat16 checkpoint in the shape of {args.shape}, {args.texts} texts "
-            "of log-normal length; times as fast as bfloat16 that is not compiled, median (lowest-highest) of the "
-            "rounds. int8 and fp8 compute in bfloat16. Quality: the bundled model; Spearman x 100 on the task, and "
-            "the lowest cosine of a text's vector to that of float32, which is exact here, for the weights are bfloat16."
+            f"memory: VA, default layers, a random bfloat16 checkpoint in the shape of {args.shape}, {args.texts} "
+            "texts of log-normal length; times as fast as bfloat16 that is not compiled, median (lowest-highest) of "
+            "the rounds. int8 and fp8 compute in bfloat16. Quality: the bundled model; Spearman x 100 on the task, and "
+            "the lowest cosine of a text's vector to that of float32, which holds the same weights."
         ),
         "",
         "| weights | MB | not compiled | compiled | VA | lowest cosine | AlignedWVA, PromptEOL | lowest cosine |",
