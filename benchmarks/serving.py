@@ -1,11 +1,11 @@
 """Serving: a text a request against offline ``encode``, what a request costs beside its text, and too many requests.
 
-    python benchmarks/serving.py [--texts 256] [--rounds 3] [--concurrency 64] [--layers 28] [--width 1024]
-        [--requests 4000] [--seconds 20]
+    python benchmarks/serving.py [--texts 256] [--rounds 3] [--concurrency 64] [--shape qwen3-0.6b]
+        [--dtype bfloat16] [--requests 4000] [--seconds 20]
 
-Server, clients and offline encoding are processes of their own. Throughput: a random checkpoint in the shape of
-Qwen3-0.6B, the same texts offline and served in turn, ratios formed within a round. Costs and overload: the bundled
-model. Written beside this script: serving.md.
+Server, clients and offline encoding are processes of their own. Throughput: a random checkpoint of the
+shape, the same texts offline and served in turn, ratios formed within a round. Costs and overload: the bundled model.
+Written beside this script: serving.md.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import json
 import platform
 import random
 import re
-import shutil
 import statistics
 import subprocess
 import sys
@@ -40,46 +39,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from shapes import SHAPES, VOCABULARY, make_checkpoint, some_texts
+
 HERE = Path(__file__).parent
-SENTENCES = HERE.parent / "examples" / "sentences.txt"
-VOCABULARY = 8192
 OVERLOAD = 10
-
-
-def some_texts(count: int) -> list[str]:
-    """Different texts of one to six sentences, short ones more often."""
-    draw = random.Random(0)
-    lines = SENTENCES.read_text(encoding="utf-8").splitlines()
-    sizes = draw.choices(range(1, 7), weights=(32, 16, 8, 4, 2, 1), k=count)
-    return [f"{number}. {' '.join(draw.sample(lines, size))}" for number, size in enumerate(sizes)]
-
-
-def checkpoint(folder: Path, layers: int, width: int) -> Path:
-    """A random checkpoint in the shape of Qwen3-0.6B, with a small vocabulary and the bundled model's tokenizer."""
-    from valuembed.checkpoint import locate
-    from valuembed.testing import tiny_checkpoint
-
-    heads = max(2, width // 64)
-    tiny_checkpoint(
-        folder,
-        "qwen3",
-        num_hidden_layers=layers,
-        hidden_size=width,
-        intermediate_size=3 * width,
-        num_attention_heads=heads,
-        num_key_value_heads=heads // 2,
-        head_dim=128,
-        max_position_embeddings=4096,
-        vocab_size=VOCABULARY,
-        lm_head=False,
-    )
-    bundled = Path(locate("bundled").location)
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(bundled / file, folder / file)
-    return folder
-
-
-# The processes.
 
 
 def offline(told: Connection, model: str, texts: list[str], dtype: str) -> None:
@@ -216,7 +179,7 @@ def largest_difference(served: Served, vectors: Any) -> float:
 
 
 def throughput(args: argparse.Namespace, folder: Path) -> list[str]:
-    texts, model = some_texts(args.texts), str(checkpoint(folder, args.layers, args.width))
+    texts, model = some_texts(args.texts), str(make_checkpoint(folder, args.shape, args.dtype))
     with (
         process(offline, model, texts, args.dtype) as encoder,
         server(model, "--dtype", args.dtype, "--answer-seconds", "3600", "--stuck-seconds", "3600") as port,
@@ -242,8 +205,8 @@ def throughput(args: argparse.Namespace, folder: Path) -> list[str]:
         "## One text a request against offline encode",
         "",
         *wrap(
-            f"A random checkpoint in the shape of Qwen3-0.6B ({args.layers} layers, {args.width} wide, vocabulary "
-            f"{VOCABULARY}), {args.dtype}; {len(texts)} texts of {tokens / len(texts):.0f} tokens on average, "
+            f"A random checkpoint in the shape of {args.shape} (vocabulary of {VOCABULARY:,}), {args.dtype}; "
+            f"{len(texts)} texts of {tokens / len(texts):.0f} tokens on average, "
             f"template included; {args.concurrency} clients with a text a request each, in a process of their own."
         ),
         "",
@@ -352,9 +315,8 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=256, help="of the large model")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--concurrency", type=int, default=64)
-    parser.add_argument("--layers", type=int, default=28)
-    parser.add_argument("--width", type=int, default=1024)
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--shape", choices=SHAPES, default="qwen3-0.6b")
+    parser.add_argument("--dtype", default="bfloat16", help="of the checkpoint of that shape")
     parser.add_argument("--requests", type=int, default=4000, help="to the bundled model")
     parser.add_argument("--seconds", type=float, default=20.0, help="of too many requests")
     parser.add_argument("--output", type=Path, default=HERE / "serving.md")
