@@ -44,16 +44,16 @@ def asked(monkeypatch):
     for name in [name for name in os.environ if name.startswith("MALLOC_") or name == "GLIBC_TUNABLES"]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Library)
-    heap.keep_freed_memory.cache_clear()
+    heap.settle.cache_clear()
     yield calls
     # Afterwards it is as if never asked; telling the real library twice does no harm.
-    heap.keep_freed_memory.cache_clear()
+    heap.settle.cache_clear()
 
 
 class TestWhatIsAsked:
     def test_values_and_once(self, asked):
-        assert heap.keep_freed_memory()
-        assert heap.keep_freed_memory()
+        heap.settle()
+        heap.settle()
         # M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD of malloc.h.
         assert asked == [(-1, 2**29), (-2, 2**26), (-3, 2**26)]
 
@@ -62,6 +62,15 @@ class TestWhatIsAsked:
         monkeypatch.setenv(name, "1")
         assert not heap.keep_freed_memory()
         assert asked == []
+
+    @pytest.mark.parametrize(("given", "expected"), [(None, "256"), ("7", "7")])
+    def test_caches_are_bounded_unless_they_are_already(self, asked, monkeypatch, given, expected):
+        for name in heap.CAPACITIES:
+            monkeypatch.setenv(name, given or "")
+            if given is None:
+                monkeypatch.delenv(name)
+        heap.settle()
+        assert [os.environ[name] for name in heap.CAPACITIES] == [expected] * 2
 
     @pytest.mark.parametrize("library", [type("Musl", (), {}), None])
     def test_other_libraries_are_left_alone(self, asked, monkeypatch, library):

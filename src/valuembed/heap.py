@@ -1,7 +1,9 @@
-"""Memory that a step frees on a CPU stays with the process, so that the next step finds it there.
+"""Memory of a process that runs decoders on a CPU: what a step frees stays for the next one, and caches stay small.
 
 glibc gives large blocks back to the kernel as soon as they are freed. A decoder frees some in every layer and asks for
-as many again, and each page that comes back costs about as much as computing on it.
+as many again, and each page that comes back costs about as much as computing on it. oneDNN, which multiplies matrices
+for torch, keeps what it has prepared for each shape; steps hardly ever repeat one, so that it would keep a thousand of
+them for nothing, some hundred megabytes.
 """
 
 from __future__ import annotations
@@ -15,8 +17,20 @@ TRIM, TOP_PAD, MMAP = (-1, 512 * MEGABYTE), (-2, 64 * MEGABYTE), (-3, 64 * MEGAB
 """Names and values of ``mallopt``: how much of what is free is kept; how much is asked for at once, which also keeps
 the heaps of threads other than the first; blocks from which on each is mapped by itself, as activations seldom are."""
 
+CAPACITIES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+"""What oneDNN, and torch's layer above it, look at before their first product, and never again."""
+SHAPES = "256"
+"""More than the layers of a step have, for all of which a shape is prepared once."""
+
 
 @cache
+def settle() -> None:
+    """Bound what this process keeps and gives back, once. After torch's first product caches stay as they are."""
+    for name in CAPACITIES:
+        os.environ.setdefault(name, SHAPES)
+    keep_freed_memory()
+
+
 def keep_freed_memory() -> bool:
     """Tell glibc to keep what is freed, up to :data:`TRIM` bytes, for the rest of the process; once.
 

@@ -20,7 +20,6 @@ from valuembed.compiling import Compiling
 from valuembed.decoder import load_decoder, parse_dtype
 from valuembed.errors import CheckpointError, InputError, RecipeError, UnsupportedModelError
 from valuembed.feeding import Batch, batches
-from valuembed.heap import keep_freed_memory
 from valuembed.inputs import check_prompt, check_texts
 from valuembed.lane_choice import LaneName, packed_up_to, why_whole
 from valuembed.layers import describe
@@ -225,8 +224,6 @@ class ValueTransformer(Transformer):
         """
         packed_up_to = self.packed_up_to()
         if not torch.is_grad_enabled():
-            if self.model.device.type == "cpu":
-                keep_freed_memory()
             self.compiling.at_start(self.model, self.plan, packed_up_to)
         usual = self.tokens_per_step
         vectors, budget = read_within_memory(self.model, plans, features, usual, packed_up_to)
