@@ -195,9 +195,9 @@ def test_a_config_that_names_no_dtype_gives_the_same(tmp_path, monkeypatch, capl
 
 
 def test_an_unknown_dtype_is_refused(tmp_path):
-    message = r"^dtype='int8' is unknown; legal: auto, float32, bfloat16, float16, float64$"
+    message = r"^dtype='int3' is unknown; legal: auto, float32, bfloat16, float16, float64, int8, fp8$"
     with pytest.raises(valuembed.errors.RecipeError, match=message):
-        valuembed.load(tiny_checkpoint(tmp_path), dtype="int8")
+        valuembed.load(tiny_checkpoint(tmp_path), dtype="int3")
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ class TestWhatIsAsked:
         assert not heap.keep_freed_memory()
         assert asked == []
 
-    @pytest.mark.parametrize(("given", "expected"), [(None, "256"), ("7", "7")])
+    @pytest.mark.parametrize(("given", "expected"), [(None, "64"), ("7", "7")])
     def test_caches_are_bounded_unless_they_are_already(self, asked, monkeypatch, given, expected):
         for name in heap.CAPACITIES:
             monkeypatch.setenv(name, given or "")

@@ -19,7 +19,7 @@ the heaps of threads other than the first; blocks from which on each is mapped b
 
 CAPACITIES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 """What oneDNN, and torch's layer above it, look at before their first product, and never again."""
-SHAPES = "256"
+SHAPES = "64"
 """More than the layers of a step have, for all of which a shape is prepared once."""
 
 
