@@ -34,7 +34,7 @@ from valuembed.model import DEFAULT_METHOD, load
 from valuembed.mteb_encoder import AsLoaded, MethodEncoder, SharedVectors, Source, Spent, model_meta
 from valuembed.outputs import results_folder
 from valuembed.panel import Panel
-from valuembed.quantizing import split_dtype
+from valuembed.quantizing import precision_name, split_dtype
 from valuembed.reader import Plan
 from valuembed.recipes import Recipe
 from valuembed.resolution import prepare, resolve_plan, saved_config
@@ -177,8 +177,7 @@ def _methods(
     saved = saved_config(checkpoint)
     asked = settings["dtype"]
     found = prepare(checkpoint, next(iter(chosen.values())), saved, split_dtype(asked, None)[0], device)
-    computed = str(found.dtype).removeprefix("torch.")
-    settings = {**settings, "dtype": f"{computed}, weights as {asked}" if asked in QUANTIZED else computed}
+    settings = {**settings, "dtype": precision_name(found.dtype, [asked] if asked in QUANTIZED else [])}
     settings["model_kwargs"] = {name: repr(value) for name, value in (settings["model_kwargs"] or {}).items()}
     content = content_digest(checkpoint) if identify else "not identified"
     methods = {}

@@ -32,7 +32,7 @@ def settle() -> None:
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep what is freed, up to :data:`TRIM` bytes, for the rest of the process; once.
+    """Tell glibc to keep what is freed, up to :data:`TRIM` bytes, for the rest of the process.
 
     Returns:
         Whether it did: not with another C library, nor where the environment has settings of the allocator already.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -38,10 +39,15 @@ def split_dtype(
 
 def precision_of(model: PreTrainedModel) -> str:
     """The precision that a decoder computes in, and that of its weights where it is another."""
-    computed = str(model.dtype).removeprefix("torch.")
     kinds = {type(weight.data).__name__ for weight in model.parameters()} - {"Tensor", "Parameter"}
     kept = sorted({"Int8Tensor": "int8", "Float8Tensor": "fp8"}.get(kind, kind) for kind in kinds)
-    return f"{computed}, weights as {', '.join(kept)}" if kept else computed
+    return precision_name(model.dtype, kept)
+
+
+def precision_name(computed: torch.dtype | None, kept: Sequence[str] = ()) -> str:
+    """What is computed in, and what the weights are kept in where that is something else, as it is recorded."""
+    name = str(computed).removeprefix("torch.")
+    return f"{name}, weights as {', '.join(kept)}" if kept else name
 
 
 def _config(dtype: str) -> TorchAoConfig:
