@@ -18,13 +18,15 @@ from watching import fake_hub, watch_reads
 
 from valuembed.calibrate import calibrate, fit_calibrations, load_head, sample_texts
 from valuembed.calibration import KINDS
-from valuembed.checkpoint import locate, read_config, read_head
+from valuembed.checkpoint import locate
+from valuembed.decoder_config import read_config
 from valuembed.encoder import TruncationWarning, ValueEncoder
 from valuembed.errors import CheckpointError, InputError, RecipeError
 from valuembed.model import load
 from valuembed.outputs import save_model
 from valuembed.panel import Panel
 from valuembed.testing import tiny_causal_lm, tiny_checkpoint
+from valuembed.weight_files import read_head
 
 CORPUS = list(dict.fromkeys(some_texts(60)))
 FITTED = ("centre", "whiten", "pca")

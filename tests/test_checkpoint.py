@@ -15,7 +15,8 @@ from watching import fake_hub, watch_reads
 
 import valuembed
 from valuembed.anatomy import survey
-from valuembed.checkpoint import BUNDLED, locate, read_config
+from valuembed.checkpoint import BUNDLED, locate
+from valuembed.decoder_config import read_config
 from valuembed.errors import CheckpointError, UnsupportedModelError
 from valuembed.testing import tiny_checkpoint
 

@@ -17,8 +17,9 @@ from transformers import AutoModel
 import valuembed
 from valuembed import decoder
 from valuembed.anatomy import Anatomy, survey
-from valuembed.checkpoint import locate, read_config
+from valuembed.checkpoint import locate
 from valuembed.decoder import has_fast, load_decoder
+from valuembed.decoder_config import read_config
 from valuembed.errors import MissingExtraError
 from valuembed.lanes import PaddedLane
 from valuembed.reader import Plan, Reading, open_door

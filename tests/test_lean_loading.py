@@ -15,9 +15,11 @@ from safetensors.torch import load_file, save_file
 from watching import COMMIT, fake_hub, watch_reads
 
 import valuembed
-from valuembed.checkpoint import cut_config, is_needed, locate, weights_folder
+from valuembed.checkpoint import locate
+from valuembed.decoder_config import cut_config
 from valuembed.errors import CheckpointError
 from valuembed.testing import tiny_checkpoint, tiny_config
+from valuembed.weight_files import is_needed, weights_folder
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from valuembed.checkpoint import ADAPTER_CONFIG, BUNDLED, INDEX_FILE, SINGLE_FILE, Checkpoint, is_needed, locate
+from valuembed.checkpoint import ADAPTER_CONFIG, BUNDLED, Checkpoint, locate
 from valuembed.errors import CheckpointError, OutputError
 from valuembed.extras import require
+from valuembed.weight_files import INDEX_FILE, SINGLE_FILE, is_needed
 
 ADAPTER_FILE = "adapter_model.safetensors"
 PICKLED_ADAPTER = "adapter_model.bin"

@@ -25,13 +25,15 @@ from valuembed.calibration import (
     fit,
     fit_filter,
 )
-from valuembed.checkpoint import locate, read_config, read_head
+from valuembed.checkpoint import locate
+from valuembed.decoder_config import read_config
 from valuembed.encoder import ValueEncoder
 from valuembed.errors import CheckpointError, InputError, RecipeError
 from valuembed.inputs import check_text
 from valuembed.layerwise import warn_truncated
 from valuembed.panel import Panel
 from valuembed.resolution import saved_config
+from valuembed.weight_files import read_head
 
 MAX_TEXTS = 10_000
 """Texts to fit on (ours): on the bundled model four times as many as the vectors are wide gave what more gave."""

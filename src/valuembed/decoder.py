@@ -16,10 +16,12 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from valuembed.anatomy import Anatomy
-from valuembed.checkpoint import TEXT_DECODER_KEYS, Checkpoint, cut_config, is_needed, weights_folder
+from valuembed.checkpoint import Checkpoint
+from valuembed.decoder_config import cut_config
 from valuembed.errors import CheckpointError, RecipeError
 from valuembed.extras import require
 from valuembed.reader import open_door
+from valuembed.weight_files import TEXT_DECODER_KEYS, is_needed, weights_folder
 
 logger = logging.getLogger(__name__)
 

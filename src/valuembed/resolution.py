@@ -12,8 +12,9 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBas
 
 from valuembed import adapters
 from valuembed.anatomy import Anatomy, survey
-from valuembed.checkpoint import BUNDLED, Checkpoint, read_config
+from valuembed.checkpoint import BUNDLED, Checkpoint
 from valuembed.decoder import checkpoint_dtype, parse_dtype, usable_dtype
+from valuembed.decoder_config import read_config
 from valuembed.errors import CheckpointError, RecipeError
 from valuembed.layers import describe, preset_for, resolve_layers
 from valuembed.reader import Plan

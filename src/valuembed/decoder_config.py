@@ -1,0 +1,62 @@
+"""The configuration of a checkpoint's text decoder, whole or cut to its first layers."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, PretrainedConfig
+
+from valuembed.checkpoint import Checkpoint, first_line
+from valuembed.errors import CheckpointError
+
+
+def read_config(checkpoint: Checkpoint) -> PretrainedConfig:
+    """The configuration of the text decoder; an image-text checkpoint gives that part of it alone.
+
+    Raises:
+        CheckpointError: no readable configuration, or one that wants to run code of its own without leave.
+    """
+    try:
+        config = AutoConfig.from_pretrained(
+            checkpoint.location, trust_remote_code=checkpoint.trust_remote_code, **checkpoint.hub
+        )
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+        if "trust_remote_code" in str(error):
+            raise CheckpointError(
+                f"model {checkpoint.name!r} wants to run code of its own; read that code, and if you trust it load "
+                "with trust_remote_code=True"
+            ) from error
+        nowhere = "" if checkpoint.is_local else " (and there is no folder of that name)"
+        raise CheckpointError(
+            f"model {checkpoint.name!r}: its configuration cannot be read: {first_line(error)}{nowhere}"
+        ) from error
+    text_config: PretrainedConfig = config.get_text_config(decoder=True)
+    if text_config is not config:
+        for inherited in ("quantization_config", "dtype", "auto_map"):
+            if getattr(text_config, inherited, None) is None and getattr(config, inherited, None) is not None:
+                setattr(text_config, inherited, getattr(config, inherited))
+        # The head belongs to the whole model, and so does the word on whether it is the input embeddings again.
+        text_config.tie_word_embeddings = getattr(config, "tie_word_embeddings", False)
+    if any(getattr(part, "is_encoder_decoder", False) for part in (config, text_config)):
+        raise CheckpointError(
+            f"model {checkpoint.name!r} ({config.model_type}) is an encoder-decoder; a decoder is needed"
+        )
+    return text_config
+
+
+def cut_config(config: PretrainedConfig, num_layers: int) -> PretrainedConfig:
+    """A copy of a configuration that describes the first ``num_layers`` layers only.
+
+    Every per-layer list is cut too: without that the copy loads, and then cannot be saved.
+    """
+    whole = config.num_hidden_layers
+    cut = deepcopy(config)
+    per_layer = {
+        name: list(value)[:num_layers]
+        for name, value in vars(config).items()
+        if isinstance(value, (list, tuple)) and len(value) == whole and ("layer" in name or "block" in name)
+    }
+    for name, value in {"num_hidden_layers": num_layers, **per_layer}.items():
+        setattr(cut, name, value)
+    return cut
