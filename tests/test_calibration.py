@@ -18,9 +18,7 @@ from some_texts import some_texts
 from valuembed import calibration
 from valuembed.calibration import (
     KINDS,
-    TYPE,
     Calibration,
-    CalibrationRecord,
     Projection,
     check_choices,
     find_calibration,
@@ -32,6 +30,7 @@ from valuembed.calibration import (
     is_of_the_stream,
     project,
 )
+from valuembed.calibration_record import TYPE, CalibrationRecord
 from valuembed.encoder import ValueEncoder
 from valuembed.errors import CheckpointError, InputError, RecipeError
 from valuembed.model import info, load

@@ -14,10 +14,10 @@ from transformers import CONFIG_MAPPING
 from watching import fake_hub, watch_reads
 
 import valuembed
-from valuembed.anatomy import survey
 from valuembed.checkpoint import BUNDLED, locate
 from valuembed.decoder_config import read_config
 from valuembed.errors import CheckpointError, UnsupportedModelError
+from valuembed.survey import survey
 from valuembed.testing import tiny_checkpoint
 
 INDEX = "model.safetensors.index.json"

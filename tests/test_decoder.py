@@ -16,14 +16,16 @@ from transformers import AutoModel
 
 import valuembed
 from valuembed import decoder
-from valuembed.anatomy import Anatomy, survey
+from valuembed.anatomy import Anatomy
 from valuembed.checkpoint import locate
 from valuembed.decoder import has_fast, load_decoder
 from valuembed.decoder_config import read_config
 from valuembed.errors import MissingExtraError
 from valuembed.lanes import PaddedLane
-from valuembed.reader import Plan, Reading, open_door
+from valuembed.plan import Plan
+from valuembed.reader import Reading, open_door
 from valuembed.recipes import METHODS, Recipe
+from valuembed.survey import survey
 from valuembed.testing import ARCHITECTURES, tiny_checkpoint
 
 VALUE_METHODS = ("va", "aligned_va", "wva", "aligned_wva")

@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 
 import valuembed
 from valuembed import cli
-from valuembed.anatomy import survey
 from valuembed.commands import MEASURE
 from valuembed.errors import UnsupportedModelError
+from valuembed.survey import survey
 from valuembed.testing import ARCHITECTURES
 
 ROOT = Path(__file__).parents[1]

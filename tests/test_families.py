@@ -9,11 +9,13 @@ import torch
 from reference import reference
 from torch import Tensor
 
-from valuembed.anatomy import Anatomy, survey
+from valuembed.anatomy import Anatomy
 from valuembed.errors import UnsupportedModelError
 from valuembed.lanes import PaddedLane
-from valuembed.reader import Plan, Reading, open_door
+from valuembed.plan import Plan
+from valuembed.reader import Reading, open_door
 from valuembed.recipes import METHODS
+from valuembed.survey import survey
 from valuembed.testing import ARCHITECTURES, HYBRIDS, tiny_config, tiny_decoder
 
 VALUE_METHODS = ("va", "aligned_va", "wva", "aligned_wva")

@@ -12,14 +12,15 @@ from some_texts import some_texts
 
 import valuembed
 from valuembed import lane_choice, packing
-from valuembed.anatomy import survey
 from valuembed.lane_choice import packed_up_to
 from valuembed.lanes import PackedLane
 from valuembed.passes import read
+from valuembed.plan import Plan
 from valuembed.prefix import SharedPrefixes
 from valuembed.prefix import why_not as why_not_shared
-from valuembed.reader import Plan, open_door
+from valuembed.reader import open_door
 from valuembed.recipes import METHODS, Recipe
+from valuembed.survey import survey
 from valuembed.testing import ARCHITECTURES, HYBRIDS, tiny_checkpoint, tiny_config, tiny_decoder
 
 TEXTS = some_texts(40)

@@ -8,7 +8,8 @@ import torch
 from some_texts import some_texts
 
 import valuembed
-from valuembed.calibration import Calibration, CalibrationRecord, Projection
+from valuembed.calibration import Calibration, Projection
+from valuembed.calibration_record import CalibrationRecord
 from valuembed.errors import InputError, ReadingError, RecipeError
 from valuembed.panel import SIGNALS, Panel, every_layer
 from valuembed.recipes import METHODS, Recipe

@@ -11,13 +11,14 @@ from some_texts import some_texts
 
 import valuembed
 from valuembed import feeding
-from valuembed.anatomy import survey
 from valuembed.lane_choice import why_whole
 from valuembed.panel import Panel
 from valuembed.passes import read
+from valuembed.plan import Plan
 from valuembed.prefix import SharedPrefixes, why_not
-from valuembed.reader import Plan, open_door
+from valuembed.reader import open_door
 from valuembed.recipes import METHODS, Recipe
+from valuembed.survey import survey
 from valuembed.testing import (
     ARCHITECTURES,
     HYBRIDS,

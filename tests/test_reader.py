@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from watching import hooks_of
 
-from valuembed.anatomy import Anatomy, survey
+from valuembed.anatomy import Anatomy
 from valuembed.errors import ReadingError, UnsupportedModelError
 from valuembed.lanes import PaddedLane
-from valuembed.reader import KERNELS, Plan, Reading, open_door
+from valuembed.plan import Plan
+from valuembed.reader import KERNELS, Reading, open_door
 from valuembed.recipes import METHODS, Recipe
+from valuembed.survey import survey
 from valuembed.testing import tiny_config, tiny_decoder
 
 VALUE_METHODS = ("va", "aligned_va", "wva", "aligned_wva")

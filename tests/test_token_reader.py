@@ -9,9 +9,10 @@ import torch
 from reference import blocks, doubled
 from torch import Tensor, nn
 
-from valuembed.anatomy import Anatomy, survey
+from valuembed.anatomy import Anatomy
 from valuembed.errors import ReadingError
 from valuembed.reader import open_door
+from valuembed.survey import survey
 from valuembed.testing import tiny_config, tiny_decoder
 from valuembed.token_reader import AT_TOKEN, OF_PREFIX, TokenReading, TokenSignal, read_tokens, running_mean
 from valuembed.tokenizing import TokenRow

@@ -10,11 +10,13 @@ import torch
 from reference import blocks, doubled, grouped
 from torch import Tensor, nn
 
-from valuembed.anatomy import Anatomy, survey
+from valuembed.anatomy import Anatomy
 from valuembed.errors import ReadingError, UnsupportedModelError
 from valuembed.lanes import PaddedLane
-from valuembed.reader import AttentionCall, Plan, Reading, open_door
+from valuembed.plan import Plan
+from valuembed.reader import AttentionCall, Reading, open_door
 from valuembed.recipes import METHODS
+from valuembed.survey import survey
 from valuembed.testing import ARCHITECTURES, HYBRIDS, tiny_config, tiny_decoder
 from valuembed.token_reader import AT_TOKEN, TokenSignal, read_tokens
 from valuembed.tokenizing import TokenRow

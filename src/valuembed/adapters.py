@@ -15,67 +15,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from valuembed.checkpoint import ADAPTER_CONFIG, BUNDLED, Checkpoint, locate
+from valuembed.adapter_base import read_adapter_config
+from valuembed.checkpoint import ADAPTER_CONFIG, Checkpoint
 from valuembed.errors import CheckpointError, OutputError
 from valuembed.extras import require
-from valuembed.weight_files import INDEX_FILE, SINGLE_FILE, is_needed
+from valuembed.weight_files import is_needed
 
 ADAPTER_FILE = "adapter_model.safetensors"
 PICKLED_ADAPTER = "adapter_model.bin"
 
 _ALL_LAYERS = 10**9
-
-
-def find(checkpoint: Checkpoint) -> bool:
-    """Whether a checkpoint holds an adapter."""
-    return checkpoint.file(ADAPTER_CONFIG) is not None
-
-
-def base_of(checkpoint: Checkpoint, saved: dict[str, Any] | None) -> Checkpoint:
-    """The checkpoint that holds the weights under an adapter.
-
-    A folder saved from a local model holds them itself; else its record names a hub id and commit, or the bundled
-    model; an adapter from elsewhere that has no weights beside it names its base, and the base's revision, in its own
-    configuration.
-
-    Raises:
-        CheckpointError: the base is nowhere named, or is not where it should be.
-    """
-    if saved is not None:
-        if not saved["origin"]["fetchable"]:
-            return checkpoint
-        name, revision = saved["origin"]["name"], saved["origin"]["revision"]
-    else:
-        # A configuration alone says nothing: training scripts leave one beside adapters too.
-        if any(checkpoint.has(file) for file in (SINGLE_FILE, INDEX_FILE)):
-            return checkpoint
-        written = _read_config(checkpoint)
-        name, revision = written.get("base_model_name_or_path"), written.get("revision")
-    if not name:
-        raise CheckpointError(f"model {checkpoint.name!r} is an adapter that does not name its base model")
-    hub = {key: value for key, value in checkpoint.hub.items() if key not in ("revision", "cache_dir")}
-    try:
-        return locate(
-            name,
-            revision=revision if name != BUNDLED else None,
-            cache_folder=checkpoint.hub.get("cache_dir"),
-            trust_remote_code=checkpoint.trust_remote_code,
-            **hub,
-        )
-    except CheckpointError as error:
-        raise CheckpointError(f"model {checkpoint.name!r} is an adapter, and its base is missing: {error}") from error
-
-
-def _read_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    path = checkpoint.file(ADAPTER_CONFIG)
-    assert path is not None
-    try:
-        written = json.loads(Path(path).read_text("utf-8"))
-        if not isinstance(written, dict):
-            raise TypeError(f"it holds {type(written).__name__}, not an object")
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"model {checkpoint.name!r}: {ADAPTER_CONFIG} is damaged: {error}") from error
-    return written
 
 
 def attach(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
@@ -97,7 +46,7 @@ def attach(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
     from peft.tuners.tuners_utils import cast_adapter_dtype
 
     where = f"model {checkpoint.name!r}: its adapter"
-    _read_config(checkpoint)
+    read_adapter_config(checkpoint)
     files = [checkpoint.file(ADAPTER_CONFIG), checkpoint.file(ADAPTER_FILE)]
     if files[1] is None:
         pickled = checkpoint.has(PICKLED_ADAPTER)

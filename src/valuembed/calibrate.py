@@ -14,17 +14,9 @@ from typing import Any
 from sentence_transformers.base.modules import Normalize
 from torch import Tensor, nn
 
-from valuembed.adapters import base_of, find
-from valuembed.calibration import (
-    DEFAULT_SHRINKAGE,
-    FILTER,
-    Calibration,
-    CalibrationRecord,
-    Projection,
-    check_choices,
-    fit,
-    fit_filter,
-)
+from valuembed.adapter_base import base_of, holds_adapter
+from valuembed.calibration import DEFAULT_SHRINKAGE, FILTER, Calibration, Projection, check_choices, fit, fit_filter
+from valuembed.calibration_record import CalibrationRecord
 from valuembed.checkpoint import locate
 from valuembed.decoder_config import read_config
 from valuembed.encoder import ValueEncoder
@@ -112,7 +104,7 @@ def load_head(model: str | os.PathLike[str], *, revision: str | None = None, **r
     checkpoint = locate(model, revision=revision, **rights)
     saved = saved_config(checkpoint)
     try:
-        held = base_of(checkpoint, saved) if find(checkpoint) else checkpoint
+        held = base_of(checkpoint, saved) if holds_adapter(checkpoint) else checkpoint
         return read_head(held, read_config(held))
     except CheckpointError as error:
         if saved is None:

@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 
 from valuembed import trial
 from valuembed.errors import RecipeError
-from valuembed.reader import Plan, is_compiled
+from valuembed.plan import Plan
+from valuembed.reader import is_compiled
 
 logger = logging.getLogger(__name__)
 

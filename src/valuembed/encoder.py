@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from valuembed import calibration, cards
 from valuembed.arrivals import Arrivals
+from valuembed.calibration_record import TYPE
 from valuembed.errors import BlankTextWarning, InputError, NotFiniteError, RecipeError, TruncationWarning
 from valuembed.inputs import check_texts
 from valuembed.module import ValueTransformer
@@ -85,7 +86,7 @@ class ValueEncoder(SentenceTransformer):
 
     _module_classes: Mapping[str, type[torch.nn.Module]] = {
         "valuembed.module.ValueTransformer": ValueTransformer,
-        calibration.TYPE: calibration.Calibration,
+        TYPE: calibration.Calibration,
     }
     report: EncodeReport | None = None
 

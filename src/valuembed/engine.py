@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from sentence_transformers.util import truncate_embeddings
 
 from valuembed.batching import usual_step
-from valuembed.calibration import Calibration, check_recipe
+from valuembed.calibration import Calibration
+from valuembed.calibration_record import check_recipe
+from valuembed.chat import expand_chat
 from valuembed.embedding_jobs import MOST_TEMPLATES, Engine, Manner, Text, Tokenized
 from valuembed.encoder import ValueEncoder, check_finite
 from valuembed.errors import InputError, TemplateError
@@ -22,7 +24,7 @@ from valuembed.inputs import check_text
 from valuembed.other_methods import EncoderPlayground
 from valuembed.prefix import SharedPrefixes
 from valuembed.recipes import Recipe, resolve_recipe
-from valuembed.tokenizing import TokenRow, expand_chat
+from valuembed.tokenizing import TokenRow
 
 PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}
 """Names of a role's instruction among a model's prompts, as sentence-transformers looks for them."""

@@ -34,8 +34,8 @@ from valuembed.model import DEFAULT_METHOD, load
 from valuembed.mteb_encoder import AsLoaded, MethodEncoder, SharedVectors, Source, Spent, model_meta
 from valuembed.outputs import results_folder
 from valuembed.panel import Panel
+from valuembed.plan import Plan
 from valuembed.quantizing import precision_name, split_dtype
-from valuembed.reader import Plan
 from valuembed.recipes import Recipe
 from valuembed.resolution import prepare, resolve_plan, saved_config
 from valuembed.results import Evaluation, Failure, Kept, Score, check_finite, layers_of, write

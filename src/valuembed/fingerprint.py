@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import nn
 
 from valuembed import __version__
-from valuembed.adapters import base_of, find
+from valuembed.adapter_base import base_of, holds_adapter
 from valuembed.checkpoint import BUNDLED, Checkpoint
 from valuembed.errors import CheckpointError
 from valuembed.recipes import Recipe
@@ -40,7 +40,7 @@ def content_digest(checkpoint: Checkpoint) -> str:
             "revision; download it to a folder and name that, or keep no results"
         )
     # Some adapters have their base beside them, which is counted then.
-    if find(checkpoint) and (base := base_of(checkpoint, saved_config(checkpoint))) is not checkpoint:
+    if holds_adapter(checkpoint) and (base := base_of(checkpoint, saved_config(checkpoint))) is not checkpoint:
         parts.append(content_digest(base))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

@@ -9,7 +9,7 @@ from typing import Literal
 from transformers import PreTrainedModel
 
 from valuembed import packing, prefix, trial
-from valuembed.reader import Plan
+from valuembed.plan import Plan
 
 logger = logging.getLogger(__name__)
 

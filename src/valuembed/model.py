@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from sentence_transformers.base.modules import Normalize
 
-from valuembed.adapters import base_of, find
-from valuembed.calibration import CalibrationRecord, check_recipe, read_record
+from valuembed.adapter_base import base_of, holds_adapter
+from valuembed.calibration_record import CalibrationRecord, check_recipe, read_record
+from valuembed.chat import expand_chat, names_chat
 from valuembed.checkpoint import Checkpoint, locate
 from valuembed.compiling import Compiling, Wish
 from valuembed.encoder import ValueEncoder
@@ -22,7 +23,6 @@ from valuembed.quantizing import split_dtype
 from valuembed.recipes import Recipe, resolve_recipe
 from valuembed.resolution import load_tokenizer, prepare, saved_config
 from valuembed.templates import TemplateSpec
-from valuembed.tokenizing import expand_chat, names_chat
 
 
 class _Default(str):
@@ -151,7 +151,7 @@ def resolve_for(
     if saved is not None and isinstance(method, _Default):
         method = Recipe.from_dict(saved["recipe"])
     if names_chat(template):
-        has_tokenizer = checkpoint.file("tokenizer_config.json") or not find(checkpoint)
+        has_tokenizer = checkpoint.file("tokenizer_config.json") or not holds_adapter(checkpoint)
         template = expand_chat(template, load_tokenizer(checkpoint if has_tokenizer else base_of(checkpoint, saved)))
     return resolve_recipe(method, layers, template, cleaning)
 

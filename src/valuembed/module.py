@@ -24,7 +24,7 @@ from valuembed.inputs import check_prompt, check_texts
 from valuembed.lane_choice import LaneName, packed_up_to, why_whole
 from valuembed.layers import describe
 from valuembed.passes import read_within_memory
-from valuembed.reader import Plan
+from valuembed.plan import Plan
 from valuembed.recipes import Recipe
 from valuembed.resolution import (
     CONFIG_FILE,

@@ -13,8 +13,8 @@ from valuembed.encoder import ValueEncoder
 from valuembed.errors import LayerError
 from valuembed.layers import describe, resolve_layers
 from valuembed.panel import Panel
+from valuembed.plan import Plan
 from valuembed.playground import SERVED, Choice, Playground, WeighedText, WeighedToken
-from valuembed.reader import Plan
 from valuembed.recipes import METHODS, Recipe
 from valuembed.token_weights import TokenWeights, explain
 

@@ -14,15 +14,16 @@ from sentence_transformers.util import get_device_name
 from tqdm.auto import tqdm
 
 from valuembed.anatomy import Anatomy
-from valuembed.calibration import Calibration, check_recipe
+from valuembed.calibration import Calibration
+from valuembed.calibration_record import check_recipe
 from valuembed.checkpoint import locate
 from valuembed.encoder import EncodeReport, check_finite
 from valuembed.errors import RecipeError
 from valuembed.inputs import check_texts
 from valuembed.model import resolve_for
 from valuembed.module import ValueTransformer, build
+from valuembed.plan import Plan
 from valuembed.quantizing import split_dtype
-from valuembed.reader import Plan
 from valuembed.recipes import Recipe
 from valuembed.resolution import prepare, resolve_plan, saved_config
 

@@ -15,9 +15,10 @@ from valuembed import heap
 from valuembed.batching import plan_steps, reset_dynamic_rope, rope_groups, usual_step
 from valuembed.errors import InputError, ReadingError
 from valuembed.lanes import Beginning, Lane, PackedLane, PaddedLane
+from valuembed.plan import Plan
 from valuembed.pooling import span_mask
 from valuembed.prefix import SharedPrefixes
-from valuembed.reader import Plan, Reading
+from valuembed.reader import Reading
 
 logger = logging.getLogger(__name__)
 

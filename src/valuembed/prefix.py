@@ -17,7 +17,8 @@ from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixi
 from valuembed.anatomy import Anatomy
 from valuembed.batching import rope_groups
 from valuembed.lanes import Beginning, PaddedLane
-from valuembed.reader import DOOR, AttentionCall, Plan, Reading
+from valuembed.plan import Plan
+from valuembed.reader import DOOR, AttentionCall, Reading
 from valuembed.recipes import Recipe
 
 LEAST_TOKENS = 4

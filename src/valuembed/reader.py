@@ -26,7 +26,7 @@ from valuembed.anatomy import Anatomy, AttentionBlock
 from valuembed.errors import ReadingError, UnsupportedModelError
 from valuembed.lanes import Lane, PackedLane, PaddedLane
 from valuembed.layers import describe
-from valuembed.recipes import Recipe
+from valuembed.plan import Plan
 
 DOOR = "valuembed_"
 KERNELS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention")
@@ -157,21 +157,6 @@ def open_door(model: PreTrainedModel, anatomy: Anatomy) -> str:
         if isinstance(module, PreTrainedModel):
             module.config._attn_implementation_internal = DOOR + kernel
     return kernel
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to read, with the recipe's layers resolved: one per loaded model.
-
-    Attributes:
-        recipe: the five choices.
-        layers: absolute 0-based indices; empty for hidden states after the final norm.
-        anatomy: of the decoder as loaded.
-    """
-
-    recipe: Recipe
-    layers: tuple[int, ...]
-    anatomy: Anatomy
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,16 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
-from valuembed import adapters
-from valuembed.anatomy import Anatomy, survey
+from valuembed.adapter_base import base_of, holds_adapter
+from valuembed.anatomy import Anatomy
 from valuembed.checkpoint import BUNDLED, Checkpoint
 from valuembed.decoder import checkpoint_dtype, parse_dtype, usable_dtype
 from valuembed.decoder_config import read_config
 from valuembed.errors import CheckpointError, RecipeError
 from valuembed.layers import describe, preset_for, resolve_layers
-from valuembed.reader import Plan
+from valuembed.plan import Plan
 from valuembed.recipes import Recipe
+from valuembed.survey import survey
 
 CONFIG_FILE = "valuembed_config.json"
 """What a saved folder records beside weights and tokenizer."""
@@ -173,8 +174,8 @@ def prepare(
         dtype: what is asked for; None is the recorded or the checkpoint's own, where the device is fast in it.
         device: where the model will run.
     """
-    is_adapter = adapters.find(checkpoint)
-    base = adapters.base_of(checkpoint, saved) if is_adapter else checkpoint
+    is_adapter = holds_adapter(checkpoint)
+    base = base_of(checkpoint, saved) if is_adapter else checkpoint
     config = read_config(base)
     anatomy = survey(config, trust_remote_code=base.trust_remote_code)
     plan = resolve_plan(recipe, config, anatomy, saved if base is checkpoint else None)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from valuembed.calibration import read_record
+from valuembed.calibration_record import read_record
 from valuembed.checkpoint import locate
 from valuembed.errors import InputError, LayerError, OutputError, ReadingError
 from valuembed.evidence import CHOSEN_ON, HELD_OUT, Evidence, LabelledPairs, NextSegments, read_dev

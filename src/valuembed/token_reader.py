@@ -17,8 +17,9 @@ from transformers import PreTrainedModel
 from valuembed.anatomy import Anatomy
 from valuembed.batching import TOKENS_PER_STEP, pad_right, plan_steps, reset_dynamic_rope, rope_groups, usual_step
 from valuembed.lanes import PaddedLane
+from valuembed.plan import Plan
 from valuembed.pooling import span_mask
-from valuembed.reader import Plan, Reading, Take
+from valuembed.reader import Reading, Take
 from valuembed.recipes import Recipe, Signal
 from valuembed.tokenizing import TokenRow
 

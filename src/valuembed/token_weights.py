@@ -18,7 +18,7 @@ from valuembed.errors import InputError, LayerError, RecipeError
 from valuembed.inputs import check_prompt, check_texts
 from valuembed.layers import describe
 from valuembed.module import ValueTransformer
-from valuembed.reader import Plan
+from valuembed.plan import Plan
 from valuembed.recipes import METHODS, Recipe
 from valuembed.tokenizing import TokenRow
 from valuembed.weight_reader import read_weights

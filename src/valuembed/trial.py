@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 
 from valuembed.packing import longest_text
 from valuembed.passes import read
+from valuembed.plan import Plan
 from valuembed.prefix import SharedPrefixes
-from valuembed.reader import Plan
 from valuembed.recipes import Recipe
 
 LENGTHS = (47, 47, 47, 8)

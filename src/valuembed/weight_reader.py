@@ -17,8 +17,9 @@ from valuembed.anatomy import Anatomy
 from valuembed.batching import reset_dynamic_rope
 from valuembed.errors import UnsupportedModelError
 from valuembed.lanes import PaddedLane
+from valuembed.plan import Plan
 from valuembed.pooling import expand_heads
-from valuembed.reader import AttentionCall, Plan, Reading, Take, find_kernel
+from valuembed.reader import AttentionCall, Reading, Take, find_kernel
 from valuembed.recipes import Recipe
 
 KERNELS = ("eager", "sdpa")

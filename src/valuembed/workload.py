@@ -10,12 +10,13 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
-from valuembed.anatomy import Anatomy, survey
+from valuembed.anatomy import Anatomy
 from valuembed.backbones import Backbone
 from valuembed.checkpoint import locate
 from valuembed.errors import CheckpointError, UnsupportedModelError
 from valuembed.recipes import METHODS, Recipe
 from valuembed.resolution import hub_options, load_tokenizer, prepare, resolve_plan, saved_config, token_limit
+from valuembed.survey import survey
 from valuembed.templates import parse_template
 from valuembed.tokenizing import TextTokenizer
 
