@@ -5,6 +5,8 @@ import os
 # Idle OpenMP threads must sleep, and a worker gets one thread: spinning ones slow every other process many times over.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 os.environ["OMP_NUM_THREADS"] = "1"
+# Only the tests of what is kept of a decoder keep anything.
+os.environ["VALUEMBED_CACHE"] = ""
 # Nothing may reach for a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 

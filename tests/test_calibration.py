@@ -33,7 +33,8 @@ from valuembed.calibration import (
 from valuembed.calibration_record import TYPE, CalibrationRecord
 from valuembed.encoder import ValueEncoder
 from valuembed.errors import CheckpointError, InputError, RecipeError
-from valuembed.model import info, load
+from valuembed.model import load
+from valuembed.model_info import info
 from valuembed.recipes import METHODS, Recipe
 
 # u and v are orthogonal unit vectors. The covariance of +-10u, +-5v with 1/b is (2*100 uu' + 2*25 vv') / 4

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from transformers import AutoModel
 
 import valuembed
-from valuembed import decoder
+from valuembed import dtypes
 from valuembed.anatomy import Anatomy
 from valuembed.checkpoint import locate
-from valuembed.decoder import has_fast, load_decoder
+from valuembed.decoder import load_decoder
 from valuembed.decoder_config import read_config
 from valuembed.errors import MissingExtraError
 from valuembed.lanes import PaddedLane
@@ -125,7 +125,7 @@ def test_a_recipe_that_reads_the_final_norm_keeps_it(tmp_path):
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name == "valuembed.decoder"]
+    return [record.getMessage() for record in caplog.records if record.name == "valuembed.dtypes"]
 
 
 HALVES = [torch.bfloat16, torch.float16]
@@ -138,7 +138,7 @@ def name_of(dtype: torch.dtype) -> str:
 @pytest.mark.parametrize("dtype", HALVES)
 def test_half_precision_without_fast_support_becomes_float32_with_one_log_line(dtype, tmp_path, monkeypatch, caplog):
     folder = tiny_checkpoint(tmp_path, dtype=dtype)
-    monkeypatch.setattr(decoder, "has_fast", lambda *_: False)
+    monkeypatch.setattr(dtypes, "has_fast", lambda *_: False)
     with caplog.at_level(logging.INFO, logger="valuembed"):
         model = valuembed.load(folder, layers=[1, 2], device="cpu")
     assert said(caplog) == [
@@ -155,7 +155,7 @@ def test_half_precision_without_fast_support_becomes_float32_with_one_log_line(d
 @pytest.mark.parametrize("dtype", HALVES)
 def test_half_precision_with_fast_support_stays(dtype, tmp_path, monkeypatch, caplog):
     folder = tiny_checkpoint(tmp_path, dtype=dtype)
-    monkeypatch.setattr(decoder, "has_fast", lambda *_: True)
+    monkeypatch.setattr(dtypes, "has_fast", lambda *_: True)
     with caplog.at_level(logging.INFO, logger="valuembed"):
         model = valuembed.load(folder, layers=[1, 2], device="cpu")
     assert said(caplog) == []
@@ -170,7 +170,7 @@ def test_half_precision_with_fast_support_stays(dtype, tmp_path, monkeypatch, ca
 @pytest.mark.parametrize("held", [torch.float32, torch.bfloat16])
 def test_an_explicit_dtype_wins_and_nothing_is_said(asked, held, tmp_path, monkeypatch, caplog):
     folder = tiny_checkpoint(tmp_path, dtype=held)
-    monkeypatch.setattr(decoder, "has_fast", lambda *_: False)
+    monkeypatch.setattr(dtypes, "has_fast", lambda *_: False)
     with caplog.at_level(logging.INFO, logger="valuembed"):
         model = valuembed.load(folder, "va", layers=[1, 2], dtype=asked)
     expected = getattr(torch, asked) if isinstance(asked, str) else asked
@@ -189,7 +189,7 @@ def test_a_config_that_names_no_dtype_gives_the_same(tmp_path, monkeypatch, capl
     assert config.pop("dtype") == "bfloat16"
     (unnamed / "config.json").write_text(json.dumps(config))
     for fast, dtype in ((False, torch.float32), (True, torch.bfloat16)):
-        monkeypatch.setattr(decoder, "has_fast", lambda *_, fast=fast: fast)
+        monkeypatch.setattr(dtypes, "has_fast", lambda *_, fast=fast: fast)
         caplog.clear()
         one, other = (valuembed.load(folder, layers=[1, 2], device="cpu") for folder in (named, unnamed))
         assert one.reader.model.dtype == other.reader.model.dtype == dtype
@@ -201,27 +201,6 @@ def test_an_unknown_dtype_is_refused(tmp_path):
     message = r"^dtype='int3' is unknown; legal: auto, float32, bfloat16, float16, float64, int8, fp8$"
     with pytest.raises(valuembed.errors.RecipeError, match=message):
         valuembed.load(tiny_checkpoint(tmp_path), dtype="int3")
-
-
-@pytest.mark.parametrize(
-    ("avx512", "amx", "mkldnn", "expected"),
-    [(True, False, True, True), (False, True, True, True), (False, False, True, False), (True, True, False, False)],
-)
-def test_which_cpu_is_fast_in_bfloat16(avx512, amx, mkldnn, expected, monkeypatch):
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: mkldnn)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    assert has_fast(torch.bfloat16, "cpu") is expected
-
-
-@pytest.mark.parametrize("native", [True, False])
-def test_which_gpu_is_fast_in_half_precision(native, monkeypatch):
-    def supported(including_emulation: bool = True) -> bool:
-        return native or including_emulation
-
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
-    assert has_fast(torch.bfloat16, "cuda:0") is native
-    assert has_fast(torch.float16, "cuda:0")
 
 
 # Devices

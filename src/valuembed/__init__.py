@@ -24,7 +24,7 @@ _HOMES = {
     "ValuembedError": "errors",
     "embed_corpus": "corpus",
     "embed_file": "one_file",
-    "info": "model",
+    "info": "model_info",
     "load": "model",
     "train": "finetune",
 }
@@ -48,7 +48,8 @@ if TYPE_CHECKING:
     from valuembed.encoder import ValueEncoder
     from valuembed.errors import TruncationWarning, ValuembedError
     from valuembed.finetune import train
-    from valuembed.model import info, load
+    from valuembed.model import load
+    from valuembed.model_info import info
     from valuembed.one_file import embed_file
     from valuembed.recipes import METHODS, Recipe
     from valuembed.templates import TEMPLATES

@@ -40,22 +40,24 @@ class Anatomy:
     """The parts of a decoder that reading needs to know.
 
     Attributes:
-        model_class: the decoder's class in transformers.
+        architecture: name of the decoder's class in transformers.
         num_layers: L.
         model_width: m.
         layers_path: path of the list of decoder layers, for example ``layers`` or ``decoder.layers``.
         blocks: the attention blocks with values, by layer.
         tail: paths of the modules with weights that run after the last layer, such as the final norm.
         sizes: number of parameters of each layer, then of the tail, then of everything else (the embeddings).
+        model_class: the class itself; None in what was read from a record, which is enough to tell of a decoder.
     """
 
-    model_class: type[PreTrainedModel]
+    architecture: str
     num_layers: int
     model_width: int
     layers_path: str
     blocks: tuple[AttentionBlock, ...]
     tail: tuple[str, ...]
     sizes: tuple[tuple[int, ...], int, int]
+    model_class: type[PreTrainedModel] | None = None
 
     @property
     def value_layers(self) -> tuple[int, ...]:
@@ -76,7 +78,7 @@ class Anatomy:
             lacking = [layer for layer in layers if aligned and not self.block(layer).projection]
             if lacking and weights == "mean":
                 raise LayerError(
-                    f"aligned values need the output projection, and {self.model_class.__name__} has no linear map "
+                    f"aligned values need the output projection, and {self.architecture} has no linear map "
                     f"from its heads to the model width in layers {describe(lacking)}; use aligned=False (methods va, "
                     "wva)"
                 )

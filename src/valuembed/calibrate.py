@@ -24,7 +24,7 @@ from valuembed.errors import CheckpointError, InputError, RecipeError
 from valuembed.inputs import check_text
 from valuembed.layerwise import warn_truncated
 from valuembed.panel import Panel
-from valuembed.resolution import saved_config
+from valuembed.saved_record import saved_config
 from valuembed.weight_files import read_head
 
 MAX_TEXTS = 10_000

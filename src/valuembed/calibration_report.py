@@ -32,7 +32,7 @@ from valuembed.calibration import (
     is_of_the_stream,
     project,
 )
-from valuembed.checkpoint import locate
+from valuembed.checkpoint import hub_options, locate
 from valuembed.errors import CheckpointError, InputError, ReadingError
 from valuembed.extras import require
 from valuembed.keeping import incomplete, keeping
@@ -42,7 +42,6 @@ from valuembed.method_specs import MethodSpec, choose, parse_methods
 from valuembed.outputs import replace_text, results_folder
 from valuembed.panel import Panel
 from valuembed.recipes import Recipe
-from valuembed.resolution import hub_options
 from valuembed.task_files import StsFile, read_sts
 from valuembed.templates import TemplateSpec
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from valuembed.errors import CheckpointError
 
 BUNDLED = "bundled"
 ADAPTER_CONFIG = "adapter_config.json"
+
+HUB_OPTIONS = ("revision", "token", "cache_folder", "local_files_only", "trust_remote_code")
+"""Options of a load that say where its files come from: those of :func:`valuembed.checkpoint.locate`."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,11 @@ def locate(
             f"no folder {name!r}; give a folder that exists, a hub id such as Qwen/Qwen3-0.6B, or {BUNDLED!r}"
         )
     return Checkpoint(name, name, hub, trust_remote_code)
+
+
+def hub_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of :data:`HUB_OPTIONS` that are among the options of a load."""
+    return {name: options[name] for name in HUB_OPTIONS if name in options}
 
 
 def first_line(error: BaseException) -> str:

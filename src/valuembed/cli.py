@@ -29,7 +29,7 @@ from valuembed.commands import BUNDLED, app, command, load_encoder, new_table, n
 from valuembed.layers import describe
 
 if TYPE_CHECKING:
-    from valuembed.model import ModelInfo
+    from valuembed.model_info import ModelInfo
 
 __all__ = ["app"]
 
@@ -81,7 +81,7 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Say what a recipe would read from a model, and how much memory its weights take. No weights are read."""
-    from valuembed.model import info as look
+    from valuembed.model_info import info as look
 
     if named is not None:
         if options["model"] not in (BUNDLED, named):

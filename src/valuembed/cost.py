@@ -17,14 +17,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from valuembed import plots
-from valuembed.checkpoint import locate
+from valuembed.checkpoint import hub_options, locate
 from valuembed.errors import InputError
 from valuembed.keeping import incomplete, keeping
 from valuembed.layerwise import described
 from valuembed.method_specs import MethodSpec, choose, parse_methods
 from valuembed.outputs import replace_text, results_folder
 from valuembed.panel import Panel
-from valuembed.resolution import hub_options
 from valuembed.segments import Documents
 
 if TYPE_CHECKING:

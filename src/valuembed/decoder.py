@@ -18,24 +18,14 @@ from transformers.utils import logging as transformers_logging
 from valuembed.anatomy import Anatomy
 from valuembed.checkpoint import Checkpoint
 from valuembed.decoder_config import cut_config
-from valuembed.errors import CheckpointError, RecipeError
+from valuembed.dtypes import dtype_name, usable_name
+from valuembed.errors import CheckpointError
 from valuembed.extras import require
 from valuembed.reader import open_door
 from valuembed.weight_files import TEXT_DECODER_KEYS, is_needed, weights_folder
 
-logger = logging.getLogger(__name__)
-
 WORTH_A_BAR = 200_000_000
 """Models of fewer parameters load within a second or two."""
-
-DTYPES = {
-    "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64
-}  # fmt: skip
-"""Precisions that are computed in, by name."""
-
-QUANTIZED = {"int8": "Int8WeightOnlyConfig", "fp8": "Float8WeightOnlyConfig"}
-"""Precisions of weights alone, and what torchao calls them. The matrices of the layers are kept so, and multiplied in
-the checkpoint's own precision; embeddings and norms stay as they are."""
 
 RESERVED = frozenset(
     {"cache_dir", "config", "force_download", "ignore_mismatched_sizes", "key_mapping", "local_files_only"}
@@ -79,6 +69,8 @@ def load_decoder(
             f"model_kwargs cannot hold {', '.join(reserved)}: what is read, and from where, is for load() to decide "
             "(it takes revision, token, cache_folder, local_files_only and trust_remote_code itself)"
         )
+    base_class = anatomy.model_class
+    assert base_class is not None, "a decoder is loaded from a survey, not from a record of one"
     cut = cut_config(config, keep_layers)
     dtype = dtype or usable_dtype(checkpoint_dtype(config), device)
     removed = () if keep_tail else anatomy.tail
@@ -86,8 +78,8 @@ def load_decoder(
         require("accelerate", "train")
         if isinstance(places, dict):
             needed = partial(is_needed, keep_layers=keep_layers, tail=removed)
-            model_kwargs["device_map"] = _own_places(places, needed, anatomy.model_class.base_model_prefix)
-    model_class = _lean_class(anatomy.model_class, removed)
+            model_kwargs["device_map"] = _own_places(places, needed, base_class.base_model_prefix)
+    model_class = _lean_class(base_class, removed)
     with weights_folder(checkpoint, keep_layers, removed) as folder, _quiet(sum(anatomy.sizes[0][:keep_layers])):
         try:
             loaded: Any = model_class.from_pretrained(
@@ -107,7 +99,7 @@ def load_decoder(
                 f"model {checkpoint.name!r}: its weights cannot be loaded: {' '.join(reason[:3])}"
             ) from error
     model: PreTrainedModel = loaded[0]
-    model.__class__ = anatomy.model_class
+    model.__class__ = base_class
     _check_report(checkpoint, loaded[1], removed)
     model.config.name_or_path = checkpoint.public_name
     # Saving would undo every renaming of this load, and give a text decoder the names of the image-text model it came
@@ -151,12 +143,8 @@ def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     Raises:
         RecipeError: an unknown name, or a type that weights are not held in.
     """
-    if dtype is None or dtype == "auto":
-        return None
-    named = DTYPES.get(dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
-    if named not in DTYPES.values():
-        raise RecipeError(f"dtype={dtype!r} is unknown; legal: auto, {', '.join([*DTYPES, *QUANTIZED])}")
-    return named
+    name = dtype_name(dtype)
+    return None if name is None else getattr(torch, name)
 
 
 def checkpoint_dtype(config: PretrainedConfig) -> torch.dtype | None:
@@ -167,28 +155,7 @@ def checkpoint_dtype(config: PretrainedConfig) -> torch.dtype | None:
 
 def usable_dtype(dtype: torch.dtype | None, device: str | None) -> torch.dtype | None:
     """The checkpoint's precision, or float32 (with one log line) where the device computes it slowly or not at all."""
-    if dtype not in (torch.float16, torch.bfloat16) or has_fast(dtype, device):
-        return dtype
-    logger.warning(
-        "the checkpoint is in %s, for which %s has no fast arithmetic: computing in float32 (dtype= decides otherwise)",
-        str(dtype).removeprefix("torch."),
-        device or "this CPU",
-    )
-    return torch.float32
-
-
-def has_fast(dtype: torch.dtype, device: str | None) -> bool:
-    """Whether a device computes a half precision natively."""
-    kind = torch.device(device).type if device else ("cuda" if torch.cuda.is_available() else "cpu")
-    if kind == "cuda":
-        return dtype == torch.float16 or torch.cuda.is_bf16_supported(including_emulation=False)
-    if kind == "cpu":
-        if dtype == torch.bfloat16:
-            return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and bool(
-                torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-            )
-        return bool(torch.cpu._is_amx_fp16_supported())
-    return True
+    return None if dtype is None else getattr(torch, usable_name(str(dtype).removeprefix("torch."), device))
 
 
 def _lean_class(model_class: type[PreTrainedModel], removed: tuple[str, ...]) -> type[PreTrainedModel]:

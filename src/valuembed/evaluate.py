@@ -23,22 +23,24 @@ from tqdm.auto import tqdm
 
 from valuembed.calibration import Calibration
 from valuembed.checkpoint import BUNDLED, Checkpoint, locate
-from valuembed.decoder import QUANTIZED
+from valuembed.dtypes import QUANTIZED
 from valuembed.errors import InputError, OutputError, RecipeError, ValuembedError
 from valuembed.extras import require
 from valuembed.fingerprint import content_digest, fingerprint, tensors_digest
-from valuembed.layers import LayerSpec
+from valuembed.layers import LayerSpec, preset_for
 from valuembed.local_tasks import FORMS, kind, parse_task, title
 from valuembed.method_specs import MethodSpec, choose, parse_methods
-from valuembed.model import DEFAULT_METHOD, load
+from valuembed.model import load
 from valuembed.mteb_encoder import AsLoaded, MethodEncoder, SharedVectors, Source, Spent, model_meta
 from valuembed.outputs import results_folder
 from valuembed.panel import Panel
-from valuembed.plan import Plan
+from valuembed.plan import Plan, resolve_plan
 from valuembed.quantizing import precision_name, split_dtype
+from valuembed.recipe_choice import DEFAULT_METHOD
 from valuembed.recipes import Recipe
-from valuembed.resolution import prepare, resolve_plan, saved_config
+from valuembed.resolution import prepare
 from valuembed.results import Evaluation, Failure, Kept, Score, check_finite, layers_of, write
+from valuembed.saved_record import saved_config
 from valuembed.templates import TemplateSpec
 
 if TYPE_CHECKING:
@@ -182,7 +184,7 @@ def _methods(
     content = content_digest(checkpoint) if identify else "not identified"
     methods = {}
     for label, recipe in chosen.items():
-        plan = resolve_plan(recipe, found.config, found.anatomy, None if found.is_adapter else saved)
+        plan = resolve_plan(recipe, preset_for(found.config), found.anatomy, None if found.is_adapter else saved)
         made = settings
         if (behind := calibrations.get(label)) is not None:
             # Its record does not say all that its numbers come from, such as the model that it was fitted on.

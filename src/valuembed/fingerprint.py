@@ -16,7 +16,7 @@ from valuembed.adapter_base import base_of, holds_adapter
 from valuembed.checkpoint import BUNDLED, Checkpoint
 from valuembed.errors import CheckpointError
 from valuembed.recipes import Recipe
-from valuembed.resolution import saved_config
+from valuembed.saved_record import saved_config
 
 DECIDING = frozenset({".json", ".jinja", ".model", ".py", ".safetensors", ".txt"})
 """Kinds of files that decide a vector: configuration, weights, tokenizer, code."""

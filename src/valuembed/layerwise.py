@@ -16,16 +16,17 @@ from tqdm.auto import tqdm
 
 from valuembed import __version__
 from valuembed.anatomy import Anatomy
-from valuembed.checkpoint import locate
+from valuembed.checkpoint import hub_options, locate
 from valuembed.encoder import EncodeReport
 from valuembed.errors import LayerError, ReadingError, TruncationWarning
 from valuembed.extras import require
-from valuembed.layers import LayerSpec, describe, resolve_layers
-from valuembed.model import DEFAULT_METHOD, resolve_for
+from valuembed.layers import LayerSpec, describe, preset_for, resolve_layers
 from valuembed.module import ValueTransformer
 from valuembed.panel import Panel
+from valuembed.recipe_choice import DEFAULT_METHOD, resolve_for
 from valuembed.recipes import Recipe
-from valuembed.resolution import Origin, find_origin, hub_options, prepare, saved_config
+from valuembed.resolution import prepare
+from valuembed.saved_record import Origin, find_origin, saved_config
 from valuembed.templates import TemplateSpec
 
 
@@ -87,7 +88,9 @@ def look(
     # The layers do not matter here, and those of a recipe might not exist in this decoder.
     found = prepare(checkpoint, Recipe(signal="hidden", weights="mean", layers=[0]), saved)
     cut = saved is not None and not found.is_adapter and not Recipe.from_dict(saved["recipe"]).reads_final_norm
-    return Whole(found.anatomy, find_origin(found.base, found.config, found.anatomy, saved), not cut, recipe)
+    return Whole(
+        found.anatomy, find_origin(found.base, preset_for(found.config), found.anatomy, saved), not cut, recipe
+    )
 
 
 @torch.inference_mode()

@@ -11,9 +11,9 @@ from typing import Any
 from valuembed.checkpoint import Checkpoint
 from valuembed.errors import RecipeError
 from valuembed.layers import LayerSpec
-from valuembed.model import DEFAULT_METHOD, resolve_for
+from valuembed.recipe_choice import DEFAULT_METHOD, resolve_for
 from valuembed.recipes import METHODS, Recipe
-from valuembed.resolution import saved_config
+from valuembed.saved_record import saved_config
 from valuembed.templates import TemplateSpec
 
 MethodSpec = str | Recipe | Mapping[str, Any]

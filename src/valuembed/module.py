@@ -22,19 +22,12 @@ from valuembed.errors import CheckpointError, InputError, RecipeError, Unsupport
 from valuembed.feeding import Batch, batches
 from valuembed.inputs import check_prompt, check_texts
 from valuembed.lane_choice import LaneName, packed_up_to, why_whole
-from valuembed.layers import describe
+from valuembed.layers import describe, preset_for
 from valuembed.passes import read_within_memory
 from valuembed.plan import Plan
 from valuembed.recipes import Recipe
-from valuembed.resolution import (
-    CONFIG_FILE,
-    Origin,
-    find_origin,
-    load_tokenizer,
-    prepare,
-    saved_config,
-    token_limit,
-)
+from valuembed.resolution import load_tokenizer, prepare, token_limit
+from valuembed.saved_record import CONFIG_FILE, Origin, find_origin, saved_config
 from valuembed.tokenizing import TextTokenizer, TokenRow
 
 
@@ -358,6 +351,6 @@ def build(
     if found.is_adapter:
         adapters.attach(model, checkpoint)
     tokenizer = load_tokenizer(checkpoint if checkpoint.file("tokenizer_config.json") else base)
-    origin = find_origin(base, found.config, found.anatomy, saved)
+    origin = find_origin(base, preset_for(found.config), found.anatomy, saved)
     limit = max_tokens if max_tokens is not None else (saved or {}).get("max_tokens")
     return ValueTransformer(model, tokenizer, plan, origin, token_limit(limit, tokenizer, found.config))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from valuembed.errors import OutputError, ValuembedError
 from valuembed.extras import require
-from valuembed.resolution import CONFIG_FILE
+from valuembed.saved_record import CONFIG_FILE
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -20,12 +20,14 @@ from valuembed.checkpoint import locate
 from valuembed.encoder import EncodeReport, check_finite
 from valuembed.errors import RecipeError
 from valuembed.inputs import check_texts
-from valuembed.model import resolve_for
+from valuembed.layers import preset_for
 from valuembed.module import ValueTransformer, build
-from valuembed.plan import Plan
+from valuembed.plan import Plan, resolve_plan
 from valuembed.quantizing import split_dtype
+from valuembed.recipe_choice import resolve_for
 from valuembed.recipes import Recipe
-from valuembed.resolution import prepare, resolve_plan, saved_config
+from valuembed.resolution import prepare
+from valuembed.saved_record import saved_config
 
 SIGNALS: dict[str, Recipe] = {
     "values raw": Recipe(signal="value", weights="mean"),
@@ -107,7 +109,8 @@ class Panel:
         torch_dtype, model_kwargs = split_dtype(dtype, model_kwargs)
         found = prepare(checkpoint, next(iter(asked.values())), saved, torch_dtype, device)
         held = None if found.is_adapter else saved
-        plans = {name: resolve_plan(recipe, found.config, found.anatomy, held) for name, recipe in asked.items()}
+        preset = preset_for(found.config)
+        plans = {name: resolve_plan(recipe, preset, found.anatomy, held) for name, recipe in asked.items()}
         # What reads the final norm needs the whole decoder; else the highest layer decides.
         deepest = max(plans.values(), key=lambda plan: (not plan.layers, plan.layers[-1:]))
         placed = "device_map" in model_kwargs

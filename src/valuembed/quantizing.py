@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, TorchAoConfig
 
-from valuembed.decoder import QUANTIZED, parse_dtype
+from valuembed.decoder import parse_dtype
+from valuembed.dtypes import QUANTIZED
 from valuembed.errors import RecipeError
 from valuembed.extras import require
 

@@ -337,7 +337,7 @@ class Reading:
     def _expect(self, layer: int | None, what: str, got: Tensor, expected: tuple[int, ...]) -> None:
         if tuple(got.shape) != expected:
             raise ReadingError(
-                f"{self.anatomy.model_class.__name__}, layer {layer}: {what} of shape {expected} expected, "
+                f"{self.anatomy.architecture}, layer {layer}: {what} of shape {expected} expected, "
                 f"got {tuple(got.shape)}; this model's attention cannot be read with this kernel, try "
                 'model_kwargs={"attn_implementation": "eager"}'
             )
@@ -346,7 +346,7 @@ class Reading:
         wrong = {take: count for take, count in self._reports.items() if count != 1}
         if wrong:
             raise ReadingError(
-                f"{self.anatomy.model_class.__name__}: each of layers {_layers(self._reports)} has to report once in a "
+                f"{self.anatomy.architecture}: each of layers {_layers(self._reports)} has to report once in a "
                 f"forward pass, but layers {_layers(wrong)} reported {sorted(set(wrong.values()))} times; the "
                 "model was changed after loading (its attention implementation or its modules): load it again"
             )

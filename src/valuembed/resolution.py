@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,129 +10,17 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBas
 
 from valuembed.adapter_base import base_of, holds_adapter
 from valuembed.anatomy import Anatomy
-from valuembed.checkpoint import BUNDLED, Checkpoint
+from valuembed.checkpoint import Checkpoint
 from valuembed.decoder import checkpoint_dtype, parse_dtype, usable_dtype
 from valuembed.decoder_config import read_config
 from valuembed.errors import CheckpointError, RecipeError
-from valuembed.layers import describe, preset_for, resolve_layers
-from valuembed.plan import Plan
+from valuembed.layers import preset_for
+from valuembed.plan import Plan, resolve_plan
 from valuembed.recipes import Recipe
 from valuembed.survey import survey
 
-CONFIG_FILE = "valuembed_config.json"
-"""What a saved folder records beside weights and tokenizer."""
-
 NO_LIMIT = 1_000_000
 """Tokenizers write absurd lengths where they know no limit; from here on a number means none."""
-
-HUB_OPTIONS = ("revision", "token", "cache_folder", "local_files_only", "trust_remote_code")
-"""Options of a load that say where its files come from: those of :func:`valuembed.checkpoint.locate`."""
-
-
-def hub_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of :data:`HUB_OPTIONS` that are among the options of a load."""
-    return {name: options[name] for name in HUB_OPTIONS if name in options}
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where the layers of a loaded or saved decoder come from.
-
-    Attributes:
-        name: hub id, ``"bundled"``, or a folder's own name; never a path.
-        revision: commit of the hub id, where known.
-        num_layers: L of the whole decoder.
-        value_layers: those of the whole decoder that hold values.
-        preset: name of the preset made for this backbone, or None.
-        fetchable: whether ``name`` is enough to load it again on another machine.
-    """
-
-    name: str
-    revision: str | None
-    num_layers: int
-    value_layers: tuple[int, ...]
-    preset: str | None
-    fetchable: bool
-
-
-def find_origin(
-    checkpoint: Checkpoint, config: PretrainedConfig, anatomy: Anatomy, saved: dict[str, Any] | None
-) -> Origin:
-    """The origin that a saved folder records, or the checkpoint itself."""
-    if saved is not None:
-        return Origin(**{**saved["origin"], "value_layers": tuple(saved["origin"]["value_layers"])})
-    return Origin(
-        name=checkpoint.public_name,
-        revision=checkpoint.commit,
-        num_layers=anatomy.num_layers,
-        value_layers=anatomy.value_layers,
-        preset=preset_for(config),
-        fetchable=checkpoint.name == BUNDLED or not checkpoint.is_local,
-    )
-
-
-def saved_config(checkpoint: Checkpoint) -> dict[str, Any] | None:
-    """What :meth:`ValueTransformer.save` recorded, or None for a checkpoint of anyone else's.
-
-    Raises:
-        CheckpointError: the record is damaged, or was written by a version that records other things.
-    """
-    path = checkpoint.file(CONFIG_FILE)
-    if path is None:
-        return None
-    try:
-        with open(path, encoding="utf-8") as file:
-            saved: dict[str, Any] = json.load(file)
-        Recipe.from_dict(saved["recipe"])
-        Origin(**saved["origin"])
-        if not isinstance(saved["dtype"], str) or not isinstance(saved["max_tokens"], int | None):
-            raise TypeError("dtype has to be a name and max_tokens a number or null")
-    except (ValueError, KeyError, TypeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise CheckpointError(f"model {checkpoint.name!r}: {CONFIG_FILE} cannot be used: {reason}") from error
-    return saved
-
-
-def resolve_plan(
-    recipe: Recipe, config: PretrainedConfig, anatomy: Anatomy, saved: dict[str, Any] | None = None
-) -> Plan:
-    """Turn a recipe's layers into absolute indices of one decoder.
-
-    Layers are those of the whole decoder, also where a saved folder holds only its first ones: "half" means the same
-    layers in a folder as in its source, or is an error.
-
-    Args:
-        recipe: layers in any form.
-        config: of the decoder as the checkpoint holds it.
-        anatomy: its survey.
-        saved: what a folder saved by this library records, where the decoder's weights are that folder's.
-
-    Raises:
-        LayerError: layers that do not exist, hold no values or differ in width.
-        CheckpointError: layers that a saved folder no longer holds, naming where they are.
-    """
-    whole = saved["origin"] if saved else None
-    num_layers = whole["num_layers"] if whole else anatomy.num_layers
-    gone = f"this folder was saved with layers 0-{anatomy.num_layers - 1} of {num_layers}"
-    if recipe.reads_final_norm:
-        if saved and not Recipe.from_dict(saved["recipe"]).reads_final_norm:
-            raise CheckpointError(
-                f"{gone} and without the final norm, which {recipe.method} reads; load {saved['origin']['name']!r}"
-            )
-        return Plan(recipe, (), anatomy)
-    values = tuple(whole["value_layers"]) if whole else anatomy.value_layers
-    preset = whole["preset"] if whole else preset_for(config)
-    legal = values if recipe.signal == "value" else tuple(range(num_layers))
-    asked = recipe.layers
-    layers = resolve_layers(asked, legal, num_layers, preset=preset)
-    if whole and (missing := [layer for layer in layers if layer >= anatomy.num_layers]):
-        given = list(asked) if isinstance(asked, tuple) else asked
-        raise CheckpointError(
-            f"layers={given!r} means layers {describe(layers)}, of which {describe(missing)} are not here: {gone}; "
-            f"load {whole['name']!r} instead"
-        )
-    anatomy.width(layers, signal=recipe.signal, weights=recipe.weights, aligned=recipe.aligned)
-    return Plan(replace(recipe, layers=layers), layers, anatomy)
 
 
 @dataclass(frozen=True)
@@ -178,7 +64,7 @@ def prepare(
     base = base_of(checkpoint, saved) if is_adapter else checkpoint
     config = read_config(base)
     anatomy = survey(config, trust_remote_code=base.trust_remote_code)
-    plan = resolve_plan(recipe, config, anatomy, saved if base is checkpoint else None)
+    plan = resolve_plan(recipe, preset_for(config), anatomy, saved if base is checkpoint else None)
     held_in = parse_dtype(saved["dtype"]) if saved else checkpoint_dtype(config)
     return Prepared(base, is_adapter, config, anatomy, plan, dtype or usable_dtype(held_in, device))
 

@@ -16,16 +16,17 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from valuembed.calibration_record import read_record
-from valuembed.checkpoint import locate
+from valuembed.checkpoint import hub_options, locate
 from valuembed.errors import InputError, LayerError, OutputError, ReadingError
 from valuembed.evidence import CHOSEN_ON, HELD_OUT, Evidence, LabelledPairs, NextSegments, read_dev
 from valuembed.layers import DEFAULT_SPAN, describe
 from valuembed.layerwise import Whole, described, look
-from valuembed.model import DEFAULT_METHOD, load
+from valuembed.model import load
 from valuembed.outputs import check_model_folder, replacing, save_model
 from valuembed.panel import Panel
+from valuembed.recipe_choice import DEFAULT_METHOD
 from valuembed.recipes import Recipe, write_recipe
-from valuembed.resolution import hub_options, saved_config
+from valuembed.saved_record import saved_config
 from valuembed.segments import SEGMENTS, Documents, cut
 from valuembed.templates import TemplateSpec
 

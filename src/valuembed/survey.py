@@ -189,7 +189,10 @@ def _read_notes(model: PreTrainedModel, notes: _Survey) -> Anatomy:
     layer_sizes = tuple(_size(model.get_submodule(f"{layers_path}.{i}")) for i in range(num_layers))
     tail_size = sum(_size(model.get_submodule(path)) for path in tail)
     rest = _size(model) - sum(layer_sizes) - tail_size
-    return Anatomy(type(model), num_layers, m, layers_path, tuple(blocks), tail, (layer_sizes, tail_size, rest))
+    sizes = (layer_sizes, tail_size, rest)
+    return Anatomy(
+        type(model).__name__, num_layers, m, layers_path, tuple(blocks), tail, sizes, model_class=type(model)
+    )
 
 
 def _projection(

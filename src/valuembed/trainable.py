@@ -62,7 +62,7 @@ def reached(reader: ValueTransformer, scope: Scope = "attention") -> list[str]:
     if not found:
         raise RecipeError(
             f"method {reader.recipe.method!r} reaches no linear map within scope={scope!r} of "
-            f"{reader.plan.anatomy.model_class.__name__}, so there is nothing to train"
+            f"{reader.plan.anatomy.architecture}, so there is nothing to train"
         )
     return found
 

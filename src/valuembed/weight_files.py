@@ -11,13 +11,16 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import safetensors
-from torch import Tensor
-from transformers import PretrainedConfig
 
 from valuembed.checkpoint import Checkpoint, first_line
 from valuembed.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PretrainedConfig
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"

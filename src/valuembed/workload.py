@@ -12,10 +12,13 @@ from transformers import AutoConfig, PretrainedConfig
 
 from valuembed.anatomy import Anatomy
 from valuembed.backbones import Backbone
-from valuembed.checkpoint import locate
+from valuembed.checkpoint import hub_options, locate
 from valuembed.errors import CheckpointError, UnsupportedModelError
+from valuembed.layers import preset_for
+from valuembed.plan import resolve_plan
 from valuembed.recipes import METHODS, Recipe
-from valuembed.resolution import hub_options, load_tokenizer, prepare, resolve_plan, saved_config, token_limit
+from valuembed.resolution import load_tokenizer, prepare, token_limit
+from valuembed.saved_record import saved_config
 from valuembed.survey import survey
 from valuembed.templates import parse_template
 from valuembed.tokenizing import TextTokenizer
@@ -232,7 +235,8 @@ def estimate(
         LayerError, CheckpointError: layers that the decoder does not have.
     """
     anatomy = decoder.anatomy
-    plans = {label: resolve_plan(recipe, decoder.config, anatomy, decoder.saved) for label, recipe in recipes.items()}
+    preset = preset_for(decoder.config)
+    plans = {label: resolve_plan(recipe, preset, anatomy, decoder.saved) for label, recipe in recipes.items()}
     depths = {label: plan.layers[-1] + 1 if plan.layers else anatomy.num_layers for label, plan in plans.items()}
     texts = {
         task: (size[0], [float(size[1])] if isinstance(size[1], (int, float)) else size[1])

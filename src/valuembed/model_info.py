@@ -1,0 +1,142 @@
+"""Look at a model without reading its weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from valuembed.adapter_base import base_of, holds_adapter
+from valuembed.checkpoint import locate
+from valuembed.decoder_facts import decoder_facts
+from valuembed.dtypes import COMPUTED, QUANTIZED, dtype_name, usable_name
+from valuembed.layers import LayerSpec, describe
+from valuembed.plan import resolve_plan
+from valuembed.recipe_choice import DEFAULT_METHOD, calibration_of, resolve_for
+from valuembed.recipes import Recipe
+from valuembed.saved_record import saved_config
+from valuembed.templates import TemplateSpec
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What :func:`info` finds out about a model and a recipe without reading any weights.
+
+    Attributes:
+        name: the model as given.
+        source: where its layers come from, for a folder saved by this library; else its name.
+        architecture: class of the decoder.
+        num_layers: L of the decoder as the checkpoint holds it.
+        value_layers: 0-based layers whose values can be read.
+        query_heads, value_heads, head_width, model_width: h, g, d (of the first chosen layer) and m.
+        recipe: with absolute layers.
+        chosen_layers: what the recipe averages over; empty for hidden states after the final norm.
+        width: of the vectors.
+        calibration: how a saved folder was calibrated, in plain words; None where it was not.
+        kept_layers: layers that are loaded.
+        not_loaded: what is left on disk, in plain words.
+        dtype: of the weights on this device.
+        weight_bytes, full_weight_bytes: memory for the weights as loaded, and of the whole decoder.
+    """
+
+    name: str
+    source: str
+    architecture: str
+    num_layers: int
+    value_layers: tuple[int, ...]
+    query_heads: int
+    value_heads: int
+    head_width: int
+    model_width: int
+    recipe: Recipe
+    chosen_layers: tuple[int, ...]
+    width: int
+    calibration: str | None
+    kept_layers: int
+    not_loaded: tuple[str, ...]
+    dtype: str
+    weight_bytes: int
+    full_weight_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {**asdict(self), "recipe": self.recipe.to_dict()}
+
+
+def info(
+    model: str | os.PathLike[str] = "bundled",
+    method: str | Recipe | Mapping[str, Any] = DEFAULT_METHOD,
+    layers: LayerSpec = None,
+    template: TemplateSpec | Mapping[str, TemplateSpec] = "auto",
+    cleaning: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | None = None,
+    revision: str | None = None,
+    token: bool | str | None = None,
+    cache_folder: str | None = None,
+    local_files_only: bool = False,
+    trust_remote_code: bool = False,
+) -> ModelInfo:
+    """What a recipe would read from a model, and what it would cost; arguments as in :func:`load`.
+
+    Only the configuration is read (and the tokenizer, for a chat template).
+    """
+    checkpoint = locate(
+        model,
+        revision=revision,
+        token=token,
+        cache_folder=cache_folder,
+        local_files_only=local_files_only,
+        trust_remote_code=trust_remote_code,
+    )
+    saved = saved_config(checkpoint)
+    base = base_of(checkpoint, saved) if holds_adapter(checkpoint) else checkpoint
+    facts = decoder_facts(base)
+    asked = resolve_for(checkpoint, saved, method, layers, template, cleaning)
+    anatomy = facts.anatomy
+    plan = resolve_plan(asked, facts.preset, anatomy, saved if base is checkpoint else None)
+    recipe = plan.recipe
+    record = calibration_of(checkpoint, saved, recipe)
+    kept = plan.layers[-1] + 1 if plan.layers else anatomy.num_layers
+    layer_sizes, tail_size, rest_size = anatomy.sizes
+    kept_size = sum(layer_sizes[:kept]) + rest_size + (tail_size if not plan.layers else 0)
+    loaded_as = _computed_in(dtype, saved["dtype"] if saved else facts.dtype, device)
+    block = anatomy.block(
+        next((layer for layer in plan.layers if layer in anatomy.value_layers), anatomy.value_layers[0])
+    )
+    above = tuple(range(kept, anatomy.num_layers))
+    width = anatomy.width(plan.layers, signal=recipe.signal, weights=recipe.weights, aligned=recipe.aligned)
+    return ModelInfo(
+        name=checkpoint.name,
+        source=saved["origin"]["name"] if saved else checkpoint.name,
+        architecture=anatomy.architecture,
+        num_layers=anatomy.num_layers,
+        value_layers=anatomy.value_layers,
+        query_heads=block.query_heads,
+        value_heads=block.value_heads,
+        head_width=block.head_width,
+        model_width=anatomy.model_width,
+        recipe=recipe,
+        chosen_layers=plan.layers,
+        width=record.size if record else width,
+        calibration=str(record) if record else None,
+        kept_layers=kept,
+        not_loaded=(
+            *((f"layers {describe(above)}",) if above else ()),
+            *(("the final norm",) if plan.layers else ()),
+            "the language model head",
+        ),
+        dtype=loaded_as,
+        weight_bytes=kept_size * COMPUTED[loaded_as],
+        full_weight_bytes=(sum(layer_sizes) + tail_size + rest_size) * COMPUTED[loaded_as],
+    )
+
+
+def _computed_in(asked: str | torch.dtype | None, held: str | None, device: str | None) -> str:
+    """The precision that is computed in; where only the weights know theirs, what most are kept in without a word."""
+    name = dtype_name(None if asked in QUANTIZED else asked)
+    return name or usable_name(held or "float32", device)
