@@ -9,14 +9,14 @@ from typer.testing import CliRunner
 from valuembed.commands import app
 
 
-def run(*arguments: object) -> Any:
-    """What a command gives, on a terminal wide enough to break no line."""
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+def run(*arguments: object, width: int = 200) -> Any:
+    """What a command gives, on a terminal that is wide enough to break no line unless another width is asked for."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": str(width)})
 
 
-def succeeds(*arguments: object) -> str:
+def succeeds(*arguments: object, width: int = 200) -> str:
     """What a command prints on stdout; it has to end well."""
-    result = run(*arguments)
+    result = run(*arguments, width=width)
     assert result.exit_code == 0, result.output
     return str(result.stdout)
 

@@ -183,6 +183,6 @@ def test_an_output_that_is_there_is_refused_before_any_work(folder, corpus, tmp_
 def test_help_tells_the_defaults_of_the_function():
     shown, _ = run("--help")
     words = " ".join(re.sub("[│╭╮╰╯─]", " ", shown).split())
-    assert f"Default: {DEFAULT_SHRINKAGE:g}." in words
-    assert f"Default: {MAX_TEXTS:,}." in words
+    assert f"The default is {DEFAULT_SHRINKAGE:g}." in words
+    assert f"The default is {MAX_TEXTS:,}." in words
     assert all(f"{kind}: " in words for kind in KINDS)

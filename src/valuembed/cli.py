@@ -25,7 +25,19 @@ from valuembed import (  # noqa: F401
     cli_train,
 )
 from valuembed.cli_explain import explain
-from valuembed.commands import BUNDLED, app, command, load_encoder, new_table, note, out, print_json, shown
+from valuembed.commands import (
+    BUNDLED,
+    JSON_HELP,
+    OUTPUT,
+    app,
+    command,
+    load_encoder,
+    new_table,
+    note,
+    out,
+    print_json,
+    shown,
+)
 from valuembed.layers import describe
 
 if TYPE_CHECKING:
@@ -34,14 +46,33 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 
-@command
+@command(
+    examples=(
+        'valuembed similarity "A cat sleeps." "A kitten naps." "Shares fell."',
+        'valuembed similarity "A cat sleeps." "A kitten naps." --method va --plot matrix.png',
+    )
+)
 def similarity(
-    texts: Annotated[list[str], typer.Argument(metavar="TEXT TEXT ...", help="Two texts or more.", show_default=False)],
+    texts: Annotated[
+        list[str],
+        typer.Argument(metavar="TEXT TEXT ...", help="The texts to compare, two or more.", show_default=False),
+    ],
     options: dict[str, Any],
     plot: Annotated[
-        Path | None, typer.Option(help="Write the matrix as a picture to this .png file too.", show_default=False)
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the matrix as a picture to this .png file too.",
+            rich_help_panel=OUTPUT,
+            show_default=False,
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the texts and the matrix as JSON.")] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="Print the texts and the matrix as JSON instead of a table.", rich_help_panel=OUTPUT
+        ),
+    ] = False,
 ) -> None:
     """Compare texts: the cosine similarity of each with each."""
     if len(texts) < 2:
@@ -69,16 +100,23 @@ def similarity(
 
 
 # Registered here, for its place in the help.
-command(explain)
+command(
+    explain,
+    examples=(
+        'valuembed explain "The doctor examined the patient."',
+        'valuembed explain "The doctor examined the patient." --layers all --by contribution',
+    ),
+)
 
 
-@command
+@command(examples=("valuembed info", "valuembed info bundled --method va --layers half"))
 def info(
     options: dict[str, Any],
     named: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="The same as --model.", show_default=False)
+        str | None,
+        typer.Argument(metavar="MODEL", help="The model to look at, in place of --model.", show_default=False),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP, rich_help_panel=OUTPUT)] = False,
 ) -> None:
     """Say what a recipe would read from a model, and how much memory its weights take. No weights are read."""
     from valuembed.model_info import info as look

@@ -6,64 +6,111 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from valuembed.commands import BUNDLED, MEASURE, command, load_encoder, new_table, note, out, print_json
+from valuembed.commands import (
+    BUNDLED,
+    INPUT,
+    MEASURE,
+    MODEL,
+    OUTPUT,
+    SETTINGS,
+    ModelArgument,
+    command,
+    load_encoder,
+    new_table,
+    note,
+    out,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from valuembed.calibration_report import CalibrationReport
 
 
-@command(panel=MEASURE)
+@command(
+    panel=MEASURE,
+    examples=(
+        "valuembed calibrate --method va --corpus examples/sentences.txt -o whitened",
+        "valuembed calibrate --methods va --corpus examples/sentences.txt --task sts:examples/sts.jsonl",
+    ),
+)
 def calibrate(
     options: dict[str, Any],
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, local folder, or 'bundled'.")] = BUNDLED,
+    model: ModelArgument = BUNDLED,
     corpus: Annotated[
         Path | None,
         typer.Option(
-            help="Unlabelled texts, like those to embed: .txt (one a line), .jsonl, .csv or .parquet. Only "
-            "--kind filter needs none.",
+            metavar="FILE",
+            help="Unlabelled texts, like those that you want to embed: .txt (one a line), .jsonl, .csv or .parquet. "
+            "Only --kind filter needs none.",
+            rich_help_panel=INPUT,
             show_default=False,
         ),
     ] = None,
     kind: Annotated[
         str,
         typer.Option(
-            help="centre: take the mean away. whiten: and scale the directions to one variance. pca: and keep the "
-            "--size directions of most variance. filter: keep the middle directions of the language model head.",
+            help="How vectors are calibrated. centre: the mean is taken away. whiten: and directions are scaled to one "
+            "variance. pca: and only the --size directions of most variance are kept. filter: the middle directions "
+            "of the language model head are kept.",
+            rich_help_panel=SETTINGS,
         ),
     ] = "whiten",
     size: Annotated[
-        int | None, typer.Option(min=1, help="Width of the vectors. Default: as it is.", show_default=False)
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="The width of the calibrated vectors. By default it stays as it is.",
+            rich_help_panel=SETTINGS,
+            show_default=False,
+        ),
     ] = None,
     shrinkage: Annotated[
         float | None,
         typer.Option(
             min=0,
             max=1,
-            help="Of whitening: how far variances are drawn to their mean before they are made one. Default: 0.01.",
+            metavar="SHARE",
+            help="How far whitening draws variances to their mean before they are made one. The default is 0.01.",
+            rich_help_panel=SETTINGS,
             show_default=False,
         ),
     ] = None,
     texts: Annotated[
         int | None,
         typer.Option(
-            min=2, help="Different texts to draw from the corpus at most. Default: 10,000.", show_default=False
+            min=2,
+            metavar="N",
+            help="How many different texts are drawn from the corpus at most. The default is 10,000.",
+            rich_help_panel=INPUT,
+            show_default=False,
         ),
     ] = None,
     text_column: Annotated[
-        str | None, typer.Option(help="Column or key of the corpus's text. Default: text.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The column or key of the corpus that holds the text. By default it is text.",
+            rich_help_panel=INPUT,
+            show_default=False,
+        ),
     ] = None,
     task: Annotated[
         str | None,
         typer.Option(
-            help="sts:FILE. Score every kind at full, 1/2, 1/4 and 1/8 width, without saving any.", show_default=False
+            metavar="sts:FILE",
+            help="Score every kind on these pairs at full, 1/2, 1/4 and 1/8 width, without saving any.",
+            rich_help_panel=INPUT,
+            show_default=False,
         ),
     ] = None,
     methods: Annotated[
         list[str] | None,
         typer.Option(
             metavar="METHOD ...",
-            help="Of --task: one or more methods as 'valuembed evaluate' takes them. Default: --method where it is "
-            "given, else all.",
+            help="The methods to score on --task, as 'valuembed evaluate' takes them. By default it is --method where "
+            "that is given, else all.",
+            rich_help_panel=MODEL,
             show_default=False,
         ),
     ] = None,
@@ -71,17 +118,35 @@ def calibrate(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Of --task: folder for calibration.md, calibration.json and two charts.",
+            help="The folder for what --task found: calibration.md, calibration.json and two charts.",
+            rich_help_panel=OUTPUT,
             show_default=False,
         ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Folder for the calibrated model.", show_default=False),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="The folder to save the calibrated model in.",
+            rich_help_panel=OUTPUT,
+            show_default=False,
+        ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model in DIR if there is one.")] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", help="Replace the model in the folder of -o if there is one.", rich_help_panel=OUTPUT
+        ),
+    ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print everything as JSON: the report, and under 'saved' the calibration.")
+        bool,
+        typer.Option(
+            "--json",
+            help="Print everything as JSON: the report, and under 'saved' the calibration.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = False,
 ) -> None:
     """Make a model better without training: calibrate its vectors on unlabelled texts.

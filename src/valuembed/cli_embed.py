@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from valuembed.commands import command, load_encoder, note, print_json
+from valuembed.commands import INPUT, LOADING, OUTPUT, command, load_encoder, note, print_json
 from valuembed.precision import PRECISIONS, check_precision
 
 if TYPE_CHECKING:
@@ -31,20 +31,25 @@ class Compile(str, Enum):
     no = "no"
 
 
-FOLDER = "Folders (OUTPUT does not end in .parquet)"
-CLUSTER = "Clusters (--engine ray, for folders)"
+FOLDER = "Chunks and shards (where OUTPUT is a folder)"
+CLUSTER = "Ray cluster (where OUTPUT is a folder)"
 ENGINES = ("local", "ray")
 INTERRUPTED = "interrupted; finished shards are kept, the same command goes on from there"
 
 
-@command
+@command(
+    examples=(
+        "valuembed embed examples/sentences.txt -o sentences.parquet",
+        "valuembed embed examples/sentences.txt -o vectors --precision int8 --dim 128",
+    )
+)
 def embed(
     inputs: Annotated[
         list[str],
         typer.Argument(
             metavar="INPUT...",
-            help="Texts: .txt (one a line), .jsonl, .csv, each also .gz or .zst, or .parquet; for a folder as OUTPUT "
-            "any number of files, folders and patterns.",
+            help="The files with the texts: .txt (one text a line), .jsonl or .csv, each also as .gz or .zst, or "
+            ".parquet. If OUTPUT is a folder, any number of files, folders and patterns may be given.",
             show_default=False,
         ),
     ],
@@ -53,49 +58,84 @@ def embed(
         typer.Option(
             "--output",
             "-o",
-            help="Parquet file to create, or, without that ending, a folder of them, in which a run goes on where the "
-            "last one ended.",
+            help="The Parquet file to create; or, without that ending, a folder of them, in which a run goes on where "
+            "the last one ended.",
+            rich_help_panel=OUTPUT,
             show_default=False,
         ),
     ],
     options: dict[str, Any],
     text_column: Annotated[
-        str | None, typer.Option(help="Column or key of the text. Default: text.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The column or key that holds the text. By default it is text.",
+            rich_help_panel=INPUT,
+            show_default=False,
+        ),
     ] = None,
     id_column: Annotated[
-        str | None, typer.Option(help="Column or key of the id. Default: rows are numbered from 0.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The column or key that holds the id. By default rows are numbered from 0.",
+            rich_help_panel=INPUT,
+            show_default=False,
+        ),
     ] = None,
-    precision: Annotated[str, typer.Option(help=f"Of what is stored: {', '.join(PRECISIONS)}.")] = "float32",
+    precision: Annotated[
+        str,
+        typer.Option(help=f"How vectors are stored: {', '.join(PRECISIONS)}.", rich_help_panel=OUTPUT),
+    ] = "float32",
     dim: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Numbers of a vector to keep, scaled to length 1 again. Default: all.", show_default=False
+            min=1,
+            metavar="N",
+            help="Keep only the first N numbers of each vector, scaled to length 1 again. By default all are kept.",
+            rich_help_panel=OUTPUT,
+            show_default=False,
         ),
     ] = None,
     compiled: Annotated[
         Compile,
-        typer.Option("--compile", help="Compile the model's layers: yes, no, or when the work left is worth it."),
+        typer.Option(
+            "--compile",
+            help="Compile the model's layers, which takes time and makes them faster: yes, no, or auto for when the "
+            "work left is worth it.",
+            rich_help_panel=LOADING,
+        ),
     ] = Compile.auto,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT if it is a file that exists.")] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace OUTPUT if it is a file that exists already.", rich_help_panel=OUTPUT),
+    ] = False,
     chunk: Annotated[
         int | None,
         typer.Option(
             min=1,
             metavar="TOKENS",
-            help="Cut texts into chunks of so many tokens, a vector each. Default: texts are embedded whole.",
+            help="Cut each text into chunks of so many tokens, which get a vector each. By default texts are embedded "
+            "whole.",
             rich_help_panel=FOLDER,
             show_default=False,
         ),
     ] = None,
     overlap: Annotated[
         int,
-        typer.Option(min=0, metavar="TOKENS", help="That a chunk shares with the one before.", rich_help_panel=FOLDER),
+        typer.Option(
+            min=0,
+            metavar="TOKENS",
+            help="How many tokens a chunk shares with the chunk before it.",
+            rich_help_panel=FOLDER,
+        ),
     ] = 0,
     rows_per_shard: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Rows of an input in one file. Default: 16384, or 1024 with --chunk.",
+            metavar="N",
+            help="How many rows of an input go into one file. The default is 16384, or 1024 with --chunk.",
             rich_help_panel=FOLDER,
             show_default=False,
         ),
@@ -103,7 +143,8 @@ def embed(
     engine: Annotated[
         str,
         typer.Option(
-            help="local: this process. ray: workers on a Ray cluster, or on this machine if there is none.",
+            help="Who does the work: 'local' is this process; 'ray' is workers on a Ray cluster, or on this machine if "
+            "there is no cluster.",
             rich_help_panel=CLUSTER,
         ),
     ] = "local",
@@ -111,26 +152,36 @@ def embed(
         str | None,
         typer.Option(
             metavar="N or MIN:MAX",
-            help="How many: MIN have to fit, up to MAX run when there is room. Default: as many as fit.",
+            help="How many workers with --engine ray: MIN have to fit, up to MAX run when there is room. By default as "
+            "many run as fit.",
             rich_help_panel=CLUSTER,
             show_default=False,
         ),
     ] = None,
     cpus_per_worker: Annotated[
         float | None,
-        typer.Option(help="May be less than 1. Default: 1.", rich_help_panel=CLUSTER, show_default=False),
+        typer.Option(
+            metavar="N",
+            help="How many CPU cores a worker takes, which may be less than 1. The default is 1.",
+            rich_help_panel=CLUSTER,
+            show_default=False,
+        ),
     ] = None,
     gpus_per_worker: Annotated[
         float | None,
         typer.Option(
-            help="May be less than 1. Default: 1 if the cluster has any.", rich_help_panel=CLUSTER, show_default=False
+            metavar="N",
+            help="How many GPUs a worker takes, which may be less than 1. The default is 1 if the cluster has any.",
+            rich_help_panel=CLUSTER,
+            show_default=False,
         ),
     ] = None,
     ray_address: Annotated[
         str | None,
         typer.Option(
             metavar="HOST:PORT",
-            help="Of the cluster, or 'auto'. Default: RAY_ADDRESS, else a cluster of this machine alone.",
+            help="The address of the cluster, or 'auto' to find a running one. By default RAY_ADDRESS is taken, else a "
+            "cluster of this machine alone is started.",
             rich_help_panel=CLUSTER,
             show_default=False,
         ),
@@ -140,16 +191,22 @@ def embed(
         typer.Option(
             min=0,
             metavar="SECONDS",
-            help="That the cluster may take to grow until MIN workers fit. Default: what does not fit is an error.",
+            help="How long the cluster may take to grow until MIN workers fit. By default it is an error if they do "
+            "not fit at once.",
             rich_help_panel=CLUSTER,
             show_default=False,
         ),
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print what came of it as JSON; on stderr, a line of progress now and then.")
+        bool,
+        typer.Option(
+            "--json",
+            help="Print what came of it as JSON, and a line of progress on stderr now and then.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = False,
 ) -> None:
-    """Embed every text of files. Rows without a usable text are set aside in a rejected.jsonl; the rest goes on."""
+    """Embed every text of files. Rows without a usable text are set aside in a rejected.jsonl, and the rest goes on."""
     check_precision(precision)
     options["compile"] = {"yes": True, "no": False}.get(compiled.value, compiled.value)
     job: dict[str, Any] = {"text_column": text_column, "id_column": id_column}

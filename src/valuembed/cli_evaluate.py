@@ -7,24 +7,44 @@ import typer
 from rich.measure import Measurement
 from rich.text import Text
 
-from valuembed.commands import BUNDLED, MEASURE, command, new_table, note, out, print_json
-from valuembed.recipes import METHODS
+from valuembed.commands import (
+    BUNDLED,
+    INPUT,
+    JSON_HELP,
+    MEASURE,
+    METHODS_HELP,
+    MODEL,
+    OUTPUT,
+    ModelArgument,
+    command,
+    new_table,
+    note,
+    out,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from valuembed.results import Evaluation
 
 
-@command(without=("method",), panel=MEASURE)
+@command(
+    without=("method",),
+    panel=MEASURE,
+    examples=(
+        "valuembed evaluate --methods va aligned_wva hidden_mean --tasks sts:examples/sts.jsonl",
+        "valuembed evaluate --methods va@half va@all --tasks sts:examples/sts.jsonl -o results",
+    ),
+)
 def evaluate(
     options: dict[str, Any],
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, local folder, or 'bundled'.")] = BUNDLED,
+    model: ModelArgument = BUNDLED,
     methods: Annotated[
         list[str] | None,
         typer.Option(
             metavar="METHOD ...",
-            help=f"One or more of {', '.join(METHODS)}, or all; each with a template or layers of its own if need be, "
-            "as wva:future_eol or va@20:28; or a recipe file (.json). Default: aligned_wva, or what a saved model was "
-            "saved with, its later modules included.",
+            help=f"{METHODS_HELP} By default it is aligned_wva, or what a saved model was saved with, its later "
+            "modules included.",
+            rich_help_panel=MODEL,
             show_default=False,
         ),
     ] = None,
@@ -32,8 +52,9 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="TASK ...",
-            help="One or more of sts:FILE, classification:TRAIN,TEST, clustering:FILE, retrieval:DOCS,QUERIES,QRELS, "
-            "reranking:FILE, pairs:FILE (JSON Lines), or mteb's tasks by name.",
+            help="The tasks to score on: one or more of sts:FILE, classification:TRAIN,TEST, clustering:FILE, "
+            "retrieval:DOCS,QUERIES,QRELS, reranking:FILE and pairs:FILE (JSON Lines), or mteb's tasks by name.",
+            rich_help_panel=INPUT,
             show_default=False,
         ),
     ] = None,
@@ -43,11 +64,13 @@ def evaluate(
             "--output",
             "-o",
             metavar="DIR",
-            help="Folder for mteb's JSON, results.md and results.png. What is there already is not computed again.",
+            help="The folder for mteb's JSON, results.md and results.png. Scores that are there already are not "
+            "computed again.",
+            rich_help_panel=OUTPUT,
             show_default=False,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP, rich_help_panel=OUTPUT)] = False,
 ) -> None:
     """Score methods on tasks with mteb's metrics. Methods with one template share one pass over the texts.
 

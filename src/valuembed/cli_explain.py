@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from valuembed.commands import load_encoder, new_table, out, print_json
+from valuembed.commands import OUTPUT, load_encoder, new_table, out, print_json
 from valuembed.printable import printable, shortened
 
 if TYPE_CHECKING:
@@ -23,16 +23,28 @@ _TOP = 4
 
 
 def explain(
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="The text to look at.", show_default=False)],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="The text to look at, in quotes.", show_default=False)],
     options: dict[str, Any],
     by: Annotated[
         str,
-        typer.Option(help="attention, or contribution: attention times length of the value, as a share."),
+        typer.Option(
+            help="What a token's weight is: 'attention', or 'contribution', which is attention times the length of the "
+            "value, as a share.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = "attention",
     plot: Annotated[
-        Path | None, typer.Option(help="Write the weights as a picture to this .png file too.", show_default=False)
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the weights as a picture to this .png file too.",
+            rich_help_panel=OUTPUT,
+            show_default=False,
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print every weight as JSON.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print every weight as JSON instead of tables.", rich_help_panel=OUTPUT)
+    ] = False,
 ) -> None:
     """Show what each token of a text counts for in its vector, with a method that weighs tokens (wva, aligned_wva)."""
     from valuembed import plots

@@ -6,35 +6,72 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from valuembed.commands import BUNDLED, MEASURE, command, new_table, note, out, print_json
+from valuembed.commands import (
+    BUNDLED,
+    INPUT,
+    JSON_HELP,
+    MEASURE,
+    MODEL,
+    OUTPUT,
+    ModelArgument,
+    command,
+    new_table,
+    note,
+    out,
+    print_json,
+)
 from valuembed.templates import TEMPLATES
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, local folder, or 'bundled'.")]
 
-
-@command(without=("method", "layers"), panel=MEASURE)
+@command(
+    without=("method", "layers"),
+    panel=MEASURE,
+    examples=(
+        "valuembed sweep --task sts:examples/sts.jsonl",
+        "valuembed sweep --task sts:examples/sts.jsonl --template prompt_eol -o sweep",
+    ),
+)
 def sweep(
     task: Annotated[
-        str, typer.Option(help="sts:FILE, or any task that 'valuembed evaluate' takes.", show_default=False)
+        str,
+        typer.Option(
+            help="The task to score on: sts:FILE, or any task that 'valuembed evaluate' takes.",
+            rich_help_panel=INPUT,
+            show_default=False,
+        ),
     ],
     options: dict[str, Any],
-    model: Model = BUNDLED,
+    model: ModelArgument = BUNDLED,
     template: Annotated[
         str,
-        typer.Option(help=f"What every text stands in: one of {', '.join(TEMPLATES)}, or a string with one {{text}}."),
+        typer.Option(
+            help=f"What every text stands in: one of {', '.join(TEMPLATES)}, or a string with one {{text}}.",
+            rich_help_panel=MODEL,
+        ),
     ] = "none",
     signals: Annotated[
         str | None,
-        typer.Option(help="Some of them, comma-separated, such as 'values raw,hidden mean'.", show_default="all six"),
+        typer.Option(
+            help="The signals to score, separated by commas, such as 'values raw,hidden mean'.",
+            rich_help_panel=MODEL,
+            show_default="all six",
+        ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder for sweep.png, sweep.md and sweep.json.", show_default=False),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="The folder for sweep.png, sweep.md and sweep.json.",
+            rich_help_panel=OUTPUT,
+            show_default=False,
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP, rich_help_panel=OUTPUT)] = False,
 ) -> None:
     """Score every layer x every signal of a model on a task, from one pass over the texts."""
     from valuembed.panel import SIGNALS
@@ -59,17 +96,62 @@ def sweep(
         typer.echo(f"{output}: sweep.png, sweep.md, sweep.json")
 
 
-@command(name="select-layers", without=("layers",), panel=MEASURE)
+@command(
+    name="select-layers",
+    without=("layers",),
+    panel=MEASURE,
+    examples=(
+        "valuembed select-layers --method va --dev sts:examples/sts.jsonl -o va-layers.json",
+        'valuembed similarity "A cat sleeps." "A kitten naps." --method va-layers.json',
+    ),
+)
 def select_layers(
     options: dict[str, Any],
-    model: Model = BUNDLED,
+    model: ModelArgument = BUNDLED,
     dev: Annotated[
         str | None,
-        typer.Option(help="sts:FILE, pairs with scores; never test data.", show_default=False),
+        typer.Option(
+            metavar="sts:FILE",
+            help="The pairs with scores to choose by. Never give test data here.",
+            rich_help_panel=INPUT,
+            show_default=False,
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="The split of the --dev file that is read. By default it is dev, else train.",
+            rich_help_panel=INPUT,
+            show_default=False,
+        ),
     ] = None,
     corpus: Annotated[
         Path | None,
-        typer.Option(help="Documents without labels: .txt (one a line), .jsonl, .csv or .parquet.", show_default=False),
+        typer.Option(
+            metavar="FILE",
+            help="The documents to choose by, without labels: .txt (one a line), .jsonl, .csv or .parquet.",
+            rich_help_panel=INPUT,
+            show_default=False,
+        ),
+    ] = None,
+    text_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The column or key of the corpus that holds the text. By default it is text.",
+            rich_help_panel=INPUT,
+            show_default=False,
+        ),
+    ] = None,
+    segments: Annotated[
+        int | None,
+        typer.Option(
+            min=4,
+            metavar="N",
+            help="How many segments of the corpus are used at most. The default is 2000.",
+            rich_help_panel=INPUT,
+            show_default=False,
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -77,20 +159,14 @@ def select_layers(
             "--output",
             "-o",
             help="Where to write the choice: a recipe file (.json) for --method, or a folder for the model.",
+            rich_help_panel=OUTPUT,
             show_default=False,
         ),
     ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="Split of the --dev file. Default: dev, else train.", show_default=False)
-    ] = None,
-    text_column: Annotated[
-        str | None, typer.Option(help="Column or key of the corpus's text. Default: text.", show_default=False)
-    ] = None,
-    segments: Annotated[
-        int | None, typer.Option(min=4, help="Segments of the corpus. Default: 2000.", show_default=False)
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT if it exists.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace OUTPUT if it exists already.", rich_help_panel=OUTPUT)
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP, rich_help_panel=OUTPUT)] = False,
 ) -> None:
     """Choose the layers that a method averages, with labels (--dev) or without (--corpus)."""
     from valuembed.select import select_layers as run

@@ -6,7 +6,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from valuembed.commands import BUNDLED, MEASURE, app, command, new_table, note, out, print_json
+from valuembed.commands import (
+    BUNDLED,
+    INPUT,
+    JSON_HELP,
+    MEASURE,
+    MODEL,
+    OUTPUT,
+    SETTINGS,
+    ModelArgument,
+    app,
+    command,
+    new_table,
+    note,
+    out,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from valuembed.probe import LayerProbe
@@ -16,34 +31,68 @@ app.add_typer(probe, name="probe", rich_help_panel=MEASURE)
 
 _NOT_TAKEN = ("method", "template", "cleaning")
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, local folder, or 'bundled'.")]
 Corpus = Annotated[
     Path,
-    typer.Option(metavar="FILE", help="Documents: .txt (one a line), .jsonl, .csv or .parquet.", show_default=False),
+    typer.Option(
+        metavar="FILE",
+        help="The documents to read: .txt (one a line), .jsonl, .csv or .parquet.",
+        rich_help_panel=INPUT,
+        show_default=False,
+    ),
 ]
 Layers = Annotated[
     str | None,
-    typer.Option(help="'all', 'half', '4:8', '0,3,7', fractions such as '0.5:1.0'. Default: all.", show_default=False),
+    typer.Option(
+        help="Which layers are probed: 'all', 'half', a range such as '4:8', a list such as '0,3,7', or fractions of "
+        "the depth such as '0.5:1.0'. By default all are.",
+        rich_help_panel=MODEL,
+        show_default=False,
+    ),
 ]
 TextColumn = Annotated[
-    str | None, typer.Option(help="Column or key of the documents' text. Default: text.", show_default=False)
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="The column or key of the documents that holds the text. By default it is text.",
+        rich_help_panel=INPUT,
+        show_default=False,
+    ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
+Json = Annotated[bool, typer.Option("--json", help=JSON_HELP, rich_help_panel=OUTPUT)]
 
 
 def _output(name: str) -> Any:
     return typer.Option(
-        "--output", "-o", metavar="DIR", help=f"Folder for {name}.png, {name}.md and {name}.json.", show_default=False
+        "--output",
+        "-o",
+        metavar="DIR",
+        help=f"The folder for {name}.png, {name}.md and {name}.json.",
+        rich_help_panel=OUTPUT,
+        show_default=False,
     )
 
 
-@command(group=probe, without=_NOT_TAKEN)
+@command(
+    group=probe,
+    without=_NOT_TAKEN,
+    examples=("valuembed probe segments --corpus examples/sentences.txt --tokens 4",),
+)
 def segments(
     corpus: Corpus,
     options: dict[str, Any],
-    model: Model = BUNDLED,
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens of a segment.")] = 128,
-    segments: Annotated[int, typer.Option(min=2, help="Segments at most, from the corpus's start.")] = 2000,
+    model: ModelArgument = BUNDLED,
+    tokens: Annotated[
+        int, typer.Option(min=1, metavar="N", help="How many tokens a segment has.", rich_help_panel=INPUT)
+    ] = 128,
+    segments: Annotated[
+        int,
+        typer.Option(
+            min=2,
+            metavar="N",
+            help="How many segments are used at most, from the start of the corpus.",
+            rich_help_panel=INPUT,
+        ),
+    ] = 2000,
     layers: Layers = None,
     text_column: TextColumn = None,
     output: Annotated[Path | None, _output("segments")] = None,
@@ -69,13 +118,31 @@ def segments(
     _show(found, output, as_json)
 
 
-@command(name="next-token", group=probe, without=_NOT_TAKEN)
+@command(
+    name="next-token",
+    group=probe,
+    without=_NOT_TAKEN,
+    examples=("valuembed probe next-token --corpus examples/sentences.txt --positions 1000 --layers half",),
+)
 def next_token(
     corpus: Corpus,
     options: dict[str, Any],
-    model: Model = BUNDLED,
-    positions: Annotated[int, typer.Option(min=1, help="Positions in all; every fifth document is held out.")] = 20_000,
-    width: Annotated[int, typer.Option(min=1, help="Inputs of each probe, at most.")] = 256,
+    model: ModelArgument = BUNDLED,
+    positions: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="How many positions are used in all; every fifth document is held out.",
+            rich_help_panel=INPUT,
+        ),
+    ] = 20_000,
+    width: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="N", help="How many inputs each linear probe has at most.", rich_help_panel=SETTINGS
+        ),
+    ] = 256,
     layers: Layers = None,
     text_column: TextColumn = None,
     output: Annotated[Path | None, _output("next-token")] = None,

@@ -7,21 +7,37 @@ from typing import Annotated, Any
 import typer
 
 from valuembed.backbones import BUNDLED, BUNDLED_LIKE, backbones
-from valuembed.commands import MEASURE, command, note, print_json
-from valuembed.recipes import METHODS
+from valuembed.commands import (
+    INPUT,
+    JSON_HELP,
+    MEASURE,
+    METHODS_HELP,
+    MODEL,
+    OUTPUT,
+    SETTINGS,
+    ModelArgument,
+    command,
+    note,
+    print_json,
+)
 
 RECIPES = ("method", "layers", "template", "cleaning")
 
 
-@command(without=RECIPES, panel=MEASURE)
+@command(
+    without=RECIPES,
+    panel=MEASURE,
+    examples=("valuembed reproduce --dry-run", "valuembed reproduce --backbone qwen-3-8b --rows va --dry-run"),
+)
 def reproduce(
     options: dict[str, Any],
     backbone: Annotated[
         str,
         typer.Option(
             metavar="ID",
-            help=f"One of {', '.join(backbones())}; {BUNDLED} (the rows of {BUNDLED_LIKE} on the bundled model); or a "
-            "file of your own in the same form.",
+            help=f"Which tables to rerun: those of {' or '.join(backbones())}; {BUNDLED}, the rows of {BUNDLED_LIKE} "
+            "on the bundled model; or a file of your own in the same form.",
+            rich_help_panel=INPUT,
         ),
     ] = BUNDLED,
     model: Annotated[
@@ -29,6 +45,7 @@ def reproduce(
         typer.Option(
             help="What to run in place of the backbone's own hub id. In a model of another depth, layers are mapped by "
             "relative depth.",
+            rich_help_panel=MODEL,
             show_default=False,
         ),
     ] = None,
@@ -36,7 +53,9 @@ def reproduce(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Folder of data files: nothing is fetched, and local sets stand in for the kinds other than STS.",
+            help="A folder of data files. With it nothing is fetched, and local sets stand in for the kinds other than "
+            "STS.",
+            rich_help_panel=INPUT,
             show_default=False,
         ),
     ] = None,
@@ -46,34 +65,55 @@ def reproduce(
             "--output",
             "-o",
             metavar="DIR",
-            help="Folder for report.md, report.json, charts and all scores. Scores that are there are not computed "
-            "again.",
+            help="The folder for report.md, report.json, charts and all scores. Scores that are there already are not "
+            "computed again.",
+            rich_help_panel=OUTPUT,
             show_default=False,
         ),
     ] = None,
     rows: Annotated[
         list[str] | None,
-        typer.Option(help="Only these rows, by id; * stands for anything; several with commas.", show_default=False),
+        typer.Option(
+            help="Run only these rows of the tables, by id, separated by commas; * stands for anything.",
+            rich_help_panel=INPUT,
+            show_default=False,
+        ),
     ] = None,
     skip: Annotated[
         list[str] | None,
-        typer.Option(help="Not these rows, such as meta_eol, which takes half of the time.", show_default=False),
+        typer.Option(
+            help="Leave these rows out, such as meta_eol, which takes half of the time.",
+            rich_help_panel=INPUT,
+            show_default=False,
+        ),
     ] = None,
     tasks: Annotated[
-        list[str] | None, typer.Option(help="Only these tasks, by name, as in the report.", show_default=False)
+        list[str] | None,
+        typer.Option(
+            help="Run only these tasks, by their names in the report, separated by commas.",
+            rich_help_panel=INPUT,
+            show_default=False,
+        ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only list the work, with estimated tokens and hours. Loads no weights.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Only list the work, with estimated tokens and hours, without loading weights.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = False,
     tflops: Annotated[
         float | None,
         typer.Option(
-            help="Sustained speed that --dry-run assumes, in 10^12 operations a second. Default: 100, a GPU's; for the "
-            "bundled model 0.08, that of two CPU cores.",
+            metavar="N",
+            help="The sustained speed that --dry-run assumes, in 10^12 operations a second. The default is 100, a "
+            "GPU's; for the bundled model it is 0.08, that of two CPU cores.",
+            rich_help_panel=OUTPUT,
             show_default=False,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP, rich_help_panel=OUTPUT)] = False,
 ) -> None:
     """Rerun the paper's tables: every row, on every task that has data, beside the figures that others published."""
     chosen: dict[str, Any] = {
@@ -98,39 +138,66 @@ def reproduce(
         raise typer.Exit(1)
 
 
-@command(without=RECIPES, panel=MEASURE)
+@command(
+    without=RECIPES,
+    panel=MEASURE,
+    examples=("valuembed cost --methods aligned_wva prompt_eol --texts 20 --rounds 1",),
+)
 def cost(
     options: dict[str, Any],
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, local folder, or 'bundled'.")] = BUNDLED,
+    model: ModelArgument = BUNDLED,
     methods: Annotated[
         list[str] | None,
         typer.Option(
             metavar="METHOD ...",
-            help=f"One or more of {', '.join(METHODS)}, or all; each with a template or layers of its own if need be, "
-            "as wva:future_eol or va@20:28; or a recipe file (.json). Default: all.",
+            help=f"{METHODS_HELP} By default all are compared.",
+            rich_help_panel=MODEL,
             show_default=False,
         ),
     ] = None,
     corpus: Annotated[
         Path | None,
         typer.Option(
-            help="Texts to measure on: .txt (one a line), .jsonl, .csv or .parquet. Default: random words in the "
-            "lengths of sentences.",
+            metavar="FILE",
+            help="The texts to measure on: .txt (one a line), .jsonl, .csv or .parquet. By default they are random "
+            "words in the lengths of sentences.",
+            rich_help_panel=INPUT,
             show_default=False,
         ),
     ] = None,
     text_column: Annotated[
-        str | None, typer.Option(help="Column or key of the text. Default: text.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The column or key of the corpus that holds the text. By default it is text.",
+            rich_help_panel=INPUT,
+            show_default=False,
+        ),
     ] = None,
-    texts: Annotated[int, typer.Option(min=1, help="How many texts, from the beginning of the corpus.")] = 200,
-    rounds: Annotated[int, typer.Option(min=1, help="How often each method is measured.")] = 3,
+    texts: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="How many texts are taken, from the beginning of the corpus.",
+            rich_help_panel=INPUT,
+        ),
+    ] = 200,
+    rounds: Annotated[
+        int, typer.Option(min=1, metavar="N", help="How often each method is measured.", rich_help_panel=SETTINGS)
+    ] = 3,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="DIR", help="Folder for cost.md, cost.json and cost.png.", show_default=False
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="The folder for cost.md, cost.json and cost.png.",
+            rich_help_panel=OUTPUT,
+            show_default=False,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP, rich_help_panel=OUTPUT)] = False,
 ) -> None:
     """Measure what each method takes: tokens, layers, arithmetic and seconds, the methods taking turns."""
     note(model)

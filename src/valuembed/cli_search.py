@@ -6,19 +6,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from valuembed.commands import MODEL_OPTIONS, command, load_encoder, new_table, out, print_json, shown
+from valuembed.commands import INPUT, MODEL_OPTIONS, OUTPUT, command, load_encoder, new_table, out, print_json, shown
 
 if TYPE_CHECKING:
     from valuembed.hits import Hit
     from valuembed.index import IndexSummary
 
+IN_INDEX = "Search in an index"
 
-@command(without=MODEL_OPTIONS)
+
+@command(
+    without=MODEL_OPTIONS,
+    examples=(
+        "valuembed embed examples/sentences.txt -o sentences.parquet",
+        "valuembed index sentences.parquet -o sentences.index",
+    ),
+)
 def index(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SOURCE", help="File or folder written by 'valuembed embed', or its address.", show_default=False
+            metavar="SOURCE",
+            help="The file or folder that 'valuembed embed' wrote, or its address.",
+            show_default=False,
         ),
     ],
     output: Annotated[
@@ -27,7 +37,8 @@ def index(
             "--output",
             "-o",
             metavar="INDEX",
-            help="Folder to make or bring up to date, or an address: s3://, gs://, az://.",
+            help="The folder of the index to make or bring up to date, or an address: s3://, gs://, az://.",
+            rich_help_panel=OUTPUT,
             show_default=False,
         ),
     ],
@@ -35,22 +46,30 @@ def index(
     name: Annotated[
         str | None,
         typer.Option(
-            help="Name that the rows are known under. Default: that of the file or folder. A source replaces only rows "
-            "of its own name.",
+            help="The name that the rows are known under; a source replaces only rows of its own name. By default it "
+            "is that of the file or folder.",
+            rich_help_panel=OUTPUT,
             show_default=False,
         ),
     ] = None,
     prune: Annotated[
-        bool, typer.Option("--prune", help="Remove the rows of this name that are not in SOURCE.")
+        bool,
+        typer.Option(
+            "--prune", help="Remove the rows of this name that are no longer in SOURCE.", rich_help_panel=OUTPUT
+        ),
     ] = False,
     language: Annotated[
         str | None,
         typer.Option(
-            help="Of the texts, such as English: words are then found by their stems. Default: as they are written.",
+            help="The language of the texts, such as English, whose words are then found by their stems. By default "
+            "words are found as they are written.",
+            rich_help_panel=INPUT,
             show_default=False,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print what was done as JSON.", rich_help_panel=OUTPUT)
+    ] = False,
 ) -> None:
     """Make an index of embeddings, for search in large sets, by words too, and with filters; or bring one up to date.
 
@@ -80,36 +99,55 @@ def _tell(source: str, output: str, done: "IndexSummary") -> None:
         )
 
 
-@command
+@command(
+    examples=(
+        "valuembed embed examples/sentences.txt -o sentences.parquet",
+        'valuembed search "The match was decided by a late goal." --in sentences.parquet -k 3',
+    )
+)
 def search(
-    query: Annotated[str, typer.Argument(metavar="QUERY", help="What to look for.", show_default=False)],
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="The text to look for.", show_default=False)],
     source: Annotated[
         str,
         typer.Option(
             "--in",
             metavar="SOURCE",
-            help="File or folder written by 'valuembed embed', or INDEX written by 'valuembed index', or its address.",
+            help="Where to look: a file or folder that 'valuembed embed' wrote, an index that 'valuembed index' made, "
+            "or the address of one.",
+            rich_help_panel=INPUT,
             show_default=False,
         ),
     ],
     options: dict[str, Any],
-    k: Annotated[int, typer.Option("-k", min=1, help="How many texts to show.")] = 10,
+    k: Annotated[
+        int, typer.Option("-k", min=1, metavar="N", help="How many texts to show.", rich_help_panel=OUTPUT)
+    ] = 10,
     where: Annotated[
         str | None,
         typer.Option(
-            help="Of an index: condition in SQL on its columns, such as \"file LIKE 'news/%' AND length(text) > 80\".",
+            metavar="SQL",
+            help="Show only rows that meet this condition in SQL on the columns, such as \"file LIKE 'news/%' AND "
+            'length(text) > 80".',
+            rich_help_panel=IN_INDEX,
             show_default=False,
         ),
     ] = None,
     hybrid: Annotated[
-        bool, typer.Option("--hybrid", help="Of an index: rank by meaning and by words, fused by reciprocal rank.")
+        bool,
+        typer.Option(
+            "--hybrid",
+            help="Rank by meaning and by words, fused by reciprocal rank.",
+            rich_help_panel=IN_INDEX,
+        ),
     ] = False,
     probes: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Of an index: partitions to look into. Default: 2.5 times the root of their number, at least 20; "
-            "four times that with a filter.",
+            metavar="N",
+            help="How many partitions of the index to look into; more are slower and miss less. The default is 2.5 "
+            "times the root of their number, at least 20, and four times that with a filter.",
+            rich_help_panel=IN_INDEX,
             show_default=False,
         ),
     ] = None,
@@ -117,11 +155,15 @@ def search(
         int | None,
         typer.Option(
             min=1,
-            help="Of an index: so many times K rows are compared by their whole vectors. Default: 5.",
+            metavar="N",
+            help="Compare N times as many rows as are shown by their whole vectors. The default is 5.",
+            rich_help_panel=IN_INDEX,
             show_default=False,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the hits as JSON.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the hits as JSON instead of a table.", rich_help_panel=OUTPUT)
+    ] = False,
 ) -> None:
     """Find the texts that are most similar to a query: exactly in files of embeddings, fast in an index."""
     from valuembed.search import check_options, open_embeddings

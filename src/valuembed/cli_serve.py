@@ -8,45 +8,86 @@ import typer
 from valuembed.commands import command, load_encoder
 from valuembed.extras import require
 
+SERVER = "Server"
 LIMITS = "Limits"
 
 
-def _limit(help: str, **more: Any) -> Any:
-    return typer.Option(help=help, rich_help_panel=LIMITS, **more)
+def _limit(help: str, metavar: str = "N", **more: Any) -> Any:
+    return typer.Option(help=help, metavar=metavar, rich_help_panel=LIMITS, **more)
 
 
-@command
+@command(
+    examples=(
+        "valuembed serve --port 8000",
+        "valuembed serve --method va --host 0.0.0.0 --name my-model",
+    )
+)
 def serve(
     options: dict[str, Any],
     host: Annotated[
-        str, typer.Option(help="Address to listen on. Others can be reached from elsewhere.")
+        str,
+        typer.Option(
+            help="The address to listen on. With any other than this machine's own, the server can be reached from "
+            "elsewhere.",
+            rich_help_panel=SERVER,
+        ),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 8000,
+    port: Annotated[
+        int,
+        typer.Option(
+            min=0, max=65535, metavar="N", help="The port to listen on; 0 picks a free one.", rich_help_panel=SERVER
+        ),
+    ] = 8000,
     name: Annotated[
-        str | None, typer.Option(help="What clients call the model. Default: its own name.", show_default=False)
+        str | None,
+        typer.Option(
+            help="What clients call the model. By default it is the model's own name.",
+            rich_help_panel=SERVER,
+            show_default=False,
+        ),
     ] = None,
     api_key_file: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Keys that clients have to send, one a line. Default: the one in $VALUEMBED_API_KEY, if any.",
+            help="The file with the keys that clients have to send, one a line. By default the key in "
+            "$VALUEMBED_API_KEY is taken, if there is one.",
+            rich_help_panel=SERVER,
             show_default=False,
         ),
     ] = None,
     drain_seconds: Annotated[
-        float, typer.Option(min=0, help="Told to end, go on serving so long while /ready says no.")
+        float,
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="How long to go on serving after being told to end, while /ready says no.",
+            rich_help_panel=SERVER,
+        ),
     ] = 2.0,
     step_tokens: Annotated[
         int | None,
-        _limit("Tokens computed in one step. Default: 2048 on a CPU, 8192 on a GPU.", min=1, show_default=False),
+        _limit(
+            "How many tokens are computed in one step. The default is 2048 on a CPU and 8192 on a GPU.",
+            min=1,
+            show_default=False,
+        ),
     ] = None,
-    max_body_bytes: Annotated[int, _limit("Of a request.", min=1)] = 8_000_000,
-    max_texts: Annotated[int, _limit("Of a request.", min=1)] = 2048,
-    max_requests: Annotated[int, _limit("In the server at once.", min=1)] = 1024,
-    max_waiting_texts: Annotated[int, _limit("Of all requests in the server.", min=1)] = 8192,
-    max_waiting_bytes: Annotated[int, _limit("Of all requests in the server.", min=1)] = 64_000_000,
-    answer_seconds: Annotated[float, _limit("Until an answer has to be found.", min=1)] = 300.0,
-    stuck_seconds: Annotated[float, _limit("For a step, after which /ready says no.", min=1)] = 120.0,
+    max_body_bytes: Annotated[int, _limit("How many bytes the body of one request may have.", min=1)] = 8_000_000,
+    max_texts: Annotated[int, _limit("How many texts one request may have.", min=1)] = 2048,
+    max_requests: Annotated[int, _limit("How many requests may be in the server at once.", min=1)] = 1024,
+    max_waiting_texts: Annotated[
+        int, _limit("How many texts all requests in the server may have together.", min=1)
+    ] = 8192,
+    max_waiting_bytes: Annotated[
+        int, _limit("How many bytes all requests in the server may have together.", min=1)
+    ] = 64_000_000,
+    answer_seconds: Annotated[
+        float, _limit("How long an answer may take before it is given up.", "SECONDS", min=1)
+    ] = 300.0,
+    stuck_seconds: Annotated[
+        float, _limit("How long one step may take before /ready says no.", "SECONDS", min=1)
+    ] = 120.0,
 ) -> None:
     """Serve a model behind OpenAI's embeddings API, until Ctrl-C or SIGTERM.
 

@@ -5,84 +5,214 @@ from typing import Annotated, Any
 
 import typer
 
-from valuembed.commands import BUNDLED, command, new_table, note, out, print_json, quiet
+from valuembed.commands import (
+    BUNDLED,
+    INPUT,
+    MODEL,
+    OUTPUT,
+    ModelArgument,
+    command,
+    new_table,
+    note,
+    out,
+    print_json,
+    quiet,
+)
 
 TRAIN = "Train"
+TRAINING = "Training"
 
 
-@command(panel=TRAIN)
+@command(
+    panel=TRAIN,
+    examples=(
+        "valuembed train --pairs examples/pairs.jsonl -o trained --steps 6 --batch-size 8",
+        'valuembed similarity "Can I pay by card?" "Do you take credit cards?" --model trained',
+    ),
+)
 def train(
     options: dict[str, Any],
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, local folder, or 'bundled'.")] = BUNDLED,
+    model: ModelArgument = BUNDLED,
     pairs: Annotated[
         Path,
         typer.Option(
-            help="Texts that belong together: .jsonl, .csv or .parquet, with columns such as anchor, positive and, for "
-            "hard negatives, negative.",
+            metavar="FILE",
+            help="The texts that belong together: .jsonl, .csv or .parquet, with columns such as anchor, positive and, "
+            "for hard negatives, negative.",
+            rich_help_panel=INPUT,
             show_default=False,
         ),
     ] = ...,  # type: ignore[assignment]
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="DIR", help="Folder for the trained model.", show_default=False),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="The folder for the trained model.",
+            rich_help_panel=OUTPUT,
+            show_default=False,
+        ),
     ] = ...,  # type: ignore[assignment]
     method: Annotated[
-        str, typer.Option(help="What is trained: a method, or a recipe file (.json). The baseline is hidden_mean.")
+        str,
+        typer.Option(
+            help="The method whose vectors are trained, or a recipe file (.json). The usual baseline is hidden_mean.",
+            rich_help_panel=MODEL,
+        ),
     ] = "va",
     columns: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="COLUMN ...", help="Of the file: anchor, positive, then hard negatives.", show_default=False
+            metavar="COLUMN ...",
+            help="The columns of the file that are read: the anchor, the positive, then any hard negatives.",
+            rich_help_panel=INPUT,
+            show_default=False,
         ),
     ] = None,
     evaluation: Annotated[
         str | None,
-        typer.Option("--eval", help="sts:FILE, scored before, during and after.", show_default=False),
-    ] = None,
-    scope: Annotated[
-        str,
         typer.Option(
-            help="Where adapters go, of what the vectors depend on: attention, or all (feed-forward parts too)."
+            "--eval",
+            metavar="sts:FILE",
+            help="Score the model on these pairs before, during and after the training.",
+            rich_help_panel=INPUT,
+            show_default=False,
         ),
-    ] = "attention",
-    rank: Annotated[int, typer.Option(min=1, help="Of the adapters.")] = 16,
-    epochs: Annotated[float, typer.Option(help="Passes over the pairs.")] = 1.0,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps, in place of --epochs.", show_default=False)] = None,
-    batch_size: Annotated[int, typer.Option(min=2, help="Pairs in a step, on each process.")] = 64,
+    ] = None,
+    epochs: Annotated[
+        float, typer.Option(metavar="N", help="How often the training goes over all pairs.", rich_help_panel=TRAINING)
+    ] = 1.0,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="How many steps the training takes, in place of --epochs.",
+            rich_help_panel=TRAINING,
+            show_default=False,
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int,
+        typer.Option(min=2, metavar="N", help="How many pairs make a step, on each process.", rich_help_panel=TRAINING),
+    ] = 64,
     mini_batch: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Pairs computed at once, by cached gradients: large batches in little memory.",
+            metavar="N",
+            help="How many pairs are computed at once, by cached gradients, which lets large batches fit into little "
+            "memory.",
+            rich_help_panel=TRAINING,
             show_default=False,
         ),
     ] = None,
-    learning_rate: Annotated[float, typer.Option(help="The highest.")] = 5e-4,
-    temperature: Annotated[float, typer.Option(help="By which cosines are divided in the loss.")] = 0.05,
-    dropout: Annotated[float, typer.Option(min=0, max=1, help="Of the adapters' inputs.")] = 0.0,
+    learning_rate: Annotated[
+        float,
+        typer.Option(metavar="RATE", help="The highest learning rate, after warming up.", rich_help_panel=TRAINING),
+    ] = 5e-4,
+    temperature: Annotated[
+        float,
+        typer.Option(metavar="T", help="The number that cosines are divided by in the loss.", rich_help_panel=TRAINING),
+    ] = 0.05,
+    scope: Annotated[
+        str,
+        typer.Option(
+            help="Which parts get adapters, of those that the vectors depend on: 'attention', or 'all', which takes "
+            "feed-forward parts too.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = "attention",
+    rank: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="The rank of the adapters; a higher one learns more and takes more memory.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = 16,
+    dropout: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="SHARE",
+            help="The share of the adapters' inputs that is dropped at random in training.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = 0.0,
     matryoshka: Annotated[
         list[int] | None,
-        typer.Option(metavar="WIDTH ...", help="Widths that vectors may be cut to afterwards.", show_default=False),
+        typer.Option(
+            metavar="WIDTH ...",
+            help="The widths that vectors may be cut to after the training.",
+            rich_help_panel=TRAINING,
+            show_default=False,
+        ),
     ] = None,
-    query_prompt: Annotated[str | None, typer.Option(help="Instruction for anchors.", show_default=False)] = None,
+    query_prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="The instruction that anchors are embedded with.", rich_help_panel=TRAINING, show_default=False
+        ),
+    ] = None,
     document_prompt: Annotated[
-        str | None, typer.Option(help="Instruction for all other texts.", show_default=False)
+        str | None,
+        typer.Option(
+            help="The instruction that all other texts are embedded with.",
+            rich_help_panel=TRAINING,
+            show_default=False,
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of adapters, order and dropout.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="The seed of the adapters, of the order and of dropout.", rich_help_panel=TRAINING
+        ),
+    ] = 0,
     save_every: Annotated[
-        int | None, typer.Option(min=1, help="Steps between checkpoints. Default: a tenth of them.", show_default=False)
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="How many steps lie between two checkpoints. By default it is a tenth of all steps.",
+            rich_help_panel=TRAINING,
+            show_default=False,
+        ),
     ] = None,
     eval_every: Annotated[
-        int | None, typer.Option(min=1, help="Steps between evaluations. Default: a fifth.", show_default=False)
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="How many steps lie between two evaluations. By default it is a fifth of all steps.",
+            rich_help_panel=TRAINING,
+            show_default=False,
+        ),
     ] = None,
     checkpointing: Annotated[
-        bool, typer.Option("--checkpointing", help="Compute layers again in the backward pass: less memory, slower.")
+        bool,
+        typer.Option(
+            "--checkpointing",
+            help="Compute layers again in the backward pass, which takes less memory and more time.",
+            rich_help_panel=TRAINING,
+        ),
     ] = False,
     merged: Annotated[
-        bool, typer.Option("--merged", help="Save a whole model with the adapters in its weights.")
+        bool,
+        typer.Option("--merged", help="Save a whole model with the adapters in its weights.", rich_help_panel=OUTPUT),
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model in DIR if there is one.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", help="Replace the model in the folder of -o if there is one.", rich_help_panel=OUTPUT
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the record of the training as JSON.", rich_help_panel=OUTPUT)
+    ] = False,
 ) -> None:
     """Fine-tune a model on pairs of texts that belong together: adapters only, the model's weights stay.
 

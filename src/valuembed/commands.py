@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 from typer.core import TyperCommand
@@ -35,7 +36,22 @@ DEMONSTRATION_NOTE = (
     "name a real one with, for example, --model Qwen/Qwen3-0.6B"
 )
 INTERRUPTED = 130
-SHARED = "Model (the same for every command)"
+
+# Headings of the options in the help of a command, in this order; those of one command alone stand before the last.
+INPUT = "Input"
+MODEL = "Model and method"
+OUTPUT = "Output"
+SETTINGS = "Settings"
+LOADING = "How the model is loaded and run"
+
+MODEL_HELP = "The model to use: a hub id such as Qwen/Qwen3-0.6B, a local folder, or 'bundled', a small one to try."
+METHODS_HELP = (
+    f"The methods to compare: one or more of {', '.join(METHODS)}, or 'all'. Each may name a template or layers of its "
+    "own, as in wva:future_eol or va@20:28, and may also be a recipe file (.json)."
+)
+JSON_HELP = "Print everything as JSON instead of a table."
+
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
 
 MEASURE = "Measure and improve"
 """Heading of the help for commands that find out what is best, and make it so."""
@@ -43,6 +59,16 @@ MEASURE = "Measure and improve"
 
 class Command(TyperCommand):
     """A command whose repeatable options take values up to the next option: ``--methods va wva``."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters in the order of the headings that they stand under in the help."""
+        order = {INPUT: 0, MODEL: 1, OUTPUT: 2, LOADING: 4}
+        parameters = super().get_params(ctx)
+        panels = {getattr(one, "rich_help_panel", None) for one in parameters}
+        for parameter in parameters:
+            if parameter.name == "help":
+                parameter.rich_help_panel = OUTPUT if OUTPUT in panels else LOADING  # type: ignore[attr-defined]
+        return sorted(parameters, key=lambda one: order.get(getattr(one, "rich_help_panel", None) or "", 3))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Name such an option again before each of its values, which is the form that the parser knows."""
@@ -70,53 +96,57 @@ app = typer.Typer(
 
 
 def _model_options(
-    model: Annotated[str, typer.Option(help="Hub id, local folder, or 'bundled'.", rich_help_panel=SHARED)] = BUNDLED,
+    model: Annotated[str, typer.Option(help=MODEL_HELP, rich_help_panel=MODEL)] = BUNDLED,
     method: Annotated[
         str | None,
         typer.Option(
-            help=f"One of {', '.join(METHODS)}, or a recipe file (.json). Default: aligned_wva, or what a saved "
-            "model was saved with.",
-            rich_help_panel=SHARED,
+            help=f"How vectors are read from the model: one of {', '.join(METHODS)}, or a recipe file (.json). By "
+            "default it is aligned_wva, or what a saved model was saved with.",
+            rich_help_panel=MODEL,
             show_default=False,
         ),
     ] = None,
     layers: Annotated[
         str | None,
         typer.Option(
-            help="'all', 'half', '20:28', '14,15,16', fractions such as '0.65:0.9'. Default: the model's preset, else "
-            "0.65 to 0.90 of the depth.",
-            rich_help_panel=SHARED,
+            help="Which layers are read: 'all', 'half', a range such as '20:28', a list such as '14,15,16', or "
+            "fractions of the depth such as '0.65:0.9'. By default they are the model's preset, or 0.65 to 0.90 of the "
+            "depth for a model without one.",
+            rich_help_panel=MODEL,
             show_default=False,
         ),
     ] = None,
     template: Annotated[
         str,
         typer.Option(
-            help=f"'auto' (the method's own), one of {', '.join(TEMPLATES)}, chat, or a string with one {{text}}.",
-            rich_help_panel=SHARED,
+            help=f"What every text stands in: 'auto' for the method's own, one of {', '.join(TEMPLATES)}, 'chat' for "
+            "the model's chat template, or a string with one {text}.",
+            rich_help_panel=MODEL,
         ),
     ] = "auto",
     cleaning: Annotated[
         str | None,
         typer.Option(
-            help=f"What is done to a text before its template: {', '.join(CLEANINGS)}. Default: the recipe's, nothing.",
-            rich_help_panel=SHARED,
+            help=f"What is done to a text before its template: {', '.join(CLEANINGS)}. By default the recipe decides, "
+            "and most recipes do nothing.",
+            rich_help_panel=LOADING,
             show_default=False,
         ),
     ] = None,
     dtype: Annotated[
         str | None,
         typer.Option(
-            help="float32, bfloat16, float16, or int8 or fp8 for the weights. Default: the checkpoint's.",
-            rich_help_panel=SHARED,
+            help="The precision of the weights: float32, bfloat16, float16, or 8 bits as int8 or fp8. By default it "
+            "is the checkpoint's, or float32 on a CPU that would be slow with it.",
+            rich_help_panel=LOADING,
             show_default=False,
         ),
     ] = None,
     device: Annotated[
         str | None,
         typer.Option(
-            help="Such as cpu, cuda or cuda:1. Default: a GPU if there is one.",
-            rich_help_panel=SHARED,
+            help="Where to compute, such as cpu, cuda or cuda:1. By default it is a GPU if there is one.",
+            rich_help_panel=LOADING,
             show_default=False,
         ),
     ] = None,
@@ -124,18 +154,28 @@ def _model_options(
         int | None,
         typer.Option(
             min=1,
-            help="Longest sequence, template included; longer texts are cut.",
-            rich_help_panel=SHARED,
+            metavar="N",
+            help="The longest sequence in tokens, template included; longer texts are cut. By default it is as long as "
+            "the model allows.",
+            rich_help_panel=LOADING,
             show_default=False,
         ),
     ] = None,
     revision: Annotated[
         str | None,
-        typer.Option(help="Branch, tag or commit on the hub.", rich_help_panel=SHARED, show_default=False),
+        typer.Option(
+            help="Which version of a model on the hub is taken: a branch, a tag or a commit.",
+            rich_help_panel=LOADING,
+            show_default=False,
+        ),
     ] = None,
     trust_remote_code: Annotated[
         bool,
-        typer.Option("--trust-remote-code", help="Run code that comes with the checkpoint.", rich_help_panel=SHARED),
+        typer.Option(
+            "--trust-remote-code",
+            help="Run the Python code that comes with the checkpoint, which can do anything on this machine.",
+            rich_help_panel=LOADING,
+        ),
     ] = False,
 ) -> None:
     """Declare the options that every command takes; their names are arguments of :func:`valuembed.load`."""
@@ -152,6 +192,7 @@ def command(
     without: Sequence[str] = (),
     group: typer.Typer = app,
     panel: str | None = None,
+    examples: Sequence[str] = (),
 ) -> Callable[..., Any]:
     """Register a command with the shared options added; it receives them, those that were given, as ``options``.
 
@@ -161,9 +202,10 @@ def command(
         without: shared options that the command does not take.
         group: what it is a command of; the program itself, unless it is one of several under one name.
         panel: heading of the help that it stands under.
+        examples: command lines that run as they are; its help ends with them.
     """
     if function is None:
-        return functools.partial(command, name=name, without=without, group=group, panel=panel)
+        return functools.partial(command, name=name, without=without, group=group, panel=panel, examples=examples)
     own = [parameter for parameter in inspect.signature(function).parameters if parameter != "options"]
     shared = inspect.signature(_model_options).parameters
     parameters = {
@@ -180,7 +222,8 @@ def command(
     run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
     run.__annotations__ = {name: entry.annotation for name, entry in parameters.items()}
     del run.__dict__["__wrapped__"]
-    return group.command(name, cls=Command, rich_help_panel=panel)(run)
+    epilog = escape("\n".join(["Example:" if len(examples) == 1 else "Examples:", *examples])) if examples else None
+    return group.command(name, cls=Command, rich_help_panel=panel, epilog=epilog)(run)
 
 
 @contextmanager
