@@ -6,6 +6,7 @@ ValuembedError
 │   └── TemplateError                      a template without its one ``{text}``, or an unknown name
 ├── InputError             (ValueError)    texts or data files that cannot be embedded
 ├── UnsupportedModelError  (ValueError)    a model whose attention values cannot be read
+├── DeviceError            (ValueError)    a device that does not exist, or that this machine does not have
 ├── CheckpointError        (OSError)       weights or files that are missing, damaged or refused
 ├── OutputError            (OSError)       results that cannot be written
 ├── ClusterError           (RuntimeError)  a cluster that is not there, has too little room, or loses its workers
@@ -46,6 +47,10 @@ class InputError(ValuembedError, ValueError):
 
 class UnsupportedModelError(ValuembedError, ValueError):
     """The model's attention values cannot be read, or not exactly."""
+
+
+class DeviceError(ValuembedError, ValueError):
+    """A device does not exist, or this machine does not have it."""
 
 
 class CheckpointError(ValuembedError, OSError):

@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 from valuembed.calibration import Calibration
 from valuembed.checkpoint import BUNDLED, Checkpoint, locate
 from valuembed.decoder import QUANTIZED
+from valuembed.devices import check_device
 from valuembed.errors import InputError, OutputError, RecipeError, ValuembedError
 from valuembed.extras import require
 from valuembed.fingerprint import content_digest, fingerprint, tensors_digest
@@ -57,7 +58,7 @@ def evaluate(
     cleaning: str | None = None,
     calibrations: Mapping[str, Calibration] | None = None,
     dtype: str | torch.dtype | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     max_tokens: int | None = None,
     revision: str | None = None,
     token: bool | str | None = None,
@@ -101,6 +102,7 @@ def evaluate(
         "trust_remote_code": trust_remote_code,
     }
     settings: dict[str, Any] = {"dtype": dtype, "max_tokens": max_tokens, "model_kwargs": model_kwargs}
+    device = check_device(device)
     given = [tasks] if isinstance(tasks, str) else list(tasks)
     if not given:
         raise InputError(f"no task to evaluate on; legal: {', '.join(FORMS)}, or the name of an mteb task")

@@ -14,6 +14,7 @@ from valuembed.adapters import base_of, find
 from valuembed.calibration import CalibrationRecord, check_recipe, read_record
 from valuembed.checkpoint import Checkpoint, locate
 from valuembed.compiling import Compiling, Wish
+from valuembed.devices import check_device
 from valuembed.encoder import ValueEncoder
 from valuembed.errors import RecipeError
 from valuembed.layers import LayerSpec, describe
@@ -44,7 +45,7 @@ def load(
     prompts: dict[str, str] | None = None,
     normalize: bool = True,
     dtype: str | torch.dtype | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     max_tokens: int | None = None,
     compile: Wish = False,
     revision: str | None = None,
@@ -87,6 +88,7 @@ def load(
 
     Raises:
         RecipeError: method, layers or template are unknown or do not fit together.
+        DeviceError: this machine does not have the device.
         CheckpointError: the model is missing, damaged, or refused for safety.
         UnsupportedModelError: its attention values cannot be read.
 
@@ -98,7 +100,7 @@ def load(
         raise RecipeError(
             f"model_kwargs: backend={backend!r} is not possible, values are read while torch computes them"
         )
-    compiling = Compiling(compile)
+    device, compiling = check_device(device), Compiling(compile)
     checkpoint = locate(
         model,
         revision=revision,
@@ -250,7 +252,7 @@ def info(
     template: TemplateSpec | Mapping[str, TemplateSpec] = "auto",
     cleaning: str | None = None,
     dtype: str | torch.dtype | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     revision: str | None = None,
     token: bool | str | None = None,
     cache_folder: str | None = None,
@@ -261,6 +263,7 @@ def info(
 
     Only the configuration is read (and the tokenizer, for a chat template).
     """
+    device = check_device(device)
     checkpoint = locate(
         model,
         revision=revision,

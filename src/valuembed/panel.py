@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from valuembed.anatomy import Anatomy
 from valuembed.calibration import Calibration, check_recipe
 from valuembed.checkpoint import locate
+from valuembed.devices import check_device
 from valuembed.encoder import EncodeReport, check_finite
 from valuembed.errors import RecipeError
 from valuembed.inputs import check_texts
@@ -70,7 +71,7 @@ class Panel:
         *,
         calibrations: Mapping[str, Calibration] | None = None,
         dtype: str | torch.dtype | None = None,
-        device: str | None = None,
+        device: str | torch.device | None = None,
         max_tokens: int | None = None,
         revision: str | None = None,
         token: bool | str | None = None,
@@ -89,8 +90,9 @@ class Panel:
                 as in :func:`valuembed.load`.
 
         Raises:
-            RecipeError, CheckpointError, UnsupportedModelError: as :func:`valuembed.load`.
+            RecipeError, DeviceError, CheckpointError, UnsupportedModelError: as :func:`valuembed.load`.
         """
+        device = check_device(device)
         checkpoint = locate(
             model,
             revision=revision,
