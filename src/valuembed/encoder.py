@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from valuembed import calibration, cards
 from valuembed.arrivals import Arrivals
 from valuembed.calibration_record import TYPE
+from valuembed.devices import check_device
 from valuembed.errors import BlankTextWarning, InputError, NotFiniteError, RecipeError, TruncationWarning
 from valuembed.inputs import check_texts
 from valuembed.module import ValueTransformer
@@ -118,7 +119,8 @@ class ValueEncoder(SentenceTransformer):
             ``[b, width]`` float32; ``(0, width)`` for no texts.
 
         Raises:
-            InputError: something that is not a text, with its row.
+            InputError: something that is not a text, or that has no embedding in this model, with its row.
+            DeviceError: ``device`` is one that this machine does not have.
             NotFiniteError: an embedding is not finite, with its row.
         """
         if hasattr(inputs, "to_list"):  # a column of pandas or polars
@@ -204,6 +206,22 @@ class ValueEncoder(SentenceTransformer):
         self.report = report
         self._warn(report)
         return vectors
+
+    def _resolve_inference_device(self, device: int | str | torch.device | None) -> torch.device:
+        return super()._resolve_inference_device(check_device(device))
+
+    def start_multi_process_pool(self, target_devices: list[str] | None = None) -> Any:
+        """As ``SentenceTransformer.start_multi_process_pool``; devices that are not there are told before it starts.
+
+        Args:
+            target_devices: one for each process.
+
+        Raises:
+            DeviceError: this machine does not have one of them.
+        """
+        for device in target_devices or ():
+            check_device(device)
+        return super().start_multi_process_pool(target_devices)
 
     def _multi_process(self, inputs: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         check_texts(inputs)

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from valuembed.calibration import Calibration
 from valuembed.checkpoint import BUNDLED, Checkpoint, locate
+from valuembed.devices import check_device
 from valuembed.dtypes import QUANTIZED
 from valuembed.errors import InputError, OutputError, RecipeError, ValuembedError
 from valuembed.extras import require
@@ -59,7 +60,7 @@ def evaluate(
     cleaning: str | None = None,
     calibrations: Mapping[str, Calibration] | None = None,
     dtype: str | torch.dtype | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     max_tokens: int | None = None,
     revision: str | None = None,
     token: bool | str | None = None,
@@ -103,6 +104,7 @@ def evaluate(
         "trust_remote_code": trust_remote_code,
     }
     settings: dict[str, Any] = {"dtype": dtype, "max_tokens": max_tokens, "model_kwargs": model_kwargs}
+    device = check_device(device)
     given = [tasks] if isinstance(tasks, str) else list(tasks)
     if not given:
         raise InputError(f"no task to evaluate on; legal: {', '.join(FORMS)}, or the name of an mteb task")

@@ -11,6 +11,7 @@ from sentence_transformers.base.modules import Normalize
 
 from valuembed.checkpoint import Checkpoint, locate
 from valuembed.compiling import Compiling, Wish
+from valuembed.devices import check_device
 from valuembed.encoder import ValueEncoder
 from valuembed.errors import RecipeError
 from valuembed.layers import LayerSpec
@@ -32,7 +33,7 @@ def load(
     prompts: dict[str, str] | None = None,
     normalize: bool = True,
     dtype: str | torch.dtype | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     max_tokens: int | None = None,
     compile: Wish = False,
     revision: str | None = None,
@@ -75,6 +76,7 @@ def load(
 
     Raises:
         RecipeError: method, layers or template are unknown or do not fit together.
+        DeviceError: this machine does not have the device.
         CheckpointError: the model is missing, damaged, or refused for safety.
         UnsupportedModelError: its attention values cannot be read.
 
@@ -86,7 +88,7 @@ def load(
         raise RecipeError(
             f"model_kwargs: backend={backend!r} is not possible, values are read while torch computes them"
         )
-    compiling = Compiling(compile)
+    device, compiling = check_device(device), Compiling(compile)
     checkpoint = locate(
         model,
         revision=revision,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from valuembed.adapter_base import base_of, holds_adapter
 from valuembed.checkpoint import locate
 from valuembed.decoder_facts import decoder_facts
+from valuembed.devices import check_device
 from valuembed.dtypes import COMPUTED, QUANTIZED, dtype_name, usable_name
 from valuembed.layers import LayerSpec, describe
 from valuembed.plan import resolve_plan
@@ -74,7 +75,7 @@ def info(
     template: TemplateSpec | Mapping[str, TemplateSpec] = "auto",
     cleaning: str | None = None,
     dtype: str | torch.dtype | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     revision: str | None = None,
     token: bool | str | None = None,
     cache_folder: str | None = None,
@@ -85,6 +86,7 @@ def info(
 
     Only the configuration is read (and the tokenizer, for a chat template).
     """
+    device = check_device(device)
     checkpoint = locate(
         model,
         revision=revision,

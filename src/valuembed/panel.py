@@ -17,6 +17,7 @@ from valuembed.anatomy import Anatomy
 from valuembed.calibration import Calibration
 from valuembed.calibration_record import check_recipe
 from valuembed.checkpoint import locate
+from valuembed.devices import check_device
 from valuembed.encoder import EncodeReport, check_finite
 from valuembed.errors import RecipeError
 from valuembed.inputs import check_texts
@@ -73,7 +74,7 @@ class Panel:
         *,
         calibrations: Mapping[str, Calibration] | None = None,
         dtype: str | torch.dtype | None = None,
-        device: str | None = None,
+        device: str | torch.device | None = None,
         max_tokens: int | None = None,
         revision: str | None = None,
         token: bool | str | None = None,
@@ -92,8 +93,9 @@ class Panel:
                 as in :func:`valuembed.load`.
 
         Raises:
-            RecipeError, CheckpointError, UnsupportedModelError: as :func:`valuembed.load`.
+            RecipeError, DeviceError, CheckpointError, UnsupportedModelError: as :func:`valuembed.load`.
         """
+        device = check_device(device)
         checkpoint = locate(
             model,
             revision=revision,
