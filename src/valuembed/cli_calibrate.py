@@ -20,6 +20,7 @@ from valuembed.commands import (
     note,
     out,
     print_json,
+    slow_imports,
 )
 
 if TYPE_CHECKING:
@@ -161,10 +162,11 @@ def calibrate(
         raise typer.BadParameter("belongs to --task sts:FILE, on which it reports", param_hint="--report")
     if corpus is None and (task is not None or kind != "filter"):
         raise typer.BadParameter("missing: give a file of texts", param_hint="--corpus")
-    from valuembed.calibrate import calibrate as fit
-    from valuembed.calibration import find_calibration
-    from valuembed.outputs import check_model_folder, save_model
-    from valuembed.segments import Documents
+    with slow_imports():
+        from valuembed.calibrate import calibrate as fit
+        from valuembed.calibration import find_calibration
+        from valuembed.outputs import check_model_folder, save_model
+        from valuembed.segments import Documents
 
     options["model"] = model
     documents = Documents(corpus, text_column) if corpus is not None else None

@@ -21,6 +21,7 @@ from valuembed.commands import (
     note,
     out,
     print_json,
+    slow_imports,
 )
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ def evaluate(
     --layers is for value methods that name none themselves; --template and --cleaning are for all.
     """
     note(model)
-    from valuembed.evaluate import evaluate as score
+    with slow_imports():
+        from valuembed.evaluate import evaluate as score
 
     found = score(model, methods or None, tasks or (), output=output, **options)
     if as_json:

@@ -19,6 +19,7 @@ from valuembed.commands import (
     note,
     out,
     print_json,
+    slow_imports,
 )
 from valuembed.templates import TEMPLATES
 
@@ -74,8 +75,9 @@ def sweep(
     as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP, rich_help_panel=OUTPUT)] = False,
 ) -> None:
     """Score every layer x every signal of a model on a task, from one pass over the texts."""
-    from valuembed.panel import SIGNALS
-    from valuembed.sweep import sweep as run
+    with slow_imports():
+        from valuembed.panel import SIGNALS
+        from valuembed.sweep import sweep as run
 
     note(model)
     names = tuple(SIGNALS) if signals is None else [name.strip() for name in signals.split(",")]
@@ -169,7 +171,8 @@ def select_layers(
     as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP, rich_help_panel=OUTPUT)] = False,
 ) -> None:
     """Choose the layers that a method averages, with labels (--dev) or without (--corpus)."""
-    from valuembed.select import select_layers as run
+    with slow_imports():
+        from valuembed.select import select_layers as run
 
     if (dev is None) == (corpus is None):
         raise typer.BadParameter("give one of --dev sts:FILE and --corpus FILE", param_hint="--dev / --corpus")

@@ -21,6 +21,7 @@ from valuembed.commands import (
     note,
     out,
     print_json,
+    slow_imports,
 )
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ def segments(
     Values raw, values aligned and hidden states, each the mean over a segment's tokens, from one pass.
     """
     note(model)
-    from valuembed.probe import probe_segments
+    with slow_imports():
+        from valuembed.probe import probe_segments
 
     found = probe_segments(
         model,
@@ -150,7 +152,8 @@ def next_token(
 ) -> None:
     """Predict the next token from the values and from the hidden states of each layer, with a linear probe."""
     note(model)
-    from valuembed.next_token import probe_next_token
+    with slow_imports():
+        from valuembed.next_token import probe_next_token
 
     found = probe_next_token(
         model,

@@ -19,6 +19,7 @@ from valuembed.commands import (
     command,
     note,
     print_json,
+    slow_imports,
 )
 
 RECIPES = ("method", "layers", "template", "cleaning")
@@ -123,13 +124,15 @@ def reproduce(
         **options,
     }
     if dry_run:
-        from valuembed.reproduce import plan
+        with slow_imports():
+            from valuembed.reproduce import plan
 
         work = plan(backbone, tflops=tflops, **chosen)
         print_json(work.to_dict()) if as_json else typer.echo(work.to_markdown(), nl=False)
         return
     note(model or backbone)
-    from valuembed.reproduce import reproduce as rerun
+    with slow_imports():
+        from valuembed.reproduce import reproduce as rerun
 
     found = rerun(backbone, output=output, **chosen)
     print_json(found.to_dict()) if as_json else typer.echo(found.to_markdown(), nl=False)
@@ -201,7 +204,8 @@ def cost(
 ) -> None:
     """Measure what each method takes: tokens, layers, arithmetic and seconds, the methods taking turns."""
     note(model)
-    from valuembed.cost import measure_cost
+    with slow_imports():
+        from valuembed.cost import measure_cost
 
     found = measure_cost(
         model,

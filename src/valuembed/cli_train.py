@@ -17,6 +17,7 @@ from valuembed.commands import (
     out,
     print_json,
     quiet,
+    slow_imports,
 )
 
 TRAIN = "Train"
@@ -219,8 +220,9 @@ def train(
     Stopped at any moment, it goes on from its last checkpoint when it is started again. Several processes:
     accelerate launch --num_processes N -m valuembed train ...
     """
-    from valuembed.finetune import train as run
-    from valuembed.training_settings import is_first_process
+    with slow_imports():
+        from valuembed.finetune import train as run
+        from valuembed.training_settings import is_first_process
 
     first = is_first_process()
     if first:

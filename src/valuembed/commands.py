@@ -5,6 +5,7 @@ else (progress, notes, errors) to stderr.
 """
 
 import functools
+import gc
 import inspect
 import json
 import sys
@@ -217,6 +218,7 @@ def command(
     def run(**given: Any) -> None:
         options = {name: value for name, value in given.items() if name not in own and value is not None}
         with _errors_in_one_line():
+            _check_names(given)
             function(**{name: given[name] for name in own}, options=options)
 
     run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
@@ -224,6 +226,29 @@ def command(
     del run.__dict__["__wrapped__"]
     epilog = escape("\n".join(["Example:" if len(examples) == 1 else "Examples:", *examples])) if examples else None
     return group.command(name, cls=Command, rich_help_panel=panel, epilog=epilog)(run)
+
+
+def _check_names(given: dict[str, Any]) -> None:
+    """Refuse a wrong name before anything slow is imported, whichever command it is given to."""
+    from valuembed.model_info import check_load
+
+    names = {*inspect.signature(check_load).parameters, "revision"}
+    if named := {name: value for name, value in given.items() if name in names and value is not None}:
+        check_load(**named)
+
+
+@contextmanager
+def slow_imports() -> Iterator[None]:
+    """Import without collecting garbage, which takes a seventh of the seconds that torch and the like take."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+            # What was imported stays: later collections need not look at it.
+            gc.freeze()
 
 
 @contextmanager
@@ -266,8 +291,9 @@ def _main(
 def load_encoder(options: dict[str, Any]) -> "ValueEncoder":
     """The model that the shared options name."""
     note(options["model"])
-    quiet()
-    from valuembed.model import load
+    with slow_imports():
+        quiet()
+        from valuembed.model import load
 
     return load(**options)
 

@@ -69,15 +69,20 @@ def decoder_facts(checkpoint: Checkpoint) -> DecoderFacts:
         CheckpointError: its configuration cannot be read.
         UnsupportedModelError: its attention values cannot be read.
     """
-    if checkpoint.name == BUNDLED:
-        return DecoderFacts.from_dict(json.loads(BUNDLED_FACTS.read_text(encoding="utf-8")))
-    place = _place(checkpoint)
-    if place is not None and (kept := _read(place)) is not None:
+    kept = kept_facts(checkpoint)
+    if kept is not None:
         return kept
     facts = survey_facts(checkpoint)
+    place = _place(checkpoint)
     if place is not None:
         _write(place, facts)
     return facts
+
+
+def kept_facts(checkpoint: Checkpoint) -> DecoderFacts | None:
+    """The facts of the decoder in a checkpoint where they are on disk, else None."""
+    place = BUNDLED_FACTS if checkpoint.name == BUNDLED else _place(checkpoint)
+    return _read(place) if place is not None else None
 
 
 def survey_facts(checkpoint: Checkpoint) -> DecoderFacts:

@@ -8,14 +8,15 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from valuembed.adapter_base import base_of, holds_adapter
+from valuembed.chat import names_chat
 from valuembed.checkpoint import locate
-from valuembed.decoder_facts import decoder_facts
+from valuembed.decoder_facts import decoder_facts, kept_facts
 from valuembed.devices import check_device
 from valuembed.dtypes import COMPUTED, QUANTIZED, dtype_name, usable_name
 from valuembed.layers import LayerSpec, describe
 from valuembed.plan import resolve_plan
 from valuembed.recipe_choice import DEFAULT_METHOD, calibration_of, resolve_for
-from valuembed.recipes import Recipe
+from valuembed.recipes import Recipe, resolve_recipe
 from valuembed.saved_record import saved_config
 from valuembed.templates import TemplateSpec
 
@@ -99,9 +100,8 @@ def info(
     base = base_of(checkpoint, saved) if holds_adapter(checkpoint) else checkpoint
     facts = decoder_facts(base)
     asked = resolve_for(checkpoint, saved, method, layers, template, cleaning)
-    anatomy = facts.anatomy
-    plan = resolve_plan(asked, facts.preset, anatomy, saved if base is checkpoint else None)
-    recipe = plan.recipe
+    plan = resolve_plan(asked, facts.preset, facts.anatomy, saved if base is checkpoint else None)
+    anatomy, recipe = plan.anatomy, plan.recipe
     record = calibration_of(checkpoint, saved, recipe)
     kept = plan.layers[-1] + 1 if plan.layers else anatomy.num_layers
     layer_sizes, tail_size, rest_size = anatomy.sizes
@@ -136,6 +136,45 @@ def info(
         weight_bytes=kept_size * COMPUTED[loaded_as],
         full_weight_bytes=(sum(layer_sizes) + tail_size + rest_size) * COMPUTED[loaded_as],
     )
+
+
+def check_load(
+    model: str | os.PathLike[str] | None = None,
+    method: str | Recipe | Mapping[str, Any] = DEFAULT_METHOD,
+    layers: LayerSpec = None,
+    template: TemplateSpec | Mapping[str, TemplateSpec] = "auto",
+    cleaning: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    **hub: Any,
+) -> None:
+    """Raise what :func:`valuembed.load` would raise for a wrong name, as far as that is known without torch.
+
+    That is: devices, precisions, methods, templates, folders; and layers, where the decoder was surveyed before.
+
+    Args:
+        model: as in :func:`valuembed.load`; None where it is not known yet.
+        method, layers, template, cleaning, dtype, device: as in :func:`valuembed.load`.
+        hub: as in :func:`valuembed.checkpoint.locate`.
+
+    Raises:
+        DeviceError, RecipeError, CheckpointError: as :func:`valuembed.load`.
+    """
+    check_device(device)
+    dtype_name(None if dtype in QUANTIZED else dtype)
+    # A chat template is spelt out by the tokenizer, which takes transformers to load.
+    known_template = "auto" if names_chat(template) else template
+    checkpoint = locate(model, **hub) if model is not None else None
+    if checkpoint is None or not checkpoint.is_local:
+        resolve_recipe(method, layers, known_template, cleaning)
+        return
+    saved = saved_config(checkpoint)
+    asked = resolve_for(checkpoint, saved, method, layers, known_template, cleaning)
+    base = base_of(checkpoint, saved) if holds_adapter(checkpoint) else checkpoint
+    if base.is_local and (facts := kept_facts(base)) is not None:
+        plan = resolve_plan(asked, facts.preset, facts.anatomy, saved if base is checkpoint else None)
+        if known_template is template:
+            calibration_of(checkpoint, saved, plan.recipe)
 
 
 def _computed_in(asked: str | torch.dtype | None, held: str | None, device: str | None) -> str:

@@ -1,0 +1,77 @@
+"""What is wrong in a command's names is said before anything slow is imported, by every command."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SLOW = ("torch", "transformers", "sentence_transformers", "mteb", "lancedb")
+
+# Each is refused for the last of its arguments.
+WRONG = [
+    ["info", "./nowhere"],
+    ["info", "--method", "vaa"],
+    ["info", "--template", "prompt_eo"],
+    ["info", "--layers", "40"],
+    ["info", "--device", "cuda"],
+    ["info", "--device", "cdua"],
+    ["info", "--dtype", "int3"],
+    ["similarity", "a", "b", "--model", "./nowhere"],
+    ["similarity", "a", "b", "--layers", "10,40"],
+    ["similarity", "a", "b", "--cleaning", "soap"],
+    ["explain", "a", "--method", "vaa"],
+    ["embed", "texts.txt", "-o", "texts.parquet", "--device", "cuda:7"],
+    ["embed", "texts.txt", "-o", "folder", "--model", "folder-without-model"],
+    ["search", "a", "--in", "x.parquet", "--method", "vaa"],
+    ["evaluate", "./nowhere", "--tasks", "sts:x.jsonl"],
+    ["evaluate", "bundled", "--tasks", "sts:x.jsonl", "--device", "gpu"],
+    ["sweep", "bundled", "--task", "sts:x.jsonl", "--template", "{txt}"],
+    ["select-layers", "bundled", "--dev", "sts:x.jsonl", "--method", "vaa"],
+    ["calibrate", "bundled", "--corpus", "texts.txt", "-o", "out", "--layers", "nine"],
+    ["probe", "segments", "./nowhere", "--corpus", "texts.txt"],
+    ["cost", "./nowhere"],
+    ["train", "bundled", "--pairs", "x.jsonl", "-o", "out", "--dtype", "int3"],
+    ["serve", "--model", "./nowhere"],
+]
+
+SCRIPT = """
+import json, sys
+from typer.testing import CliRunner
+from valuembed.cli import app
+
+for args in json.loads(sys.argv[1]):
+    result = CliRunner().invoke(app, args)
+    slow = sorted(set(json.loads(sys.argv[2])) & set(sys.modules))
+    print(json.dumps([result.exit_code, result.output, repr(result.exception), slow]))
+"""
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list]:
+    """What each of the commands answers, all of them in one process."""
+    folder = tmp_path_factory.mktemp("here")
+    (folder / "texts.txt").write_text("A text.\n")
+    (folder / "folder-without-model").mkdir()
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT, json.dumps(WRONG), json.dumps(SLOW)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        check=True,
+    )
+    lines = [json.loads(line) for line in run.stdout.splitlines()]
+    return dict(zip(map(" ".join, WRONG), lines, strict=True))
+
+
+@pytest.mark.parametrize("args", WRONG, ids=" ".join)
+def test_a_wrong_name_is_said_at_once(args, answers):
+    code, output, exception, slow = answers[" ".join(args)]
+    assert code == 1, output
+    assert exception == "SystemExit(1)"
+    (line,) = output.splitlines()
+    assert line.startswith("error: ")
+    assert args[-1].removeprefix("./") in line or repr(args[-1]) in line or "nowhere" in line
+    assert slow == [], "imported before the name was checked"
+    assert not Path("out").exists()
