@@ -20,7 +20,7 @@ LEVELS = {
     "precision heap locks new_file task_rows task_files pairs backbones printable plane devices",
     1: "anatomy checkpoint decoder_config weight_files "
     "adapters lanes packing lane_choice trial compiling reader prefix passes token_reader "
-    "weight_reader decoder quantizing resolution batching arrivals tokenizing offsets testing tiny_configs "
+    "weight_reader decoder vocabulary quantizing resolution batching arrivals tokenizing offsets testing tiny_configs "
     "tiny_tokenizers",
     2: "module feeding calibration",
     3: "model encoder panel fingerprint cards plots method_specs layerwise segments linear_probe "

@@ -24,6 +24,7 @@ from valuembed.recipes import Recipe, resolve_recipe
 from valuembed.resolution import load_tokenizer, prepare, saved_config
 from valuembed.templates import TemplateSpec
 from valuembed.tokenizing import expand_chat, names_chat
+from valuembed.vocabulary import lacking_in_file
 
 
 class _Default(str):
@@ -219,6 +220,7 @@ class ModelInfo:
         not_loaded: what is left on disk, in plain words.
         dtype: of the weights on this device.
         weight_bytes, full_weight_bytes: memory for the weights as loaded, and of the whole decoder.
+        tokens_without_embedding: which ids of the tokenizer have no embedding, and what that means; None where all do.
     """
 
     name: str
@@ -239,6 +241,7 @@ class ModelInfo:
     dtype: str
     weight_bytes: int
     full_weight_bytes: int
+    tokens_without_embedding: str | None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -261,7 +264,7 @@ def info(
 ) -> ModelInfo:
     """What a recipe would read from a model, and what it would cost; arguments as in :func:`load`.
 
-    Only the configuration is read (and the tokenizer, for a chat template).
+    Only the configuration and the tokenizer are read.
     """
     device = check_device(device)
     checkpoint = locate(
@@ -285,6 +288,7 @@ def info(
         next((layer for layer in plan.layers if layer in anatomy.value_layers), anatomy.value_layers[0])
     )
     above = tuple(range(kept, anatomy.num_layers))
+    words = checkpoint if checkpoint.file("tokenizer_config.json") else found.base
     width = anatomy.width(plan.layers, signal=recipe.signal, weights=recipe.weights, aligned=recipe.aligned)
     return ModelInfo(
         name=checkpoint.name,
@@ -309,4 +313,5 @@ def info(
         dtype=str(loaded_as).removeprefix("torch."),
         weight_bytes=kept_size * loaded_as.itemsize,
         full_weight_bytes=(sum(layer_sizes) + tail_size + rest_size) * loaded_as.itemsize,
+        tokens_without_embedding=lacking_in_file(words, found.config.vocab_size),
     )
