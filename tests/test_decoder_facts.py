@@ -70,7 +70,7 @@ def test_another_release_of_transformers_is_asked_anew(cache, surveys, folder, m
     assert len(surveys) == len(kept(cache)) == 2
 
 
-@pytest.mark.parametrize("damaged", ["", "[]", "{}", '{"anatomy": {}, "preset": null, "dtype": null}'])
+@pytest.mark.parametrize("damaged", ["", "[]", "{}", '{"anatomy": {}, "preset": null, "dtype": null, "vocabulary": 1}'])
 def test_a_damaged_file_is_made_anew(damaged, cache, surveys, folder):
     first = valuembed.info(folder)
     (path,) = kept(cache)

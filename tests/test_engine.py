@@ -140,10 +140,11 @@ def test_token_ids_are_the_texts_they_stand_for(encoder, engine):
 def test_token_ids_that_are_none_of_the_tokenizer(encoder, engine):
     tokenizer = encoder.reader.texts.tokenizer
     size = len(tokenizer)
+    assert engine.token_ids == size
     for wrong in (size, 10**30):
         with pytest.raises(
             InputError,
-            match=rf"^token id {wrong} is not one of this model's tokenizer, which has {size}; ids of another",
+            match=rf"^token id {wrong} is not one of this model's, which are 0 to {size - 1}; ids of another",
         ):
             engine.prepare([(5, wrong)], Manner())
     with pytest.raises(InputError, match=r"^its token ids are special tokens only, and no text$"):

@@ -21,7 +21,7 @@ LEVELS = {
     1: "anatomy survey plan saved_record recipe_choice decoder_facts dtypes "
     "checkpoint adapter_base calibration_record chat decoder_config weight_files "
     "adapters lanes packing lane_choice trial compiling reader prefix passes token_reader "
-    "weight_reader decoder quantizing resolution batching arrivals tokenizing offsets testing tiny_configs "
+    "weight_reader decoder vocabulary quantizing resolution batching arrivals tokenizing offsets testing tiny_configs "
     "tiny_tokenizers",
     2: "module feeding calibration",
     3: "model model_info encoder panel fingerprint cards plots method_specs layerwise segments linear_probe "

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from valuembed.errors import NotFiniteError, ReadingError, TruncationWarning
+from valuembed.errors import NotFiniteError, ReadingError, TruncationWarning, UnknownTokenError
 from valuembed.rows import Rejected, Row
 from valuembed.storage import Encoder
 
@@ -122,18 +122,38 @@ def encode(model: Encoder, texts: list[str], width: int) -> Encoded:
     Raises:
         NotFiniteError: the model itself says that a vector is not finite.
         ReadingError: the model returned something else.
+        InputError: no text can be embedded, whichever it is.
     """
     import numpy as np
 
-    with warnings.catch_warnings():
-        # One warning for the job, at its end.
-        warnings.simplefilter("ignore", TruncationWarning)
-        vectors = np.asarray(model.encode_document(texts, show_progress_bar=False), np.float32)
+    try:
+        with warnings.catch_warnings():
+            # One warning for the job, at its end.
+            warnings.simplefilter("ignore", TruncationWarning)
+            vectors = np.asarray(model.encode_document(texts, show_progress_bar=False), np.float32)
+    except UnknownTokenError as error:
+        if not error.reasons:
+            raise
+        return _without(error.reasons, model, texts, width)
     if vectors.shape != (len(texts), width):
         raise ReadingError(f"the model returned vectors {vectors.shape}, expected {(len(texts), width)}")
     faults = dict.fromkeys(np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist(), NOT_FINITE)
     report = model.report
     return Encoded(vectors, faults, report.tokens if report else 0, report.truncated if report else 0)
+
+
+def _without(reasons: Mapping[int, str], model: Encoder, texts: list[str], width: int) -> Encoded:
+    """As :func:`encode`, for texts of which some cannot be embedded, and why."""
+    import numpy as np
+
+    vectors, faults = np.full((len(texts), width), np.nan, np.float32), dict(reasons)
+    kept = [at for at in range(len(texts)) if at not in reasons]
+    if not kept:
+        return Encoded(vectors, faults, 0, 0)
+    rest = encode(model, [texts[at] for at in kept], width)
+    vectors[kept] = rest.vectors
+    faults |= {kept[at]: reason for at, reason in rest.faults.items()}
+    return Encoded(vectors, faults, rest.tokens, rest.truncated)
 
 
 def encode_or_tell(model: Encoder, texts: list[str], width: int) -> Encoded:
@@ -147,7 +167,7 @@ def encode_or_tell(model: Encoder, texts: list[str], width: int) -> Encoded:
 
     parts = list(_halving(model, texts, width))
     faults = {first + at: reason for first, part in parts for at, reason in part.faults.items()}
-    if len(faults) > MOST_FAULTS:
+    if sum(reason == NOT_FINITE for reason in faults.values()) > MOST_FAULTS:
         raise _too_many(texts)
     return Encoded(
         np.concatenate([part.vectors for _, part in parts]),

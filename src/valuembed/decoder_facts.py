@@ -33,18 +33,21 @@ class DecoderFacts:
         anatomy: its survey; without the class when it was read from disk.
         preset: name of the preset made for this backbone, or None.
         dtype: the precision that its configuration names; None where only the weights know.
+        vocabulary: rows of its embedding matrix.
     """
 
     anatomy: Anatomy
     preset: str | None
     dtype: str | None
+    vocabulary: int
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         anatomy = asdict(self.anatomy)
         del anatomy["model_class"]
         anatomy["blocks"] = [{**block, "needs": sorted(block["needs"])} for block in anatomy["blocks"]]
-        return {"anatomy": anatomy, "preset": self.preset, "dtype": self.dtype}
+        rest = {"preset": self.preset, "dtype": self.dtype, "vocabulary": self.vocabulary}
+        return {"anatomy": anatomy, **rest}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DecoderFacts:
@@ -56,7 +59,7 @@ class DecoderFacts:
             "tail": tuple(anatomy["tail"]),
             "sizes": (tuple(layers), tail, rest),
         }
-        return cls(Anatomy(**anatomy), data["preset"], data["dtype"])
+        return cls(Anatomy(**anatomy), data["preset"], data["dtype"], data["vocabulary"])
 
 
 def decoder_facts(checkpoint: Checkpoint) -> DecoderFacts:
@@ -97,6 +100,7 @@ def survey_facts(checkpoint: Checkpoint) -> DecoderFacts:
         survey(config, trust_remote_code=checkpoint.trust_remote_code),
         preset_for(config),
         None if dtype is None else str(dtype).removeprefix("torch."),
+        config.vocab_size,
     )
 
 

@@ -66,6 +66,7 @@ class Engine(ABC):
         width: of its vectors.
         step_tokens: tokens of a round.
         step_cost: what a step costs beside its tokens, in tokens.
+        token_ids: how many token ids have an embedding, from 0 on; None, and any number from 0 on is taken.
         playground: what a page to try the model with needs of it; None, and there is no such page.
     """
 
@@ -73,6 +74,7 @@ class Engine(ABC):
     width: int
     step_tokens: int
     step_cost: int
+    token_ids: int | None = None
     playground: Playground | None = None
 
     @abstractmethod

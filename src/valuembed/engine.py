@@ -18,13 +18,14 @@ from valuembed.calibration_record import check_recipe
 from valuembed.chat import expand_chat
 from valuembed.embedding_jobs import MOST_TEMPLATES, Engine, Manner, Text, Tokenized
 from valuembed.encoder import ValueEncoder, check_finite
-from valuembed.errors import InputError, TemplateError
+from valuembed.errors import InputError, TemplateError, UnknownTokenError
 from valuembed.feeding import SHARED_FROM, cached_tokens, shared_prefixes
 from valuembed.inputs import check_text
 from valuembed.other_methods import EncoderPlayground
 from valuembed.prefix import SharedPrefixes
 from valuembed.recipes import Recipe, resolve_recipe
 from valuembed.tokenizing import TokenRow
+from valuembed.vocabulary import embedding_rows
 
 PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}
 """Names of a role's instruction among a model's prompts, as sentence-transformers looks for them."""
@@ -48,11 +49,14 @@ class EncoderEngine(Engine):
         step_tokens: tokens of a step; None is a number that suits the device.
     """
 
+    token_ids: int
+
     def __init__(self, encoder: ValueEncoder, step_tokens: int | None = None) -> None:
         self.name = encoder.reader.origin.name
         self.width = encoder.get_embedding_dimension() or 0
         self.step_tokens = step_tokens or encoder.reader.tokens_per_step
         _, self.step_cost = usual_step(encoder.device)
+        self.token_ids = min(len(encoder.reader.texts.tokenizer), embedding_rows(encoder.reader.model))
         self.encoder = encoder.eval()
         self.playground = EncoderPlayground(encoder)
         self._recipe = lru_cache(maxsize=64)(self._recipe_with)
@@ -74,7 +78,10 @@ class EncoderEngine(Engine):
         own = manner.template is None and manner.prompt is None
         prefixes = self._own_prefixes if own else shared_prefixes(reader, len(texts), recipe)
         strings = [text if isinstance(text, str) else self._decoded(text) for text in texts]
-        rows = reader.tokenize_texts(strings, prompt, manner.role, recipe=recipe)
+        try:
+            rows = reader.tokenize_texts(strings, prompt, manner.role, recipe=recipe)
+        except UnknownTokenError as error:
+            raise InputError(f"it {next(iter(error.reasons.values()))}") from error
         by_text = list(zip(*rows, strict=True))
         cached = cached_tokens(reader, rows, prompt, manner.role, recipe, prefixes)
         # Behind different beginnings texts cannot share a step.
@@ -126,6 +133,7 @@ class EncoderEngine(Engine):
         recipe = resolve_recipe(own, template=expand_chat(spec, reader.texts.tokenizer))
         if len(recipe.template) > MOST_TEMPLATES:
             raise TemplateError(f"{len(recipe.template)} templates for a text; give at most {MOST_TEMPLATES}")
+        reader.check_templates(recipe)
         for module in self.encoder:
             if isinstance(module, Calibration):
                 check_recipe(module.record, recipe, self.name, reader.origin.name)
@@ -134,10 +142,9 @@ class EncoderEngine(Engine):
     def _decoded(self, ids: tuple[int, ...]) -> str:
         """The text of token ids, special tokens left out."""
         tokenizer = self.encoder.reader.texts.tokenizer
-        size = len(tokenizer)
-        if wrong := [token for token in ids if not 0 <= token < size]:
+        if wrong := [token for token in ids if not 0 <= token < self.token_ids]:
             raise InputError(
-                f"token id {wrong[0]} is not one of this model's tokenizer, which has {size}; ids of another "
+                f"token id {wrong[0]} is not one of this model's, which are 0 to {self.token_ids - 1}; ids of another "
                 "tokenizer mean other words here, so send texts"
             )
         text = str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))

@@ -5,6 +5,7 @@ ValuembedError
 │   ├── LayerError                         layers that do not exist, hold no values, or differ in width
 │   └── TemplateError                      a template without its one ``{text}``, or an unknown name
 ├── InputError             (ValueError)    texts or data files that cannot be embedded
+│   └── UnknownTokenError                  texts with tokens for which a model has no embedding
 ├── UnsupportedModelError  (ValueError)    a model whose attention values cannot be read
 ├── DeviceError            (ValueError)    a device that does not exist, or that this machine does not have
 ├── CheckpointError        (OSError)       weights or files that are missing, damaged or refused
@@ -23,6 +24,7 @@ Each message echoes what was given and says what is legal or what to do.
 from __future__ import annotations
 
 import traceback
+from collections.abc import Mapping
 
 
 class ValuembedError(Exception):
@@ -43,6 +45,29 @@ class TemplateError(RecipeError):
 
 class InputError(ValuembedError, ValueError):
     """A text, or a file of texts, cannot be embedded; the message names the rows."""
+
+
+class UnknownTokenError(InputError):
+    """Texts hold tokens for which the model has no embedding; the message names the rows.
+
+    Attributes:
+        reasons: by row, a phrase that completes "the text ...".
+    """
+
+    reasons: Mapping[int, str] = {}
+
+    @classmethod
+    def of(cls, reasons: Mapping[int, str], texts: int) -> UnknownTokenError:
+        """For some of so many texts."""
+        listed = "; ".join(f"row {row} {reason}" for row, reason in list(reasons.items())[:5])
+        more = f"; and {len(reasons) - 5} more" if len(reasons) > 5 else ""
+        error = cls(f"{len(reasons)} of {texts} texts cannot be embedded: {listed}{more}")
+        error.reasons = dict(reasons)
+        return error
+
+    def moved(self, start: int, texts: int) -> UnknownTokenError:
+        """The same where the rows began at ``start`` of so many texts."""
+        return self.of({start + row: reason for row, reason in self.reasons.items()}, texts)
 
 
 class UnsupportedModelError(ValuembedError, ValueError):
@@ -124,6 +149,10 @@ class MissingExtraError(ValuembedError, ImportError):
 
 class TruncationWarning(UserWarning):
     """Texts were longer than the model takes and lost their ends."""
+
+
+class VocabularyWarning(UserWarning):
+    """The tokenizer of a model knows ids for which the model has no embedding."""
 
 
 class BlankTextWarning(UserWarning):

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from valuembed.batching import plan_steps, rope_groups, usual_step
+from valuembed.errors import UnknownTokenError
 from valuembed.prefix import LEAST_TOKENS, SharedPrefixes
 from valuembed.recipes import Recipe
 from valuembed.tokenizing import TokenRow
@@ -118,7 +119,10 @@ def _made(
     packed_up_to: int,
 ) -> Iterator[Batch]:
     for start in range(0, len(texts), TEXTS_PER_WINDOW):
-        rows = reader.tokenize_texts(texts[start : start + TEXTS_PER_WINDOW], prompt, role, recipe=recipe)
+        try:
+            rows = reader.tokenize_texts(texts[start : start + TEXTS_PER_WINDOW], prompt, role, recipe=recipe)
+        except UnknownTokenError as error:
+            raise error.moved(start, len(texts)) from None
         by_text = list(zip(*rows, strict=True))
         cached = cached_tokens(reader, rows, prompt, role, recipe, shared)
         fed = [max(map(_fed, of_text, skipped)) for of_text, skipped in zip(by_text, cached, strict=True)]

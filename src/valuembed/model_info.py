@@ -19,6 +19,7 @@ from valuembed.recipe_choice import DEFAULT_METHOD, calibration_of, resolve_for
 from valuembed.recipes import Recipe, resolve_recipe
 from valuembed.saved_record import saved_config
 from valuembed.templates import TemplateSpec
+from valuembed.vocabulary import lacking_in_file
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +44,7 @@ class ModelInfo:
         not_loaded: what is left on disk, in plain words.
         dtype: of the weights on this device.
         weight_bytes, full_weight_bytes: memory for the weights as loaded, and of the whole decoder.
+        tokens_without_embedding: which ids of the tokenizer have no embedding, and what that means; None where all do.
     """
 
     name: str
@@ -63,6 +65,7 @@ class ModelInfo:
     dtype: str
     weight_bytes: int
     full_weight_bytes: int
+    tokens_without_embedding: str | None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -85,7 +88,7 @@ def info(
 ) -> ModelInfo:
     """What a recipe would read from a model, and what it would cost; arguments as in :func:`load`.
 
-    Only the configuration is read (and the tokenizer, for a chat template).
+    Only the configuration and the tokenizer are read.
     """
     device = check_device(device)
     checkpoint = locate(
@@ -110,6 +113,7 @@ def info(
     block = anatomy.block(
         next((layer for layer in plan.layers if layer in anatomy.value_layers), anatomy.value_layers[0])
     )
+    words = checkpoint if checkpoint.file("tokenizer_config.json") else base
     above = tuple(range(kept, anatomy.num_layers))
     width = anatomy.width(plan.layers, signal=recipe.signal, weights=recipe.weights, aligned=recipe.aligned)
     return ModelInfo(
@@ -135,6 +139,7 @@ def info(
         dtype=loaded_as,
         weight_bytes=kept_size * COMPUTED[loaded_as],
         full_weight_bytes=(sum(layer_sizes) + tail_size + rest_size) * COMPUTED[loaded_as],
+        tokens_without_embedding=lacking_in_file(words, facts.vocabulary),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +19,7 @@ from valuembed.checkpoint import Checkpoint, locate
 from valuembed.cleaning import CLEANINGS
 from valuembed.compiling import Compiling
 from valuembed.decoder import load_decoder, parse_dtype
-from valuembed.errors import CheckpointError, InputError, RecipeError, UnsupportedModelError
+from valuembed.errors import CheckpointError, InputError, RecipeError, UnsupportedModelError, VocabularyWarning
 from valuembed.feeding import Batch, batches
 from valuembed.inputs import check_prompt, check_texts
 from valuembed.lane_choice import LaneName, packed_up_to, why_whole
@@ -29,6 +30,7 @@ from valuembed.recipes import Recipe
 from valuembed.resolution import load_tokenizer, prepare, token_limit
 from valuembed.saved_record import CONFIG_FILE, Origin, find_origin, saved_config
 from valuembed.tokenizing import TextTokenizer, TokenRow
+from valuembed.vocabulary import check_rows, check_template, embedding_rows, lacking
 
 
 class ValueTransformer(Transformer):
@@ -126,14 +128,43 @@ class ValueTransformer(Transformer):
 
         Raises:
             InputError: an instruction that is no text.
+            UnknownTokenError: texts with tokens for which the decoder has no embedding.
         """
         check_prompt(prompt)
         recipe = recipe or self.recipe
         cleaned = [CLEANINGS[recipe.cleaning](text) for text in texts]
-        return [
-            self.texts.rows(cleaned, template, prompt or "", max_tokens=max_tokens or self.max_tokens)
-            for template in recipe.templates_for(role)
-        ]
+        found = []
+        for template in recipe.templates_for(role):
+            rows = self.texts.rows(cleaned, template, prompt or "", max_tokens=max_tokens or self.max_tokens)
+            self.check_tokens(rows, template)
+            found.append(rows)
+        return found
+
+    def check_tokens(self, rows: Sequence[TokenRow], template: str) -> None:
+        """Raise where tokens have no embedding.
+
+        Args:
+            rows: sequences of b texts in one template.
+            template: that they were tokenized with.
+
+        Raises:
+            InputError, UnknownTokenError: as :func:`valuembed.vocabulary.check_rows`.
+        """
+        check_rows(rows, embedding_rows(self.model), self.texts, template)
+
+    def check_templates(self, recipe: Recipe) -> None:
+        """Raise where a recipe's template has tokens for which the decoder has no embedding.
+
+        Args:
+            recipe: all of whose templates are to be used.
+
+        Raises:
+            TemplateError: it names the token.
+        """
+        for template in dict.fromkeys(
+            template for role in (None, "query", "document") for template in recipe.templates_for(role)
+        ):
+            check_template(template, embedding_rows(self.model), self.texts)
 
     def batches(
         self, texts: Sequence[str], prompt: str | None, role: str | None, recipe: Recipe | None = None
@@ -353,4 +384,8 @@ def build(
     tokenizer = load_tokenizer(checkpoint if checkpoint.file("tokenizer_config.json") else base)
     origin = find_origin(base, preset_for(found.config), found.anatomy, saved)
     limit = max_tokens if max_tokens is not None else (saved or {}).get("max_tokens")
-    return ValueTransformer(model, tokenizer, plan, origin, token_limit(limit, tokenizer, found.config))
+    reader = ValueTransformer(model, tokenizer, plan, origin, token_limit(limit, tokenizer, found.config))
+    reader.check_templates(plan.recipe)
+    if told := lacking(tokenizer, embedding_rows(model)):
+        warnings.warn(f"model {checkpoint.name!r}: {told}", VocabularyWarning, stacklevel=3)
+    return reader

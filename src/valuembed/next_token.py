@@ -296,7 +296,9 @@ def draw(
     number, missing, texts = 0, positions, iter(documents)
     with tqdm(total=positions, desc="Drawing positions", unit="position", disable=not progress) as bar:
         while missing and (batch := list(islice(texts, _DOCUMENTS_AT_A_TIME))):
-            for row in reader.texts.rows(batch, PLAIN, max_tokens=limit):
+            fed = reader.texts.rows(batch, PLAIN, max_tokens=limit)
+            reader.check_tokens(fed, PLAIN)
+            for row in fed:
                 number += 1
                 start, end = row.span
                 count = min(PER_DOCUMENT, end - 1 - start, missing)

@@ -7,17 +7,14 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from valuembed.calls import NOT_STORED, Call, encode, gather, warn_of_truncation
+from valuembed.calls import NOT_FINITE, NOT_STORED, Call, Encoded, encode, gather, warn_of_truncation
 from valuembed.errors import OutputError, ReadingError, ValuembedError
 from valuembed.new_file import NewFile
-from valuembed.rows import RowReader, check_input, count_rows, read_rows
+from valuembed.rows import Rejected, RowReader, check_input, count_rows, read_rows
 from valuembed.storage import ID, TEXT, Encoder, Make
 from valuembed.vector_writer import VectorWriter
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -91,14 +88,17 @@ def embed_file(
         bar = tqdm(total=count_rows(source), unit=" rows", desc="embedding", disable=None if progress else True)
         with bar, VectorWriter(vectors, make, columns) as writer, RowReader(source, text_column, id_column) as reader:
             for call in gather(reader.take(), rows_per_chunk):
-                for row in call.aside.values():
-                    rejects.write(json.dumps({"row": row.row, "reason": row.reason}).encode() + b"\n")
                 if call.texts:
-                    ids, texts = [text.id for text in call.texts], [text.text for text in call.texts]
-                    writer.write({ID: ids, TEXT: texts}, _stored(model, make, call, source))
-                    truncated += model.report.truncated if model.report else 0
-                    tokens += model.report.tokens if model.report else 0
-                embedded += len(call.texts)
+                    encoded = _encoded(model, make, call, source)
+                    kept = [at for at, text in enumerate(call.texts) if text.row not in call.aside]
+                    ids = [call.texts[at].id for at in kept]
+                    texts = [call.texts[at].text for at in kept]
+                    writer.write({ID: ids, TEXT: texts}, make.pack(encoded.vectors[kept]))
+                    truncated += encoded.truncated
+                    tokens += encoded.tokens
+                for _, row in sorted(call.aside.items()):
+                    rejects.write(json.dumps({"row": row.row, "reason": row.reason}).encode() + b"\n")
+                embedded += call.rows - len(call.aside)
                 rejected += len(call.aside)
                 bar.update(call.rows)
             reader.check_columns()
@@ -158,18 +158,28 @@ def check_files(
     return source, target
 
 
-def _stored(model: Encoder, make: Make, call: Call, source: Path) -> NDArray[Any]:
-    """Vectors of a call as they are stored, checked."""
+def _encoded(model: Encoder, make: Make, call: Call, source: Path) -> Encoded:
+    """Vectors of a call, checked; rows whose texts cannot be embedded are set aside in it."""
     import numpy as np
 
     ids = [text.id for text in call.texts]
     where = f"{source}, ids {ids[0]} to {ids[-1]}"
     try:
-        vectors = encode(model, [text.text for text in call.texts], len(make.probe)).vectors
+        encoded = encode(model, [text.text for text in call.texts], len(make.probe))
     except ValuembedError as error:
         raise type(error)(f"{where} (rows are counted from the first of these): {error}") from error
-    for fine, what in ((np.isfinite(vectors).all(axis=1), "is not finite"), (make.fits(vectors), NOT_STORED)):
-        if not fine.all():
-            wrong = [ids[at] for at in np.flatnonzero(~fine)[:10]]
+    fine: dict[str, Any] = {
+        "is not finite": np.isfinite(encoded.vectors).all(axis=1),
+        NOT_STORED: make.fits(encoded.vectors),
+    }
+    for at, reason in encoded.faults.items():
+        if reason != NOT_FINITE:
+            text = call.texts[at]
+            call.aside[text.row] = Rejected(text.line, reason)
+            for rows in fine.values():
+                rows[at] = True
+    for what, rows in fine.items():
+        if not rows.all():
+            wrong = [ids[at] for at in np.flatnonzero(~rows)[:10]]
             raise ReadingError(f"{where}: the embedding {what} for ids {', '.join(map(str, wrong))}")
-    return make.pack(vectors)
+    return encoded

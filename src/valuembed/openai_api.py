@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -32,6 +32,8 @@ Template = Annotated[str, Field(max_length=MOST_CHARACTERS)]
 def read_input(given: object) -> list[Text]:
     """The texts of a request, in any of the four forms that OpenAI takes.
 
+    Lists of numbers are taken for token ids here; :func:`check_ids` knows which of them the model has.
+
     Raises:
         ValueError: it is none of them, or holds what is no text. The message repeats nothing of it.
     """
@@ -39,17 +41,42 @@ def read_input(given: object) -> list[Text]:
         return [_text(given, "it")]
     if not isinstance(given, list) or not given:
         raise ValueError("it has to be a text, a list of texts, a list of token ids, or a list of such lists")
-    if all(map(_is_id, given)):
+    if all(map(_is_number, given)):
         return [tuple(given)]
     return [_text(item, f"item {index}") for index, item in enumerate(given)]
 
 
-def _is_id(item: object) -> bool:
-    return isinstance(item, int) and not isinstance(item, bool) and item >= 0
+def check_ids(texts: Sequence[Text], known: int | None) -> None:
+    """Raise on the first number that is no token id of a model.
+
+    Args:
+        texts: of a request.
+        known: how many ids the model has, from 0 on; None for any number of them.
+
+    Raises:
+        RequestError: 400, with the legal range.
+    """
+    for text, ids in enumerate(texts):
+        for place, number in enumerate(() if isinstance(ids, str) else ids):
+            whole = isinstance(number, int) and not isinstance(number, bool)
+            if not whole or number < 0 or (known is not None and number >= known):
+                legal = "from 0 on" if known is None else f"from 0 to {known - 1}"
+                of = f"item {text}, " if len(texts) > 1 else ""
+                raise RequestError(
+                    400,
+                    f"input: {of}token {place} is {json.dumps(number):.40}, which is no token id of this model: its "
+                    f"ids are whole numbers {legal}; those of another tokenizer mean other words here, so send texts",
+                    code="invalid_value",
+                    param="input",
+                )
+
+
+def _is_number(item: object) -> bool:
+    return isinstance(item, (int, float))
 
 
 def _text(item: object, where: str) -> Text:
-    if isinstance(item, list) and item and all(map(_is_id, item)):
+    if isinstance(item, list) and item and all(map(_is_number, item)):
         return tuple(item)
     if item == "":
         raise ValueError(f"{where} is an empty text, which has no embedding")

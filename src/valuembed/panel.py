@@ -57,6 +57,8 @@ class Panel:
             raise RecipeError("a panel needs at least one recipe")
         self.reader = reader
         self.plans = dict(plans)
+        for plan in self.plans.values():
+            reader.check_templates(plan.recipe)
         self.calibrations = {name: module.to(reader.model.device) for name, module in (calibrations or {}).items()}
         for name, calibration in self.calibrations.items():
             if name not in self.plans:

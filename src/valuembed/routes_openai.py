@@ -16,6 +16,7 @@ from valuembed.openai_api import (
     Model,
     Models,
     answer_parts,
+    check_ids,
     responses,
 )
 from valuembed.serving import Serving
@@ -41,7 +42,7 @@ async def embeddings(request: Request, body: EmbeddingsRequest) -> Response:
     serving: Serving = request.app.state.serving
     texts = body.texts
     check_model(serving, body.model)
-    _check_size(serving, body)
+    _check_input(serving, body)
     template = tuple(body.template) if isinstance(body.template, list) else body.template
     manner = Manner(body.input_type, body.prompt, template)
     embedded = await serving.embed(request, texts, manner, truncate=body.truncate)
@@ -77,7 +78,7 @@ def check_model(serving: Serving, name: str | None) -> None:
         )
 
 
-def _check_size(serving: Serving, body: EmbeddingsRequest) -> None:
+def _check_input(serving: Serving, body: EmbeddingsRequest) -> None:
     width, limits = serving.batcher.engine.width, serving.limits
     if body.dimensions is not None and body.dimensions > width:
         raise RequestError(
@@ -101,6 +102,7 @@ def _check_size(serving: Serving, body: EmbeddingsRequest) -> None:
             code="invalid_value",
             param="input",
         )
+    check_ids(body.texts, serving.batcher.engine.token_ids)
 
 
 def _model(serving: Serving) -> Model:

@@ -229,6 +229,7 @@ def explain(
     sequences = []
     for template in recipe.templates_for(role):
         row, pieces = reader.texts.pieces(cleaned, template, prompt or "", max_tokens=reader.max_tokens)
+        reader.check_tokens([row], template)
         read = read_weights(reader.model, anatomy, layers, row.ids)
         weights = torch.stack([_weights(*pair, by) for pair in read]).numpy()
         tokens = _tokens(row, pieces, reader.texts.names(row.ids))
