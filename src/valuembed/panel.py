@@ -18,7 +18,7 @@ from valuembed.calibration import Calibration, check_recipe
 from valuembed.checkpoint import locate
 from valuembed.encoder import EncodeReport, check_finite
 from valuembed.errors import RecipeError
-from valuembed.inputs import check_texts
+from valuembed.inputs import as_texts, check_texts
 from valuembed.model import resolve_for
 from valuembed.module import ValueTransformer, build
 from valuembed.quantizing import split_dtype
@@ -163,7 +163,7 @@ class Panel:
         """The vectors of every recipe.
 
         Args:
-            texts: b texts.
+            texts: b texts, in anything that holds them in an order.
             names: which of the recipes; None is all.
             role: ``"query"``, ``"document"`` or None: whose templates.
             prompt: an instruction for all of them.
@@ -178,6 +178,7 @@ class Panel:
             RecipeError: a name that no recipe has.
             ReadingError: a vector is not finite, with its row.
         """
+        texts = as_texts(texts)
         check_texts(texts)
         widths = self.widths()
         wanted = list(self.plans if names is None else names)
