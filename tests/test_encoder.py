@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from some_texts import some_texts
@@ -132,14 +135,114 @@ def test_a_failed_call_leaves_no_report(folder: Path) -> None:
     assert model.report is None
 
 
-def test_columns_of_other_libraries(folder: Path) -> None:
-    class Column:
-        def to_list(self) -> list[str]:
-            return ["a cat", "rain"]
-
+@pytest.mark.parametrize("call", ["encode", "encode_query", "encode_document"])
+def test_texts_under_either_name_and_in_any_container(folder: Path, call: str) -> None:
     model = load(folder, "va")
-    assert np.array_equal(model.encode(Column()), model.encode(["a cat", "rain"]))
-    assert np.array_equal(model.encode(np.array(["a cat", "rain"])), model.encode(("a cat", "rain")))
+    texts = ["a cat", "rain"]
+    encode = getattr(model, call)
+    expected = encode(texts)
+    assert np.array_equal(encode(inputs=texts), expected)
+    assert np.array_equal(encode(sentences=texts), expected)
+    assert encode(sentences="rain").shape == (16,)
+    for given in (
+        tuple(texts),
+        iter(texts),
+        np.array(texts),
+        pa.array(texts),
+        pa.chunked_array([[texts[0]], ["rain"]]),
+    ):
+        assert np.array_equal(encode(given), expected)
+    for one in (np.array("rain"), np.str_("rain"), pa.scalar("rain")):
+        assert encode(one).shape == (16,)
+    for nothing in ((), iter([]), np.array([]), pa.array([], pa.string())):
+        assert encode(nothing).shape == (0, 16)
+    with pytest.raises(InputError, match="set where texts are expected: a set has no order"):
+        encode(set(texts))
+
+
+def test_texts_are_given_once(folder: Path) -> None:
+    model = load(folder, "va")
+    with pytest.raises(InputError, match=r"^encode\(\) takes texts once, as inputs or by its older name sentences$"):
+        model.encode(["a"], sentences=["a"])
+    with pytest.raises(InputError, match=r"^encode\(\) takes texts once"):
+        model.encode()
+
+
+def test_options_by_place_as_in_any_sentence_transformer(folder: Path) -> None:
+    model = load(folder, "va", prompts={"query": "find: "})
+    # prompt_name, prompt, batch_size, show_progress_bar, output_value, precision
+    assert np.array_equal(model.encode(["x"], "query", None, 8, False), model.encode_query(["x"]))
+    by_place: tuple[Any, ...] = (None, None, 8, False, "sentence_embedding", "ubinary")
+    assert model.encode([], *by_place).shape == (0, 2)
+    assert model.encode([], *by_place[:5], "float32", True, False, None, False, 5).shape == (0, 5)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, True, "4"])
+def test_a_width_that_is_none_is_refused(folder: Path, wrong: Any) -> None:
+    model = load(folder, "va")
+    with pytest.raises(InputError, match=f"^truncate_dim={wrong!r} has to be a whole number of at least 1$"):
+        model.encode(["a"], truncate_dim=wrong)
+    model.truncate_dim = wrong
+    with pytest.raises(InputError, match="has to be a whole number of at least 1"):
+        model.encode(["a"])
+
+
+def test_an_unknown_output_is_refused(folder: Path) -> None:
+    with pytest.raises(RecipeError, match=r"^output_value='tokens' is unknown; legal: 'sentence_embedding', and None"):
+        load(folder, "va").encode(["a"], output_value="tokens")
+
+
+def test_features_of_texts_in_any_container(folder: Path) -> None:
+    model = load(folder, "va")
+    expected = model.preprocess(["ab", "c"])["input_ids"]
+    for given in (("ab", "c"), np.array(["ab", "c"]), pa.array(["ab", "c"])):
+        assert torch.equal(model.preprocess(given)["input_ids"], expected)
+        assert torch.equal(model.tokenize(given)["input_ids"], expected)
+        assert torch.equal(model.reader.preprocess(given)["input_ids"], expected)
+    # One text is one, not its letters.
+    for make in (model.preprocess, model.tokenize, model.reader.preprocess):
+        assert torch.equal(make("ab")["input_ids"], model.preprocess(["ab"])["input_ids"])
+
+
+def test_similarity_takes_vectors_of_any_kind(folder: Path) -> None:
+    model = load(folder, "va")
+    vectors = model.encode(["a cat", "rain", "a dog"])
+    expected = vectors @ vectors.T
+    for other in (
+        torch.from_numpy(vectors),
+        list(vectors),
+        list(torch.from_numpy(vectors)),
+        vectors.tolist(),
+        vectors.astype(np.float64),
+        vectors.astype(np.float16),
+        torch.from_numpy(vectors).bfloat16(),
+    ):
+        for scores in (model.similarity(vectors, other), model.similarity(other, vectors)):
+            assert abs(scores.float().numpy() - expected).max() < 5e-3
+    # (3, 4) and (4, 3) have the cosine 24/25.
+    assert model.similarity([[3, 4, 0]], np.array([[4, 3, 0]], np.int8)).tolist() == [[pytest.approx(0.96)]]
+    assert model.similarity_pairwise([[3, 4]], [[4.0, 3.0]]).tolist() == [pytest.approx(0.96)]
+    with pytest.raises(
+        InputError, match=r"^similarity\(\) cannot compare packed bits: vectors of 2 bytes hold 16 bits"
+    ):
+        model.similarity(vectors, model.encode(["a", "b"], precision="ubinary"))
+    with pytest.raises(InputError, match=r"cannot read \['a', 'b'\] as such; encode texts first"):
+        model.similarity(["a", "b"], vectors)
+
+
+def test_a_model_is_copied_pickled_and_moved_like_any_module(folder: Path) -> None:
+    model = load(folder, "va")
+    expected = model.encode(["a cat", "rain"])
+    for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), model.to("cpu"), model.float()):
+        assert abs(again.encode(["a cat", "rain"]) - expected).max() < 1e-6
+    with torch.no_grad():
+        assert abs(model.encode(["a cat", "rain"]) - expected).max() < 1e-6
+    assert cosine(model.half().encode(["a cat", "rain"]), expected).min() > 0.999
+    assert len(model) == 2
+    model.max_seq_length = 12
+    assert (model.max_seq_length, model.reader.max_tokens) == (12, 12)
+    with pytest.warns(FutureWarning, match="renamed to `get_embedding_dimension`"):
+        assert model.get_sentence_embedding_dimension() == 16
 
 
 def test_later_modules_may_change_the_width(folder: Path) -> None:
@@ -193,7 +296,7 @@ def test_blank_texts_are_the_template_around_nothing(folder: Path) -> None:
     ("texts", "message"),
     [
         (["a", 5, "b"], "1 of 3 texts cannot be embedded: row 1 is not a string but int"),
-        ([None], "row 0 is not a string but NoneType"),
+        (["a", None], r"1 of 2 texts .* row 1 is missing \(None\); leave missing texts out"),
         (["ok", "bad \ud800"], "row 1 is not valid Unicode: lone surrogate U\\+D800 at character 4"),
         (["nul \0 inside"], "row 0 is not text: NUL character at character 4"),
         (["x" * 1_000_000], "row 0 is 1,000,000 bytes long; a text has to be shorter than 1,000,000 bytes"),

@@ -27,7 +27,7 @@ def write(folder, name, content):
         ("", None),
         ("x" * (MAX_TEXT_BYTES - 1), None),
         (3, "not a string but int"),
-        (None, "not a string but NoneType"),
+        (None, "missing (None)"),
         (b"bytes", "not a string but bytes"),
         ("ab\ud800", "not valid Unicode: lone surrogate U+D800 at character 2"),
         ("ab\0c", "not text: NUL character at character 2"),

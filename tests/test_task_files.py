@@ -82,7 +82,7 @@ class TestSts:
         ("value", "reason"),
         [
             (5, "not a string but int"),
-            (None, "not a string but NoneType"),
+            (None, r"missing \(None\)"),
             ("nul \0", "not text: NUL character at character 4"),
             ("half \ud83d", "not valid Unicode: lone surrogate U\\+D83D at character 5"),
         ],

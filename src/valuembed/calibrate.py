@@ -21,7 +21,7 @@ from valuembed.checkpoint import locate
 from valuembed.decoder_config import read_config
 from valuembed.encoder import ValueEncoder
 from valuembed.errors import CheckpointError, InputError, RecipeError
-from valuembed.inputs import check_text
+from valuembed.inputs import check_text, iter_texts
 from valuembed.layerwise import warn_truncated
 from valuembed.panel import Panel
 from valuembed.saved_record import saved_config
@@ -64,7 +64,7 @@ def sample_texts(texts: Iterable[str], max_texts: int = MAX_TEXTS) -> Sample:
         raise RecipeError(f"max_texts={max_texts!r} has to be a whole number of at least 2")
     heap: list[tuple[int, str]] = []  # negative hashes: the largest of those held is on top
     held: set[str] = set()
-    for row, text in enumerate(texts):
+    for row, text in enumerate(iter_texts(texts, ordered=False)):
         if reason := check_text(text):
             raise InputError(f"row {row} of the corpus cannot be embedded: it is {reason}")
         if not text.strip() or text in held:

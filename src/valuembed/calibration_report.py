@@ -35,6 +35,7 @@ from valuembed.calibration import (
 from valuembed.checkpoint import hub_options, locate
 from valuembed.errors import CheckpointError, InputError, ReadingError
 from valuembed.extras import require
+from valuembed.inputs import iter_texts
 from valuembed.keeping import incomplete, keeping
 from valuembed.layers import LayerSpec
 from valuembed.layerwise import described, spearman, warn_truncated
@@ -369,8 +370,8 @@ def _read(panel: Panel, texts: list[str], names: Sequence[str], progress: bool) 
 
 def _watched(texts: Iterable[str], wanted: set[str], met: set[str]) -> Iterator[str]:
     """The texts as they come; those that are wanted are noted."""
-    for text in texts:
-        if text in wanted:
+    for text in iter_texts(texts, ordered=False):
+        if isinstance(text, str) and text in wanted:
             met.add(text)
         yield text
 

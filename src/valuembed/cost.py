@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from valuembed import plots
 from valuembed.checkpoint import hub_options, locate
 from valuembed.errors import InputError
+from valuembed.inputs import as_texts
 from valuembed.keeping import incomplete, keeping
 from valuembed.layerwise import described
 from valuembed.method_specs import MethodSpec, choose, parse_methods
@@ -280,6 +281,7 @@ def _texts(
     if texts is not None and corpus is not None:
         raise InputError("give one of texts and corpus, of which the texts would be taken")
     if texts is not None:
+        texts = as_texts(texts)
         if not texts:
             raise InputError("no texts to embed; the cost of a method is measured on at least one")
         return texts, "given"

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,15 @@ from valuembed.arrivals import Arrivals
 from valuembed.calibration_record import TYPE
 from valuembed.devices import check_device
 from valuembed.errors import BlankTextWarning, InputError, NotFiniteError, RecipeError, TruncationWarning
-from valuembed.inputs import check_texts
+from valuembed.inputs import as_text, as_texts, check_texts
 from valuembed.module import ValueTransformer
 from valuembed.quantizing import precision_of
 from valuembed.recipes import Recipe
 from valuembed.resolution import NO_LIMIT
+
+_NOT_GIVEN: Any = object()
+
+_OF_ENCODE = signature(SentenceTransformer.encode)
 
 _BETWEEN = ("sentence_transformers", "torch", "contextlib")
 
@@ -78,6 +83,37 @@ def check_finite(vectors: Tensor, reader: ValueTransformer) -> None:
         )
 
 
+def _as_tensor(vectors: Any) -> Tensor:
+    """A tensor of vectors that came as a tensor, an array, a list of either, or a list of numbers."""
+    if isinstance(vectors, Tensor):
+        return vectors
+    listed = isinstance(vectors, (list, tuple)) and len(vectors) > 0
+    try:
+        if listed and isinstance(vectors[0], Tensor):
+            return torch.stack(list(vectors))
+        has_dtype = isinstance(vectors, np.ndarray) or (listed and isinstance(vectors[0], np.ndarray))
+        return torch.tensor(np.asarray(vectors, None if has_dtype else np.float32))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"similarity() compares vectors of one width, and cannot read {vectors!r:.80} as such; encode texts first"
+        ) from error
+
+
+def _check_wanted(output_value: str | None, truncate_dim: Any) -> None:
+    if output_value == "token_embeddings":
+        raise RecipeError(
+            "output_value='token_embeddings': a recipe reads one vector a text and keeps nothing of single tokens"
+        )
+    if output_value not in ("sentence_embedding", None):
+        raise RecipeError(
+            f"output_value={output_value!r} is unknown; legal: 'sentence_embedding', and None for all that the "
+            "modules give"
+        )
+    whole = isinstance(truncate_dim, (int, np.integer)) and not isinstance(truncate_dim, bool)
+    if truncate_dim is not None and (not whole or truncate_dim < 1):
+        raise InputError(f"truncate_dim={truncate_dim!r} has to be a whole number of at least 1")
+
+
 class ValueEncoder(SentenceTransformer):
     """A ``SentenceTransformer`` whose first module reads attention values.
 
@@ -108,29 +144,75 @@ class ValueEncoder(SentenceTransformer):
         """What is computed in, and what the weights are kept in where that is something else."""
         return precision_of(self.reader.model)
 
-    def encode(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    def encode(self, inputs: Any = _NOT_GIVEN, *args: Any, sentences: Any = _NOT_GIVEN, **kwargs: Any) -> Any:
         """As ``SentenceTransformer.encode``; steps are cut by tokens, so ``batch_size`` decides nothing.
 
         Args:
-            inputs: a text or b texts.
+            inputs: a text or b texts, in anything that holds them in an order, see :func:`valuembed.inputs.as_texts`.
             args, kwargs: as in sentence-transformers.
+            sentences: what ``inputs`` was called there before.
 
         Returns:
             ``[b, width]`` float32; ``(0, width)`` for no texts.
 
         Raises:
-            InputError: something that is not a text, or that has no embedding in this model, with its row.
+            InputError: something that is not a text, or that has no embedding in this model, with its row; or no list.
+            RecipeError: an ``output_value`` that a recipe cannot give.
             DeviceError: ``device`` is one that this machine does not have.
             NotFiniteError: an embedding is not finite, with its row.
         """
-        if hasattr(inputs, "to_list"):  # a column of pandas or polars
-            inputs = inputs.to_list()
         self.report = None
-        result = super().encode(inputs, *args, **kwargs)
-        if isinstance(inputs, (str, dict)) or not hasattr(inputs, "__len__") or len(inputs):
+        if (inputs is _NOT_GIVEN) == (sentences is _NOT_GIVEN):
+            raise InputError("encode() takes texts once, as inputs or by its older name sentences")
+        given = as_text(sentences if inputs is _NOT_GIVEN else inputs)
+        texts = given if isinstance(given, str) else as_texts(given)
+        result = super().encode(texts, *args, **kwargs)
+        if isinstance(texts, str) or texts:
             return result
         self.report = EncodeReport(0, 0, 0, 0)
-        return self._no_rows(result, kwargs.get("truncate_dim"), kwargs.get("precision"))
+        asked = _OF_ENCODE.bind(self, texts, *args, **kwargs).arguments
+        return self._no_rows(result, asked.get("truncate_dim"), asked.get("precision"))
+
+    def is_singular_input(self, inputs: Any) -> bool:  # type: ignore[override]
+        """Whether what is given is one text."""
+        return isinstance(inputs, str)
+
+    def preprocess(self, inputs: Any, prompt: str | None = None, **kwargs: Any) -> Any:
+        """As ``SentenceTransformer.preprocess``, of a text or b texts in whatever :meth:`encode` takes."""
+        given = as_text(inputs)
+        return super().preprocess([given] if isinstance(given, str) else as_texts(given), prompt=prompt, **kwargs)
+
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
+        """As ``SentenceTransformer.similarity``, of vectors in any precision but packed bits.
+
+        Args:
+            embeddings1, embeddings2: arrays, tensors or lists of numbers, ``[a, width]`` and ``[b, width]``.
+
+        Returns:
+            ``[a, b]``.
+
+        Raises:
+            InputError: they are no vectors, or packed bits.
+        """
+        return super().similarity(*self._comparable(embeddings1, embeddings2))
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Tensor:
+        """As :meth:`similarity`, of each vector with the one in its place: ``[b]``."""
+        return super().similarity_pairwise(*self._comparable(embeddings1, embeddings2))
+
+    def _comparable(self, *given: Any) -> list[Tensor]:
+        """Vectors as tensors of one floating dtype."""
+        found = [_as_tensor(vectors) for vectors in given]
+        width = self.get_embedding_dimension() or 0
+        for tensor in found:
+            if tensor.dtype in (torch.int8, torch.uint8) and tensor.shape[-1] == -(-width // 8) < width:
+                raise InputError(
+                    f"similarity() cannot compare packed bits: vectors of {tensor.shape[-1]} bytes hold {width} "
+                    "bits; count the bits that differ, or encode with precision='float32' or 'int8'"
+                )
+        floating = [tensor if tensor.is_floating_point() else tensor.float() for tensor in found]
+        dtype = torch.promote_types(floating[0].dtype, floating[1].dtype)
+        return [tensor.to(dtype) for tensor in floating]
 
     def _no_rows(self, result: Any, truncate_dim: int | None, precision: str | None) -> Any:
         width = min(self.get_embedding_dimension() or 0, truncate_dim or NO_LIMIT)
@@ -145,10 +227,7 @@ class ValueEncoder(SentenceTransformer):
 
     def _inference(self, inputs: list[Any], **kwargs: Any) -> Any:
         check_texts(inputs)
-        if kwargs["output_value"] == "token_embeddings":
-            raise RecipeError(
-                "output_value='token_embeddings': a recipe reads one vector a text and keeps nothing of single tokens"
-            )
+        _check_wanted(kwargs["output_value"], kwargs["truncate_dim"])
         if kwargs["output_value"] is None:
             items: Any = super()._inference(inputs, **kwargs)
             if items:
@@ -225,6 +304,7 @@ class ValueEncoder(SentenceTransformer):
 
     def _multi_process(self, inputs: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         check_texts(inputs)
+        _check_wanted(kwargs["output_value"], kwargs["truncate_dim"])
         if kwargs["output_value"] != "sentence_embedding":
             raise RecipeError(f"output_value={kwargs['output_value']!r} is not possible with several processes")
         self._reports: list[EncodeReport] = []

@@ -21,7 +21,7 @@ from valuembed.compiling import Compiling
 from valuembed.decoder import load_decoder, parse_dtype
 from valuembed.errors import CheckpointError, InputError, RecipeError, UnsupportedModelError, VocabularyWarning
 from valuembed.feeding import Batch, batches
-from valuembed.inputs import check_prompt, check_texts
+from valuembed.inputs import as_text, as_texts, check_prompt, check_texts
 from valuembed.lane_choice import LaneName, packed_up_to, why_whole
 from valuembed.layers import describe, preset_for
 from valuembed.passes import read_within_memory
@@ -199,12 +199,12 @@ class ValueTransformer(Transformer):
         }
 
     def preprocess(  # type: ignore[override]
-        self, inputs: Sequence[Any], prompt: str | None = None, task: str | None = None, **kwargs: Any
+        self, inputs: Any, prompt: str | None = None, task: str | None = None, **kwargs: Any
     ) -> dict[str, Tensor]:
         """Texts as features. Plain text stays plain: a chat template is used only where the recipe names it.
 
         Args:
-            inputs: b texts.
+            inputs: a text or b texts.
             prompt: an instruction for all of them.
             task: ``"query"`` or ``"document"``.
             kwargs: ``max_length`` from the trainer; anything else is refused by name.
@@ -215,8 +215,10 @@ class ValueTransformer(Transformer):
         limit = kwargs.pop("max_length", None)
         if unknown := sorted(key for key, value in kwargs.items() if value is not None):
             raise InputError(f"preprocess() does not take {', '.join(unknown)}")
-        check_texts(inputs)
-        return self.features(self.tokenize_texts(inputs, prompt, task, max_tokens=limit))
+        given = as_text(inputs)
+        texts = [given] if isinstance(given, str) else as_texts(given)
+        check_texts(texts)
+        return self.features(self.tokenize_texts(texts, prompt, task, max_tokens=limit))
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Read the vectors of a batch of any size, cut into steps by their tokens.

@@ -20,7 +20,7 @@ from valuembed.checkpoint import locate
 from valuembed.devices import check_device
 from valuembed.encoder import EncodeReport, check_finite
 from valuembed.errors import RecipeError
-from valuembed.inputs import check_texts
+from valuembed.inputs import as_texts, check_texts
 from valuembed.layers import preset_for
 from valuembed.module import ValueTransformer, build
 from valuembed.plan import Plan, resolve_plan
@@ -171,7 +171,7 @@ class Panel:
         """The vectors of every recipe.
 
         Args:
-            texts: b texts.
+            texts: b texts, in anything that holds them in an order.
             names: which of the recipes; None is all.
             role: ``"query"``, ``"document"`` or None: whose templates.
             prompt: an instruction for all of them.
@@ -186,6 +186,7 @@ class Panel:
             RecipeError: a name that no recipe has.
             ReadingError: a vector is not finite, with its row.
         """
+        texts = as_texts(texts)
         check_texts(texts)
         widths = self.widths()
         wanted = list(self.plans if names is None else names)

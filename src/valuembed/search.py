@@ -11,6 +11,7 @@ from valuembed.embedding_files import PLACES, EmbeddingFiles
 from valuembed.errors import InputError
 from valuembed.hits import Hit, check_make, check_query, embed_query, unit
 from valuembed.index import Index
+from valuembed.inputs import as_texts
 from valuembed.storage import EMBEDDING, Encoder
 
 if TYPE_CHECKING:
@@ -134,15 +135,16 @@ def similarity_matrix(model: Encoder, texts: Sequence[str]) -> NDArray[np.float3
 
     Args:
         model: what :func:`valuembed.load` returns.
-        texts: b texts.
+        texts: b texts, in anything that holds them in an order.
 
     Returns:
         float32 ``[b, b]``, symmetric, with ones on the diagonal up to rounding.
     """
     import numpy as np
 
-    if not texts:
+    listed = as_texts(texts)
+    if not listed:
         return np.zeros((0, 0), np.float32)
-    vectors = unit(np.asarray(model.encode(list(texts), show_progress_bar=False), np.float32), "the texts")
+    vectors = unit(np.asarray(model.encode(listed, show_progress_bar=False), np.float32), "the texts")
     matrix: NDArray[np.float32] = vectors @ vectors.T
     return matrix

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from valuembed.errors import InputError
+from valuembed.inputs import iter_texts
 from valuembed.offsets import token_starts
 from valuembed.rows import Row, check_input, read_rows
 
@@ -150,7 +151,7 @@ def cut(
     numbers: list[int] = []
     read = too_short = longest = 0
     with tqdm(total=limit, desc="Cutting documents", unit="segment", disable=not progress) as bar:
-        for number, document in enumerate(documents):
+        for number, document in enumerate(iter_texts(documents)):
             starts = token_starts(tokenizer, document)
             read, longest = read + 1, max(longest, len(starts))
             segments = _slices(document, starts, tokens)[:per_document]

@@ -15,7 +15,7 @@ from valuembed import plots
 from valuembed.cleaning import CLEANINGS
 from valuembed.encoder import ValueEncoder
 from valuembed.errors import InputError, LayerError, RecipeError
-from valuembed.inputs import check_prompt, check_texts
+from valuembed.inputs import as_text, check_prompt, check_texts
 from valuembed.layers import describe
 from valuembed.module import ValueTransformer
 from valuembed.plan import Plan
@@ -210,6 +210,7 @@ def explain(
     """
     if by not in BY:
         raise RecipeError(f"by={by!r} is unknown; legal: {', '.join(BY)}")
+    text = as_text(text)
     check_texts([text])
     check_prompt(prompt)
     if not text.strip():
