@@ -172,5 +172,5 @@ def test_without_ray(loaded, monkeypatch):
         raise ModuleNotFoundError("no", name="ray")
 
     monkeypatch.setattr(extras, "import_module", missing)
-    message = 'error: ray is not installed; run: pip install "valuembed[ray]"'
+    message = f"error: ray is not installed; run: {extras.install_line('ray')}"
     assert fails("embed", "in", "-o", "out", "--engine", "ray").endswith(message)
