@@ -1,6 +1,6 @@
 """Put a LoRA adapter on the value projections, save only the adapter, load it again: the same vectors.
 
-Needs peft: pip install "valuembed[train]"
+Needs peft: pip install -c constraints.txt ".[train]"
 """
 
 import tempfile

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from valuembed.checkpoint import LoadedFrom
+
 
 class FakeEncoder:
     """Counts letters: equal texts have equal vectors, and texts with common letters are similar.
@@ -21,8 +23,11 @@ class FakeEncoder:
 
     def __init__(self, name="fake", width=16, poison=None, shift=0.0, dtype="float32", max_tokens=None, **recipe: Any):
         self.width, self.poison, self.shift = width, poison, shift
-        self.reader = SimpleNamespace(origin=SimpleNamespace(name=name))
-        choices = {"method": "aligned_wva", "layers": (2, 3), "template": ("{text}",), **recipe}
+        # What loads without a network, whatever its name.
+        loaded_from = LoadedFrom("bundled")
+        self.reader = SimpleNamespace(origin=SimpleNamespace(name=name), loaded_from=loaded_from)
+        choices = {"method": "aligned_wva", "signal": "value", "weights": "last", "aligned": True}
+        choices = {**choices, "layers": (2, 3), "template": ("{text}",), **recipe}
         self.recipe = SimpleNamespace(to_dict=lambda: dict(choices), **choices)
         self.report = None
         self.precision, self.max_seq_length = dtype, max_tokens

@@ -102,7 +102,7 @@ def test_version():
 def test_options_that_are_given_reach_load_and_no_others(loaded, texts, tmp_path):
     succeeds("embed", texts, "-o", tmp_path / "a.parquet")
     defaults = {"trust_remote_code": False, "compile": "auto"}
-    assert loaded.pop() == {"model": "bundled", "template": "auto", **defaults}
+    assert loaded.pop() == {"model": "bundled", **defaults}
     given = {
         "model": "some/model",
         "method": "va",

@@ -87,7 +87,7 @@ def test_a_missing_extra_is_one_line(asked, monkeypatch):
         raise ModuleNotFoundError(name=name)
 
     monkeypatch.setattr(extras, "import_module", missing)
-    assert fails("serve") == 'error: fastapi is not installed; run: pip install "valuembed[serve]"'
+    assert fails("serve") == f"error: fastapi is not installed; run: {extras.install_line('serve')}"
     assert issubclass(MissingExtraError, ImportError)
 
 

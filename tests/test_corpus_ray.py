@@ -29,7 +29,7 @@ ROWS = 140
 @pytest.fixture(scope="module")
 def ray():
     """A cluster of two CPUs on this machine."""
-    pytest.importorskip("ray", reason='Ray is not installed: pip install "valuembed[ray]"')
+    pytest.importorskip("ray", reason="the extra 'ray' is not installed")
     module = import_ray("local")
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), *sys.path]))
@@ -249,4 +249,4 @@ def test_without_ray(here, monkeypatch):
     monkeypatch.setattr(extras, "import_module", missing)
     with pytest.raises(MissingExtraError) as caught:
         embed(here)
-    assert str(caught.value) == 'ray is not installed; run: pip install "valuembed[ray]"'
+    assert str(caught.value) == f"ray is not installed; run: {extras.install_line('ray')}"

@@ -60,9 +60,10 @@ def test_the_file_records_model_and_recipe(tmp_path, source):
     embed_file(FakeEncoder("some/model"), source, tmp_path / "out.parquet")
     record = json.loads(pq.read_schema(tmp_path / "out.parquet").metadata[b"valuembed"])
     assert record["model"] == "some/model"
-    assert record["recipe"] == {"method": "aligned_wva", "layers": [2, 3], "template": ["{text}"]}
+    recipe = {"method": "aligned_wva", "signal": "value", "weights": "last", "aligned": True}
+    assert record["recipe"] == {**recipe, "layers": [2, 3], "template": ["{text}"]}
     assert record["width"] == 16
-    assert record.keys() == {"model", "recipe", "width", "precision", "dim", "version", "probe"}
+    assert record.keys() == {"model", "loaded_from", "recipe", "width", "precision", "dim", "version", "probe"}
     assert (record["precision"], record["dim"]) == ("float32", None)
 
 

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from valuembed import tables
-from valuembed.errors import InputError, MissingExtraError
-from valuembed.extras import require
+from valuembed.errors import InputError
 from valuembed.inputs import MAX_TEXT_BYTES, check_text
 from valuembed.rows import Rejected, Row, count_rows, read_rows
 
@@ -268,12 +267,3 @@ def test_reading_is_a_stream(tmp_path):
     # What comes later has not been looked at: the file may be cut behind the reader's back.
     path.write_text("")
     assert len(list(stream)) < 49_999
-
-
-def test_require_names_the_extra():
-    with pytest.raises(MissingExtraError, match=r'^nowhere is not installed; run: pip install "valuembed\[train\]"$'):
-        require("nowhere.inside", "train")
-    with pytest.raises(ModuleNotFoundError, match=r"json\.nothing") as caught:
-        require("json.nothing", "train")
-    assert not isinstance(caught.value, MissingExtraError)
-    assert require("json.decoder", "train").JSONDecoder is json.JSONDecoder

@@ -44,14 +44,12 @@ It maps a text to {width} numbers. Made with valuembed {version}.
 
 ## Use
 
-```bash
-pip install valuembed
-```
+With the Python package valuembed installed:
 
 ```python
 {usage}```
 
-Or as a plain `SentenceTransformer`, with valuembed installed. The flag lets sentence-transformers import valuembed's
+Or as a plain `SentenceTransformer`. The flag lets sentence-transformers import valuembed's
 module; this folder holds no code.
 
 ```python

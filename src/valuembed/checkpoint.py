@@ -22,6 +22,21 @@ HUB_OPTIONS = ("revision", "token", "cache_folder", "local_files_only", "trust_r
 
 
 @dataclass(frozen=True)
+class LoadedFrom:
+    """What a model was loaded from, as it may be recorded where others read it.
+
+    Attributes:
+        name: hub id, ``"bundled"``, or a folder's own name; never a path.
+        revision: commit of a hub id, where known.
+        is_folder: whether it was a folder of the machine, which others may not have.
+    """
+
+    name: str
+    revision: str | None = None
+    is_folder: bool = False
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A place that holds a model, and the rights to read it.
 
@@ -45,7 +60,13 @@ class Checkpoint:
     @property
     def public_name(self) -> str:
         """A name that is safe to record: a folder's own name, never its path."""
-        return Path(self.location).name if self.is_local and self.name != BUNDLED else self.name
+        # A folder may be named as ".".
+        return Path(os.path.abspath(self.location)).name if self.is_local and self.name != BUNDLED else self.name
+
+    @property
+    def loaded_from(self) -> LoadedFrom:
+        """What is recorded of a model that is loaded from here."""
+        return LoadedFrom(self.public_name, self.commit, self.is_local and self.name != BUNDLED)
 
     @property
     def commit(self) -> str | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from valuembed.commands import INPUT, LOADING, OUTPUT, command, load_encoder, note, print_json
+from valuembed.commands import BUNDLED, INPUT, LOADING, OUTPUT, command, load_encoder, note, print_json
 from valuembed.precision import PRECISIONS, check_precision
 
 if TYPE_CHECKING:
@@ -38,10 +38,11 @@ INTERRUPTED = "interrupted; finished shards are kept, the same command goes on f
 
 
 @command(
+    recorded="",
     examples=(
         "valuembed embed examples/sentences.txt -o sentences.parquet",
         "valuembed embed examples/sentences.txt -o vectors --precision int8 --dim 128",
-    )
+    ),
 )
 def embed(
     inputs: Annotated[
@@ -84,9 +85,11 @@ def embed(
         ),
     ] = None,
     precision: Annotated[
-        str,
-        typer.Option(help=f"How vectors are stored: {', '.join(PRECISIONS)}.", rich_help_panel=OUTPUT),
-    ] = "float32",
+        str | None,
+        typer.Option(
+            help=f"How vectors are stored: {', '.join(PRECISIONS)}.", rich_help_panel=OUTPUT, show_default="float32"
+        ),
+    ] = None,
     dim: Annotated[
         int | None,
         typer.Option(
@@ -122,14 +125,15 @@ def embed(
         ),
     ] = None,
     overlap: Annotated[
-        int,
+        int | None,
         typer.Option(
             min=0,
             metavar="TOKENS",
             help="How many tokens a chunk shares with the chunk before it.",
             rich_help_panel=FOLDER,
+            show_default="0",
         ),
-    ] = 0,
+    ] = None,
     rows_per_shard: Annotated[
         int | None,
         typer.Option(
@@ -206,8 +210,12 @@ def embed(
         ),
     ] = False,
 ) -> None:
-    """Embed every text of files. Rows without a usable text are set aside in a rejected.jsonl, and the rest goes on."""
-    check_precision(precision)
+    """Embed every text of files. Rows without a usable text are set aside in a rejected.jsonl, and the rest goes on.
+
+    A folder in which a job was begun is gone on with: what it records, its model included, is the default.
+    """
+    if precision is not None:
+        check_precision(precision)
     options["compile"] = {"yes": True, "no": False}.get(compiled.value, compiled.value)
     job: dict[str, Any] = {"text_column": text_column, "id_column": id_column}
     kept: dict[str, Any] = {"precision": precision, "dim": dim}
@@ -233,12 +241,30 @@ def embed(
         if given := [name for name, value in shards.items() if value]:
             option = given[0].replace("_", "-")
             raise typer.BadParameter("is for a folder as OUTPUT, not for a .parquet file", param_hint=f"--{option}")
+        options.setdefault("model", BUNDLED)
+        kept["precision"] = precision or "float32"
         _embed_file(inputs[0], output, options, as_json, {**job, "overwrite": overwrite}, kept)
         return
     if overwrite:
         raise typer.BadParameter("a folder is gone on with, not replaced; remove it first", param_hint="--overwrite")
+    options, choices = _gone_on_with(output, options, {**job, **kept, **shards})
     run = functools.partial(_on_ray, options, cluster) if engine == "ray" else functools.partial(_here, options)
-    _embed_folder(run, inputs, output, as_json, job, {**kept, **shards})
+    _embed_folder(run, inputs, output, as_json, choices)
+
+
+def _gone_on_with(
+    output: Path, options: dict[str, Any], choices: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options and choices with those of the job that was begun in a folder, if there is one, where none are named."""
+    from valuembed.manifest import check_folder, read_manifest
+    from valuembed.recorded import recorded_choices, recorded_job
+
+    if (record := read_manifest(check_folder(output))) is not None:
+        return recorded_job(record, output, options), recorded_choices(record, choices)
+    defaults = {"precision": "float32", "overlap": 0}
+    return {"model": BUNDLED, **options}, {
+        name: defaults.get(name) if value is None else value for name, value in choices.items()
+    }
 
 
 def _embed_file(
@@ -268,16 +294,15 @@ def _embed_folder(
     inputs: list[str],
     output: Path,
     as_json: bool,
-    job: dict[str, Any],
-    kept: dict[str, Any],
+    choices: dict[str, Any],
 ) -> None:
     from valuembed.corpus import check_corpus
     from valuembed.progress import every
 
-    check_corpus(inputs, output, **job)
+    check_corpus(inputs, output, text_column=choices["text_column"], id_column=choices["id_column"])
     progress: bool | Callable[[Progress], object] = every(JSON_EVERY, _print_progress) if as_json else True
     try:
-        done = run(inputs, output, **job, **kept, progress=progress)
+        done = run(inputs, output, **choices, progress=progress)
     except KeyboardInterrupt:
         typer.echo(INTERRUPTED, err=True)
         raise

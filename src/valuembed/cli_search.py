@@ -100,10 +100,11 @@ def _tell(source: str, output: str, done: "IndexSummary") -> None:
 
 
 @command(
+    recorded="SOURCE",
     examples=(
         "valuembed embed examples/sentences.txt -o sentences.parquet",
         'valuembed search "The match was decided by a late goal." --in sentences.parquet -k 3',
-    )
+    ),
 )
 def search(
     query: Annotated[str, typer.Argument(metavar="QUERY", help="The text to look for.", show_default=False)],
@@ -165,14 +166,22 @@ def search(
         bool, typer.Option("--json", help="Print the hits as JSON instead of a table.", rich_help_panel=OUTPUT)
     ] = False,
 ) -> None:
-    """Find the texts that are most similar to a query: exactly in files of embeddings, fast in an index."""
-    from valuembed.search import check_options, open_embeddings
+    """Find the texts that are most similar to a query: exactly in files of embeddings, fast in an index.
+
+    The model and the recipe that made the embeddings are recorded with them, and are taken from there.
+    """
+    from valuembed.recorded import recorded_options, telling_what_made
+    from valuembed.search import check_options, check_query, open_embeddings
     from valuembed.search import search as find
 
+    check_query(query, k)
     embeddings = open_embeddings(source)
     asked: dict[str, Any] = {"where": where, "hybrid": hybrid, "probes": probes, "refine": refine}
     check_options(embeddings, **asked)
-    hits = find(load_encoder(options), query, embeddings, k, **asked)
+    options = recorded_options(embeddings.make, embeddings.address, options)
+    with telling_what_made(embeddings.make, embeddings.address):
+        encoder = load_encoder(options)
+    hits = find(encoder, query, embeddings, k, **asked)
     if as_json:
         print_json([hit.to_dict() for hit in hits])
         return

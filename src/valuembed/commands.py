@@ -4,15 +4,16 @@ Nothing heavy is imported before a command runs, so that ``--help`` answers at o
 else (progress, notes, errors) to stderr.
 """
 
+import copy
 import functools
 import gc
 import inspect
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from rich.console import Console
@@ -53,6 +54,9 @@ METHODS_HELP = (
 JSON_HELP = "Print everything as JSON instead of a table."
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+
+RECORDED = ("model", "method", "layers", "template", "cleaning")
+"""Options whose values are recorded beside stored vectors."""
 
 MEASURE = "Measure and improve"
 """Heading of the help for commands that find out what is best, and make it so."""
@@ -191,6 +195,7 @@ def command(
     *,
     name: str | None = None,
     without: Sequence[str] = (),
+    recorded: str | None = None,
     group: typer.Typer = app,
     panel: str | None = None,
     examples: Sequence[str] = (),
@@ -201,14 +206,20 @@ def command(
         function: the command. A parameter of its own replaces the shared option of that name.
         name: on the command line; None is the function's.
         without: shared options that the command does not take.
+        recorded: what the command reads records its model: options that are not given are then not received either.
+            The help says so with this name of it; empty, and the help stays as it is.
         group: what it is a command of; the program itself, unless it is one of several under one name.
         panel: heading of the help that it stands under.
         examples: command lines that run as they are; its help ends with them.
     """
     if function is None:
-        return functools.partial(command, name=name, without=without, group=group, panel=panel, examples=examples)
+        return functools.partial(
+            command, name=name, without=without, recorded=recorded, group=group, panel=panel, examples=examples
+        )
     own = [parameter for parameter in inspect.signature(function).parameters if parameter != "options"]
-    shared = inspect.signature(_model_options).parameters
+    shared: Mapping[str, inspect.Parameter] = inspect.signature(_model_options).parameters
+    if recorded is not None:
+        shared = {name: _recorded(entry, recorded) for name, entry in shared.items()}
     parameters = {
         **{name: inspect.signature(function).parameters[name] for name in own},
         **{name: entry for name, entry in shared.items() if name not in own and name not in without},
@@ -249,6 +260,20 @@ def slow_imports() -> Iterator[None]:
             gc.enable()
             # What was imported stays: later collections need not look at it.
             gc.freeze()
+
+
+def _recorded(parameter: inspect.Parameter, where: str) -> inspect.Parameter:
+    """A shared option whose default is what a record says, in which case it is None."""
+    if parameter.name not in RECORDED:
+        return parameter
+    kind, option = get_args(parameter.annotation)
+    option = copy.copy(option)
+    if where:
+        option.help = f"{option.help.partition(' By default')[0]} By default it is what {where} records."
+        option.show_default = False
+    elif parameter.default is not None:
+        option.show_default = parameter.default
+    return parameter.replace(default=None, annotation=Annotated[kind, option])
 
 
 @contextmanager

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from valuembed.errors import MissingExtraError
 
@@ -25,4 +28,48 @@ def require(module: str, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != package:
             raise
-        raise MissingExtraError(f'{package} is not installed; run: pip install "valuembed[{extra}]"') from error
+        raise MissingExtraError(f"{package} is not installed; run: {install_line(extra)}") from error
+
+
+def install_line(extra: str) -> str:
+    """The command that adds an extra to the package as it is installed here.
+
+    A package that came from a folder, a file or a repository is not to be sought on an index: of that name it may hold
+    nothing, or something else.
+
+    Args:
+        extra: its name in ``pyproject.toml``.
+    """
+    # Neither is cheap, and most runs lack nothing.
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
+
+    origin = _origin()
+    url = str(origin.get("url", ""))
+    if "dir_info" in origin:
+        folder = Path(url2pathname(urlsplit(url).path))
+        here = folder == Path.cwd()
+        shown = "." if here else str(folder)
+        constraints = folder / "constraints.txt"
+        pinned = f"-c {_quoted('constraints.txt' if here else str(constraints))} " if constraints.is_file() else ""
+        editable = "-e " if origin["dir_info"].get("editable") else ""
+        return f'pip install {pinned}{editable}"{shown}[{extra}]"'
+    if vcs := origin.get("vcs_info"):
+        return f'pip install "valuembed[{extra}] @ {vcs["vcs"]}+{url}@{vcs["commit_id"]}"'
+    return f'pip install "valuembed[{extra}] @ {url}"' if url else f'pip install "valuembed[{extra}]"'
+
+
+def _origin() -> dict[str, Any]:
+    """What the package was installed from, as pip records it (PEP 610); empty where it came from an index."""
+    from importlib import metadata
+
+    try:
+        recorded = metadata.distribution("valuembed").read_text("direct_url.json")
+    except metadata.PackageNotFoundError:
+        # It runs from a clone that was never installed.
+        return {"url": Path(__file__).parents[2].as_uri(), "dir_info": {"editable": True}}
+    return dict(json.loads(recorded)) if recorded else {}
+
+
+def _quoted(path: str) -> str:
+    return f'"{path}"' if " " in path else path

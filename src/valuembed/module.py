@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from valuembed import adapters
 from valuembed.batching import pad_right, usual_step
-from valuembed.checkpoint import Checkpoint, locate
+from valuembed.checkpoint import Checkpoint, LoadedFrom, locate
 from valuembed.cleaning import CLEANINGS
 from valuembed.compiling import Compiling
 from valuembed.decoder import load_decoder, parse_dtype
@@ -45,6 +45,7 @@ class ValueTransformer(Transformer):
         plan: what to read; its recipe holds absolute layers.
         origin: where the decoder comes from.
         max_tokens: the longest sequence that is fed; None for no limit.
+        loaded_from: what was loaded, which may be an adapter on that decoder; None where nothing was.
     """
 
     config_file_name = CONFIG_FILE
@@ -56,6 +57,7 @@ class ValueTransformer(Transformer):
         plan: Plan,
         origin: Origin,
         max_tokens: int | None,
+        loaded_from: LoadedFrom | None = None,
     ) -> None:
         InputModule.__init__(self)  # type: ignore[no-untyped-call]
         # What the methods inherited from Transformer look at.
@@ -68,6 +70,7 @@ class ValueTransformer(Transformer):
         self.model = model
         self.plan = plan
         self.origin = origin
+        self.loaded_from = loaded_from
         self.max_tokens = max_tokens
         self._tokens_per_step: int | None = None
         self.lane: LaneName = "auto"
@@ -386,7 +389,8 @@ def build(
     tokenizer = load_tokenizer(checkpoint if checkpoint.file("tokenizer_config.json") else base)
     origin = find_origin(base, preset_for(found.config), found.anatomy, saved)
     limit = max_tokens if max_tokens is not None else (saved or {}).get("max_tokens")
-    reader = ValueTransformer(model, tokenizer, plan, origin, token_limit(limit, tokenizer, found.config))
+    limit = token_limit(limit, tokenizer, found.config)
+    reader = ValueTransformer(model, tokenizer, plan, origin, limit, checkpoint.loaded_from)
     reader.check_templates(plan.recipe)
     if told := lacking(tokenizer, embedding_rows(model)):
         warnings.warn(f"model {checkpoint.name!r}: {told}", VocabularyWarning, stacklevel=3)

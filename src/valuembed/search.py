@@ -12,13 +12,25 @@ from valuembed.errors import InputError
 from valuembed.hits import Hit, check_make, check_query, embed_query, unit
 from valuembed.index import Index
 from valuembed.inputs import as_texts
+from valuembed.recorded import recorded_options, telling_what_made
 from valuembed.storage import EMBEDDING, Encoder
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Hit", "check_options", "nearest", "open_embeddings", "search", "similarity_matrix"]
+    from valuembed.encoder import ValueEncoder
+
+__all__ = [
+    "Hit",
+    "check_options",
+    "check_query",
+    "load_for",
+    "nearest",
+    "open_embeddings",
+    "search",
+    "similarity_matrix",
+]
 
 ROWS_PER_BATCH = 4096
 
@@ -40,7 +52,7 @@ def search(
     :meth:`valuembed.index.Index.search` says.
 
     Args:
-        model: what :func:`valuembed.load` returns, loaded as it was when the embeddings were made.
+        model: what :func:`load_for` returns for the source, or :func:`valuembed.load` for the same model and recipe.
         query: encoded with ``encode_query``.
         source: a file or folder that ``valuembed embed`` wrote, an index that ``valuembed index`` wrote, or what
             :func:`open_embeddings` returns for one.
@@ -104,6 +116,27 @@ def open_embeddings(address: str | Path) -> EmbeddingFiles | Index:
         MissingExtraError: there is an index, and the extra ``store`` is not installed.
     """
     return Index.open(address) if Index.is_at(address) else EmbeddingFiles.open(address)
+
+
+def load_for(source: str | Path | EmbeddingFiles | Index, **named: Any) -> ValueEncoder:
+    """Load the model that made stored embeddings, with its recipe, as their record says.
+
+    Args:
+        source: as in :func:`search`.
+        named: arguments of :func:`valuembed.load`, which go before the record. Whether the embeddings can then still be
+            compared with the model's is looked at by :func:`search`.
+
+    Raises:
+        InputError: the source is not readable, its model was a folder that is neither in the working folder nor beside
+            it, or what is named does not suit the record.
+        CheckpointError, RecipeError, UnsupportedModelError: as :func:`valuembed.load`.
+    """
+    from valuembed.model import load
+
+    found = open_embeddings(source) if isinstance(source, (str, Path)) else source
+    options = recorded_options(found.make, found.address, named)
+    with telling_what_made(found.make, found.address):
+        return load(**options)
 
 
 def check_options(

@@ -13,11 +13,12 @@ import base64
 import binascii
 import json
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from valuembed import __version__
+from valuembed.checkpoint import LoadedFrom
 from valuembed.errors import InputError
 from valuembed.precision import PRECISIONS, check_precision, pack, shorten, stored_width, unpack
 
@@ -67,6 +68,10 @@ class Reader(Protocol):
     def origin(self) -> Origin:
         """Where the weights come from."""
 
+    @property
+    def loaded_from(self) -> LoadedFrom | None:
+        """What was loaded, which may be an adapter on those weights."""
+
 
 class Encoder(Protocol):
     """What the verbs need of a model; :func:`valuembed.load` returns one. Vectors are float32 ``[b, width]``."""
@@ -114,6 +119,7 @@ class Make:
         probe: the vector of :data:`PROBE` as a document, as the model gives it.
         precision: how its numbers are stored, a name of :data:`valuembed.precision.PRECISIONS`.
         dim: how many numbers of a vector are kept, which is then scaled to length 1 again; None is all, as they are.
+        loaded_from: what to load for a model that makes such vectors; None where that is not known.
     """
 
     model: str
@@ -121,6 +127,7 @@ class Make:
     probe: NDArray[np.float32]
     precision: str = "float32"
     dim: int | None = None
+    loaded_from: LoadedFrom | None = None
 
     @property
     def width(self) -> int:
@@ -172,7 +179,8 @@ class Make:
             raise InputError(f"dim={dim}: the vectors of this model are {len(probe)} wide; legal: 1 to {len(probe)}")
         # Through JSON and back: what was stored and what was not are then equal when they mean the same.
         recipe = json.loads(json.dumps(model.recipe.to_dict()))
-        return cls(model.reader.origin.name, recipe, probe, check_precision(precision), dim)
+        reader = model.reader
+        return cls(reader.origin.name, recipe, probe, check_precision(precision), dim, reader.loaded_from)
 
     @classmethod
     def from_metadata(cls, path: str | Path, metadata: dict[bytes, bytes] | None) -> Make:
@@ -196,12 +204,15 @@ class Make:
         probe = np.frombuffer(base64.b64decode(record["probe"], validate=True), "<f4")
         # A record may leave out that vectors are whole and of full width.
         precision, dim = check_precision(record.get("precision", "float32")), record.get("dim")
-        return cls(str(record["model"]), dict(record["recipe"]), probe, precision, None if dim is None else int(dim))
+        loaded = LoadedFrom(**record["loaded_from"]) if record.get("loaded_from") else None
+        dim = None if dim is None else int(dim)
+        return cls(str(record["model"]), dict(record["recipe"]), probe, precision, dim, loaded)
 
     def to_record(self) -> dict[str, Any]:
         """The make as plain data for JSON."""
         return {
             "model": self.model,
+            "loaded_from": asdict(self.loaded_from) if self.loaded_from else None,
             "recipe": self.recipe,
             "width": self.width,
             "precision": self.precision,
