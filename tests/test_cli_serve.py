@@ -1,16 +1,26 @@
 """The command ``serve``, and what it needs before a server runs: keys, a port, a model that works."""
 
 import socket
+import threading
 
 import pytest
 from running import fails, run, succeeds
-from serving import FakeEngine
+from serving import FakeEngine, until
 
 import valuembed.server as server
-from valuembed import cli_serve, extras
+from valuembed import addresses, cli_serve, extras
+from valuembed.addresses import listen
 from valuembed.admission import Limits
 from valuembed.errors import InputError, MissingExtraError, ReadingError, ServingError
-from valuembed.server import OpenServerWarning, Server, listen, read_keys, serve
+from valuembed.server import OpenServerWarning, Server, create_app, read_keys, serve
+
+
+class Listener:
+    def __init__(self, *at):
+        self.at, self.closed = at, False
+
+    def close(self):
+        self.closed = True
 
 
 @pytest.fixture
@@ -18,6 +28,7 @@ def asked(monkeypatch):
     """What the command asks for, in place of a running server."""
     found = {}
     monkeypatch.setattr(cli_serve, "load_encoder", lambda options: found.setdefault("options", options))
+    monkeypatch.setattr(addresses, "listen", lambda host, port: found.setdefault("listened", Listener(host, port)))
     monkeypatch.setattr(server, "serve", lambda encoder, **given: found.update(given))
     monkeypatch.delenv("VALUEMBED_API_KEY", raising=False)
     return found
@@ -36,6 +47,9 @@ def never(monkeypatch):
 def test_without_options_it_is_loopback_without_a_key(asked):
     succeeds("serve")
     assert asked.pop("options")["model"] == "bundled"
+    # The port is tried before the model is loaded, and free again when the server wants it.
+    tried = asked.pop("listened")
+    assert (tried.at, tried.closed) == (("127.0.0.1", 8000), True)
     assert asked == {
         "host": "127.0.0.1",
         "port": 8000,
@@ -43,6 +57,8 @@ def test_without_options_it_is_loopback_without_a_key(asked):
         "keys": [],
         "limits": Limits(),
         "step_tokens": None,
+        "docs": True,
+        "cors_origins": (),
         "drain_seconds": 2.0,
     }
 
@@ -62,10 +78,26 @@ def test_every_option_arrives(asked, tmp_path):
     words = [
         word for name, value in {**limits, **others}.items() for word in (f"--{name.replace('_', '-')}", str(value))
     ]
-    succeeds("serve", "--model", "some/model", "--method", "va", *words, "--api-key-file", tmp_path / "keys")
+    succeeds(
+        "serve",
+        "--model",
+        "some/model",
+        "--method",
+        "va",
+        *words,
+        "--api-key-file",
+        tmp_path / "keys",
+        "--no-docs",
+        "--cors-origin",
+        "https://a.b",
+        "--cors-origin",
+        "*",
+    )
     options = asked.pop("options")
+    assert asked.pop("listened").at == ("0.0.0.0", 9)
     assert (options["model"], options["method"]) == ("some/model", "va")
-    assert asked == {**others, "keys": ["one", "two"], "limits": Limits(**limits)}
+    more = {"docs": False, "cors_origins": ["https://a.b", "*"]}
+    assert asked == {**others, **more, "keys": ["one", "two"], "limits": Limits(**limits)}
 
 
 def test_no_option_takes_a_key(asked):
@@ -80,6 +112,43 @@ def test_wrong_limits_are_one_line(asked):
         "error: max_texts=10 is above max_waiting_texts=5: such a request could never be taken on"
     )
     assert asked == {}
+
+
+def test_a_wrong_origin_is_one_line(asked):
+    assert fails("serve", "--cors-origin", "https://a.b/").startswith("error: CORS origin 'https://a.b/' has to be a")
+    assert asked == {}
+
+
+def test_a_port_that_is_taken_is_said_before_a_model_is_loaded(monkeypatch):
+    monkeypatch.setattr(cli_serve, "load_encoder", lambda options: pytest.fail("the model was loaded"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert fails("serve", "--port", port) == (
+            f"error: cannot listen on 127.0.0.1:{port}: Address already in use; choose another port, or 0 for a free "
+            "one"
+        )
+
+
+@pytest.mark.parametrize("docs", [True, False])
+@pytest.mark.parametrize("playground", [True, False])
+def test_a_server_that_is_ready_says_where_it_is(caplog, docs, playground):
+    engine = FakeEngine()
+    if playground:
+        engine.playground = object()
+    caplog.set_level("INFO", "valuembed")
+    app = create_app(engine, docs=docs)
+    with listen("127.0.0.1", 0) as listener:
+        url = addresses.url_of("127.0.0.1", listener)
+        running = Server(app, drain_seconds=0, url=url)
+        thread = threading.Thread(target=running.run, args=([listener],))
+        thread.start()
+        until(lambda: f"serving fake at {url}/v1" in caplog.messages)
+        running.should_exit = True
+        thread.join(20)
+    expected = [f"serving fake at {url}/v1"]
+    expected += [f"a page to try it with: {url}/"] if playground else []
+    expected += [f"what can be asked of it: {url}/docs"] if docs else []
+    assert [message for message in caplog.messages if url in message] == expected
 
 
 def test_a_missing_extra_is_one_line(asked, monkeypatch):
@@ -137,16 +206,13 @@ def test_other_addresses_without_a_key_are_warned_of(never):
 def test_a_port_that_is_taken_is_an_error(never):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ServingError, match=rf"^cannot listen on 127\.0\.0\.1:{port}: Address already in use$"):
+        with pytest.raises(
+            ServingError, match=rf"^cannot listen on 127\.0\.0\.1:{port}: Address already in use; choose"
+        ):
             serve(FakeEngine(), port=port)
     with pytest.raises(ServingError, match=r"^cannot listen on no\.such\.host\.invalid:80: "):
         serve(FakeEngine(), host="no.such.host.invalid", port=80, keys=["key"])
     assert never == []
-
-
-def test_answers_are_not_held_back():
-    with listen("127.0.0.1", 0) as sock:
-        assert sock.proto == socket.IPPROTO_TCP
 
 
 def test_a_model_that_cannot_embed_is_found_before_it_is_served(never):

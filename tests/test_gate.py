@@ -8,14 +8,127 @@ import httpx
 import numpy as np
 import openai
 import pytest
+from fastapi.testclient import TestClient
 from serving import FakeEngine, running, until, vector_of
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from valuembed.admission import Limits
+from valuembed.errors import InputError
+from valuembed.gate import cross_origin
+from valuembed.server import create_app
 
 
 @pytest.fixture
 def engine():
     return FakeEngine()
+
+
+KEY = "sk-a-secret-key"
+SITE = "https://app.example.com"
+
+
+@pytest.fixture(scope="module")
+def locked():
+    with running(FakeEngine(), keys=[KEY], cors_origins=[SITE, "http://localhost:3000"]) as (url, _):
+        yield url
+
+
+@pytest.mark.parametrize(
+    "path", ["/health", "/ready", "/metrics", "/docs", "/openapi.json", "/v1/models", "/v1/nothing"]
+)
+def test_head_is_get_without_its_body(locked, path):
+    headers = {"Authorization": f"Bearer {KEY}"}
+    got, head = (httpx.request(method, locked + path, headers=headers) for method in ("GET", "HEAD"))
+    assert (head.status_code, head.content) == (got.status_code, b"")
+    if path != "/metrics":
+        assert head.headers["content-length"] == str(len(got.content))
+    assert head.headers["content-type"] == got.headers["content-type"]
+
+
+def test_head_needs_a_key_where_get_does(locked):
+    assert httpx.head(f"{locked}/v1/models").status_code == 401
+    assert httpx.head(f"{locked}/v1/embeddings", headers={"Authorization": f"Bearer {KEY}"}).status_code == 405
+
+
+@pytest.mark.parametrize("path", ["/health/", "/v1/models/", "/v1/models/fake/", "/v1/models//", "/docs/"])
+def test_a_slash_at_the_end_is_taken(locked, path):
+    assert httpx.get(locked + path, headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
+
+
+def test_a_slash_at_the_end_opens_nothing(locked):
+    assert httpx.get(f"{locked}/health/").status_code == 200
+    assert httpx.get(f"{locked}/v1/models/").status_code == 401
+
+
+def test_options_need_no_key(locked):
+    found = httpx.options(f"{locked}/v1/embeddings")
+    assert (found.status_code, found.headers["allow"]) == (204, "POST, OPTIONS")
+
+
+@pytest.mark.parametrize("origin", [SITE, "http://localhost:3000"])
+def test_a_browser_may_ask_for_a_site_that_is_named(locked, origin):
+    asked = {
+        "Origin": origin,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization, content-type, x-stainless-os",
+    }
+    found = httpx.options(f"{locked}/v1/embeddings", headers=asked)
+    assert (found.status_code, found.headers["access-control-allow-origin"]) == (200, origin)
+    assert "POST" in found.headers["access-control-allow-methods"]
+    assert found.headers["access-control-allow-headers"] == asked["Access-Control-Request-Headers"]
+    assert "access-control-allow-credentials" not in found.headers
+    sent = {"Origin": origin, "Authorization": f"Bearer {KEY}"}
+    found = httpx.post(f"{locked}/v1/embeddings", json={"input": "a"}, headers=sent)
+    assert (found.status_code, found.headers["access-control-allow-origin"]) == (200, origin)
+    assert found.headers["access-control-expose-headers"] == "Retry-After"
+    # A page can read why it was refused.
+    found = httpx.post(f"{locked}/v1/embeddings", json={"input": "a"}, headers={"Origin": origin})
+    assert (found.status_code, found.headers["access-control-allow-origin"]) == (401, origin)
+
+
+def test_a_browser_may_not_ask_for_other_sites(locked):
+    asked = {"Origin": "https://evil.example.com", "Access-Control-Request-Method": "POST"}
+    found = httpx.options(f"{locked}/v1/embeddings", headers=asked)
+    assert found.status_code == 400
+    assert "access-control-allow-origin" not in found.headers
+    assert "access-control-allow-origin" not in httpx.get(f"{locked}/health", headers=asked).headers
+
+
+def test_without_being_asked_no_site_is_allowed(engine):
+    with running(engine) as (url, _):
+        headers = {"Origin": SITE, "Access-Control-Request-Method": "POST"}
+        for method in ("OPTIONS", "GET"):
+            found = httpx.request(method, f"{url}/v1/models", headers=headers)
+            assert not [name for name in found.headers if name.startswith("access-control")]
+
+
+def test_every_site_where_that_is_asked_for(engine):
+    with running(engine, cors_origins=["*"]) as (url, _):
+        found = httpx.post(f"{url}/v1/embeddings", json={"input": "a"}, headers={"Origin": SITE})
+        assert (found.status_code, found.headers["access-control-allow-origin"]) == (200, "*")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["", "app.example.com", f"{SITE}/", f"{SITE}/path", "https://*.example.com", "HTTPS://APP.EXAMPLE.COM", "null"],
+)
+def test_an_origin_that_is_none(wrong):
+    with pytest.raises(
+        InputError, match=r"^CORS origin '.*' has to be a scheme and a host in small letters, without a"
+    ):
+        cross_origin([SITE, wrong])
+
+
+def test_beside_other_routes_the_open_paths_stay_open(engine):
+    inner = create_app(engine, keys=[KEY])
+    outer = Starlette(routes=[Mount("/embed", inner)])
+    # A mounted application's lifespan is not entered, so nothing embeds here.
+    client = TestClient(outer)
+    assert client.get("/embed/openapi.json").status_code == 200
+    assert client.get("/embed/docs/").status_code == 200
+    assert client.get("/embed/v1/models").status_code == 401
+    assert client.get("/embed/v1/models/", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
 
 
 def connect(url, head, *, body=b""):

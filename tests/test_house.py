@@ -29,7 +29,7 @@ LEVELS = {
     "storage calls chunks vector_writer manifest shards progress sharing accounts cluster "
     "embedding_files recorded hits vector_store index_rows index_parts index_update "
     "embedding_jobs batcher engine admission gate openai_api server_metrics serving routes_openai routes_health "
-    "playground other_methods routes_page",
+    "playground other_methods routes_page request_body http_errors addresses routes_docs",
     4: "corpus one_file corpus_ray index search evaluate sweep select evidence probe next_token calibrate "
     "calibration_report cost reproduce reproduction workload finetune training_loop server",
     5: "commands cli cli_embed cli_explain cli_evaluate cli_layers cli_probe cli_calibrate cli_reproduce cli_search "

@@ -56,6 +56,18 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    docs: Annotated[
+        bool, typer.Option("--docs/--no-docs", help="Whether /docs and /openapi.json describe the API.")
+    ] = True,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORIGIN",
+            help="A site whose pages may call the server from a browser, such as https://app.example.com; * allows "
+            "every site. Can be given several times. Default: none.",
+            show_default=False,
+        ),
+    ] = None,
     drain_seconds: Annotated[
         float,
         typer.Option(
@@ -95,7 +107,9 @@ def serve(
     """
     for package in ("fastapi", "uvicorn", "prometheus_client"):
         require(package, "serve")
+    from valuembed.addresses import listen
     from valuembed.admission import Limits
+    from valuembed.gate import cross_origin
     from valuembed.server import read_keys
     from valuembed.server import serve as run
 
@@ -109,6 +123,9 @@ def serve(
         answer_seconds=answer_seconds,
         stuck_seconds=stuck_seconds,
     )
+    cross_origin(cors_origin or ())
+    # A port that is taken is said now, and not after a model has been loaded.
+    listen(host, port).close()
     run(
         load_encoder(options),
         host=host,
@@ -117,5 +134,7 @@ def serve(
         keys=keys,
         limits=limits,
         step_tokens=step_tokens,
+        docs=docs,
+        cors_origins=cors_origin or (),
         drain_seconds=drain_seconds,
     )

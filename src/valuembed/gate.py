@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import re
 import time
 from collections.abc import Callable, Collection, Sequence
 from hashlib import sha256
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from valuembed.admission import Admission, Ticket
-from valuembed.errors import RequestError, trace_of
+from valuembed.errors import InputError, RequestError, trace_of
 from valuembed.openai_api import error_response
 from valuembed.server_metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-OPEN_PATHS = frozenset({"/", "/health", "/ready", "/metrics", "/openapi.json"})
+OPEN_PATHS = frozenset({"/", "/health", "/ready", "/metrics", "/docs", "/openapi.json"})
 """Paths that need no key: they say nothing of texts, and those who watch a server have no key."""
 
 GONE = 499
@@ -62,10 +64,15 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        start, answer = time.monotonic(), _Answer(send, self._leaving, self._admission.limits.answer_seconds)
+        asked, path = scope["method"], _path(scope)
+        # What can be read can also be asked for without its body, and with a slash at its end.
+        scope = {**scope, "method": "GET" if asked == "HEAD" else asked, "path": scope.get("root_path", "") + path}
+        answer = _Answer(send, self._leaving, self._admission.limits.answer_seconds, headers_only=asked == "HEAD")
+        start = time.monotonic()
         ticket: Ticket | None = None
         try:
-            if scope["path"] not in OPEN_PATHS:
+            # Nobody shows a key to ask what may be asked.
+            if path not in OPEN_PATHS and asked != "OPTIONS":
                 self._check_key(scope)
                 ticket = scope[TICKET] = self._admission.admit()
                 receive = await self._with_body(scope, receive, ticket)
@@ -121,6 +128,35 @@ class Gate:
         return handed_on
 
 
+def cross_origin(origins: Collection[str]) -> dict[str, Any]:
+    """Settings of starlette's ``CORSMiddleware`` that let pages of other sites call a server with a key.
+
+    Args:
+        origins: schemes and hosts of those sites; ``*`` is any.
+
+    Raises:
+        InputError: something that is neither.
+    """
+    for origin in origins:
+        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s?#*]+", origin):
+            raise InputError(
+                f"CORS origin {origin!r} has to be a scheme and a host in small letters, without a path or a slash at "
+                "its end, such as https://app.example.com; * allows every site"
+            )
+    return {
+        "allow_origins": list(origins),
+        "allow_methods": ["GET", "POST"],
+        "allow_headers": ["*"],
+        "expose_headers": ["Retry-After"],
+    }
+
+
+def _path(scope: Scope) -> str:
+    """The path within the application, without slashes at its end."""
+    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    return path.rstrip("/") or "/"
+
+
 def _number(announced: bytes) -> int:
     return int(announced) if announced.isdigit() and len(announced) < 20 else 0
 
@@ -144,8 +180,9 @@ async def _read(receive: Receive, ticket: Ticket, announced: int) -> bytes:
 class _Answer:
     """Sends an answer on, knows its status, and gives up on clients that do not take it."""
 
-    def __init__(self, send: Send, leaving: Callable[[], bool], seconds: float) -> None:
+    def __init__(self, send: Send, leaving: Callable[[], bool], seconds: float, *, headers_only: bool) -> None:
         self._send = send
+        self._headers_only = headers_only
         self._leaving = leaving
         self._seconds = seconds
         self._streams = False
@@ -159,6 +196,8 @@ class _Answer:
             if self._leaving():
                 headers: Sequence[tuple[bytes, bytes]] = message.get("headers", ())
                 message = {**message, "headers": [*headers, (b"connection", b"close")]}
+        elif self._headers_only:
+            message = {**message, "body": b""}
         # Only answers of several parts can have to wait until the client has taken some of them.
         self._streams = self._streams or message.get("more_body", False)
         await (asyncio.wait_for(self._send(message), self._seconds) if self._streams else self._send(message))

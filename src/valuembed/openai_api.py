@@ -11,7 +11,7 @@ import numpy as np
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
 from valuembed.embedding_jobs import MOST_TEMPLATES, Embedded, Text
 from valuembed.errors import RequestError
@@ -78,6 +78,8 @@ def _is_number(item: object) -> bool:
 def _text(item: object, where: str) -> Text:
     if isinstance(item, list) and item and all(map(_is_number, item)):
         return tuple(item)
+    if item is None:
+        raise ValueError(f"{where} is null, and no text")
     if item == "":
         raise ValueError(f"{where} is an empty text, which has no embedding")
     if reason := check_text(item):
@@ -86,7 +88,7 @@ def _text(item: object, where: str) -> Text:
 
 
 class EmbeddingsRequest(BaseModel):
-    """What to embed, and how. The last four fields are this server's own."""
+    """What to embed, and how. The last four fields are this server's own; null is as if a field were left out."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -105,7 +107,9 @@ class EmbeddingsRequest(BaseModel):
         ),
     ]
     model: str | None = Field(None, description="A name of /v1/models; left out, the one that is served.")
-    encoding_format: Literal["float", "base64"] = Field("float", description="base64 is of little-endian float32.")
+    encoding_format: Literal["float", "base64"] | None = Field(
+        "float", description="base64 is of little-endian float32."
+    )
     dimensions: Annotated[int, Field(ge=1)] | None = Field(
         None, description="Keep so many numbers of each vector, and scale what is left to length 1."
     )
@@ -119,7 +123,15 @@ class EmbeddingsRequest(BaseModel):
     template: Template | Annotated[list[Template], Field(min_length=1, max_length=MOST_TEMPLATES)] | None = Field(
         None, description="A template in place of the model's own: a name, a string with one {text}, or several."
     )
-    truncate: bool = Field(True, description="Cut texts that are too long; if false, they are an error.")
+    truncate: bool | None = Field(True, description="Cut texts that are too long; if false, they are an error.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: Any) -> Any:
+        """Many clients send null for what they were not given, also in fields of other servers."""
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if value is not None or name == "input"}
 
     @property
     def texts(self) -> list[Text]:
@@ -219,8 +231,13 @@ def error_response(error: RequestError) -> JSONResponse:
     return JSONResponse(ErrorAnswer(error=body).model_dump(), error.status, error.headers)
 
 
-def invalid_request(error: RequestValidationError) -> RequestError:
-    """What is wrong with a request, for the client; of its values nothing is repeated."""
+def invalid_request(error: RequestValidationError, fields: Sequence[str]) -> RequestError:
+    """What is wrong with a request, for the client; of its values nothing is repeated.
+
+    Args:
+        error: of its body.
+        fields: that the body may have.
+    """
     first: Mapping[str, Any] = error.errors()[0]
     kind, where = first["type"], first["loc"]
     if kind == "json_invalid":
@@ -229,7 +246,8 @@ def invalid_request(error: RequestValidationError) -> RequestError:
         return RequestError(400, "the body has to be a JSON object, sent as application/json", code="invalid_body")
     field = f"{where[1]:.40}" if isinstance(where[1], str) else str(where[1])
     if kind == "extra_forbidden":
-        return RequestError(400, f"{field}: no such field; /openapi.json lists them", code="unknown_field", param=field)
+        message = f"{field}: no such field; legal: {', '.join(fields)}"
+        return RequestError(400, message, code="unknown_field", param=field)
     message = str(first["msg"]).removeprefix("Value error, ")
     return RequestError(400, f"{field}: {message}", code="invalid_value", param=field)
 
@@ -240,6 +258,7 @@ DESCRIPTIONS: Mapping[int, str] = {
     404: "No such model.",
     408: "The body came too slowly.",
     413: "The body is too large.",
+    415: "The body is compressed, or not sent as JSON in UTF-8.",
     429: "The server is full; Retry-After says when to try again.",
     500: "The model failed.",
     503: "The server takes nothing now, or found no answer in time.",

@@ -19,6 +19,7 @@ from valuembed.openai_api import (
     check_ids,
     responses,
 )
+from valuembed.request_body import JsonRoute
 from valuembed.serving import Serving
 
 JSON = "application/json"
@@ -26,7 +27,7 @@ JSON = "application/json"
 SMALL_ANSWER = 16
 """Vectors up to which an answer is sent in one piece; a larger one is written while other requests are served."""
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", route_class=JsonRoute)
 
 
 @router.post(
@@ -34,7 +35,7 @@ router = APIRouter(prefix="/v1")
     response_class=Response,
     responses={
         200: {"model": EmbeddingsAnswer, "description": "The vectors."},
-        **responses(400, 401, 404, 408, 413, 429, 500, 503),
+        **responses(400, 401, 404, 408, 413, 415, 429, 500, 503),
     },
 )
 async def embeddings(request: Request, body: EmbeddingsRequest) -> Response:
@@ -45,8 +46,8 @@ async def embeddings(request: Request, body: EmbeddingsRequest) -> Response:
     _check_input(serving, body)
     template = tuple(body.template) if isinstance(body.template, list) else body.template
     manner = Manner(body.input_type, body.prompt, template)
-    embedded = await serving.embed(request, texts, manner, truncate=body.truncate)
-    parts = answer_parts(embedded, serving.name, body.encoding_format, body.dimensions)
+    embedded = await serving.embed(request, texts, manner, truncate=body.truncate is not False)
+    parts = answer_parts(embedded, serving.name, body.encoding_format or "float", body.dimensions)
     if len(texts) <= SMALL_ANSWER:
         return Response(b"".join(parts), media_type=JSON)
     return StreamingResponse(_in_turns(parts), media_type=JSON)

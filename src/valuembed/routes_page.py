@@ -22,7 +22,10 @@ from valuembed.inputs import check_text
 from valuembed.openai_api import MOST_CHARACTERS, responses
 from valuembed.plane import to_plane
 from valuembed.playground import SERVED, Playground, WeighedText, portions, unit
+from valuembed.request_body import JsonRoute
 from valuembed.serving import Serving
+
+PATH = "/"
 
 PAGE = (Path(__file__).parent / "page" / "index.html").read_text(encoding="utf-8")
 
@@ -35,19 +38,28 @@ MOST_RANKED = 100
 T = TypeVar("T")
 
 
-def _hashes(tag: str) -> str:
-    """The page's own styles or scripts, for its policy: a browser then runs no others."""
-    inline = re.findall(f"<{tag}>(.*?)</{tag}>", PAGE, re.DOTALL)
-    return " ".join(f"'sha256-{base64.b64encode(sha256(text.encode()).digest()).decode()}'" for text in inline)
+def page_headers(page: str) -> dict[str, str]:
+    """Headers of a page that is one file: a browser runs what stands in it and nothing else.
+
+    Args:
+        page: HTML with styles, and scripts if it has any, inside.
+    """
+
+    def own(tag: str) -> str:
+        inline = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        hashes = [base64.b64encode(sha256(text.encode()).digest()).decode() for text in inline]
+        return " ".join(f"'sha256-{digest}'" for digest in hashes) or "'none'"
+
+    return {
+        "Content-Security-Policy": f"default-src 'none'; style-src {own('style')}; script-src {own('script')}; "
+        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        "Cache-Control": "no-cache",
+        "Referrer-Policy": "no-referrer",
+        "X-Content-Type-Options": "nosniff",
+    }
 
 
-HEADERS = {
-    "Content-Security-Policy": f"default-src 'none'; style-src {_hashes('style')}; script-src {_hashes('script')}; "
-    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Cache-Control": "no-cache",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
+HEADERS = page_headers(PAGE)
 
 
 def _read_text(given: object) -> str:
@@ -143,10 +155,10 @@ class Found(BaseModel):
     truncated: int
 
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute)
 
 
-@router.get("/", include_in_schema=False)
+@router.get(PATH, include_in_schema=False)
 async def page() -> HTMLResponse:
     """The page."""
     return HTMLResponse(PAGE, headers=HEADERS)
@@ -164,7 +176,7 @@ async def methods(request: Request) -> Methods:
     )
 
 
-@router.post("/page/compare", responses=responses(400, 401, 408, 413, 429, 500, 503))
+@router.post("/page/compare", responses=responses(400, 401, 408, 413, 415, 429, 500, 503))
 async def compare(request: Request, body: CompareRequest) -> Compared:
     """Compare texts with each other."""
     serving: Serving = request.app.state.serving
@@ -178,7 +190,7 @@ async def compare(request: Request, body: CompareRequest) -> Compared:
     )
 
 
-@router.post("/page/search", responses=responses(400, 401, 408, 413, 429, 500, 503))
+@router.post("/page/search", responses=responses(400, 401, 408, 413, 415, 429, 500, 503))
 async def search(request: Request, body: SearchRequest) -> Found:
     """Rank texts by a query."""
     serving: Serving = request.app.state.serving
@@ -196,7 +208,7 @@ async def search(request: Request, body: SearchRequest) -> Found:
     return Found(hits=hits, truncated=truncated)
 
 
-@router.post("/page/weights", responses=responses(400, 401, 408, 413, 429, 500, 503))
+@router.post("/page/weights", responses=responses(400, 401, 408, 413, 415, 429, 500, 503))
 async def weights(request: Request, body: WeightsRequest) -> WeighedText:
     """Tell what each token of a text counts for."""
     serving: Serving = request.app.state.serving

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import os
 import signal
@@ -18,18 +17,19 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
-from valuembed import __version__, routes_health, routes_openai, routes_page
+from valuembed import __version__, routes_docs, routes_health, routes_openai, routes_page
+from valuembed.addresses import is_loopback, listen, url_of
 from valuembed.admission import Admission, Limits
 from valuembed.batcher import PROBE, Batcher
 from valuembed.embedding_jobs import Engine
-from valuembed.errors import InputError, RequestError, ServingError
-from valuembed.gate import OPEN_PATHS, Gate
-from valuembed.openai_api import error_response, invalid_request
+from valuembed.errors import InputError, RequestError
+from valuembed.gate import OPEN_PATHS, Gate, cross_origin
+from valuembed.http_errors import on_error
 from valuembed.server_metrics import Metrics
 from valuembed.serving import Serving
 
@@ -43,9 +43,6 @@ KEY_VARIABLE = "VALUEMBED_API_KEY"
 
 KEEP_ALIVE_SECONDS = 75
 """Longer than proxies keep an idle connection: the side that reuses it should be the one that closes it."""
-
-BACKLOG = 2048
-"""Connections that wait to be accepted."""
 
 ACCEPT_SECONDS = 0.05
 """How long connections are still accepted that were made before the port is closed."""
@@ -68,10 +65,13 @@ def create_app(
     keys: Collection[str] = (),
     limits: Limits | None = None,
     step_tokens: int | None = None,
+    docs: bool = True,
+    cors_origins: Collection[str] = (),
 ) -> FastAPI:
     """An application that serves a model: ``/v1/embeddings``, ``/v1/models``, ``/health``, ``/ready``, ``/metrics``.
 
-    Around a loaded model, and around an engine with a playground, there is also a page to try it with at ``/``.
+    ``/docs`` and ``/openapi.json`` describe it. Around a loaded model, and around an engine with a playground, there is
+    also a page to try it with at ``/``.
 
     The model's thread runs as long as the application's lifespan.
 
@@ -81,6 +81,11 @@ def create_app(
         keys: that open it, sent as ``Authorization: Bearer KEY``; none, and it stands open.
         limits: what it takes on at most.
         step_tokens: tokens that are computed in one step; None suits the device.
+        docs: whether ``/docs`` and ``/openapi.json`` are there.
+        cors_origins: sites whose pages may call it from a browser, such as ``https://app.example.com``; ``*`` is any.
+
+    Raises:
+        InputError: something that is no origin.
     """
     if isinstance(embedder, Engine):
         engine = embedder
@@ -104,9 +109,12 @@ def create_app(
         title="valuembed",
         version=__version__,
         summary="Embeddings from attention values, in the shapes of OpenAI's API.",
+        openapi_url="/openapi.json" if docs else None,
         # Their pages are fetched from elsewhere.
         docs_url=None,
         redoc_url=None,
+        # The gate takes a slash at the end of a path away.
+        redirect_slashes=False,
         lifespan=lifespan,
         telemetry=NO_TELEMETRY,
     )
@@ -115,21 +123,17 @@ def create_app(
     app.include_router(routes_health.router)
     if engine.playground is not None:
         app.include_router(routes_page.router)
-    app.add_exception_handler(RequestError, _on_error)
-    app.add_exception_handler(RequestValidationError, _on_error)
-    app.add_exception_handler(HTTPException, _on_error)
+    if docs:
+        app.include_router(routes_docs.router)
+    app.add_exception_handler(RequestError, on_error)
+    app.add_exception_handler(RequestValidationError, on_error)
+    app.add_exception_handler(HTTPException, on_error)
     app.add_middleware(Gate, admission=admission, metrics=metrics, keys=keys, leaving=lambda: serving.leaving)
+    if cors_origins:
+        # Around the gate: a browser asks whether it may ask before it sends a key.
+        app.add_middleware(CORSMiddleware, **cross_origin(cors_origins))
     _describe(app, locked=bool(keys))
     return app
-
-
-async def _on_error(request: Request, error: Exception) -> JSONResponse:
-    if isinstance(error, RequestValidationError):
-        error = invalid_request(error)
-    elif isinstance(error, HTTPException):
-        error = RequestError(error.status_code, error.detail, headers=dict(error.headers or {}))
-    assert isinstance(error, RequestError)
-    return error_response(error)
 
 
 def _show(serving: Serving) -> None:
@@ -195,6 +199,8 @@ def serve(
     keys: Collection[str] = (),
     limits: Limits | None = None,
     step_tokens: int | None = None,
+    docs: bool = True,
+    cors_origins: Collection[str] = (),
     drain_seconds: float = 2.0,
 ) -> None:
     """Serve a model until SIGTERM or SIGINT, and then finish what is in flight.
@@ -203,16 +209,17 @@ def serve(
     then it closes the port, finishes every request it has, and returns. A second signal ends it at once.
 
     Args:
-        embedder, name, keys, limits, step_tokens: as in :func:`create_app`.
+        embedder, name, keys, limits, step_tokens, docs, cors_origins: as in :func:`create_app`.
         host: address to listen on; others than loopback can be reached from other machines.
         port: 0 picks a free one.
         drain_seconds: between the signal and the closing of the port.
 
     Raises:
         ValuembedError: the model cannot embed a text, which is tried first.
-        ServingError: the port is taken, or the address is not this machine's.
+        ServingError: the port is taken or not allowed, or the address is not this machine's.
+        InputError: something that is no origin.
     """
-    if not keys and not _is_loopback(host):
+    if not keys and not is_loopback(host):
         warnings.warn(
             f"{host} can be reached from other machines, and no key is asked for; set {KEY_VARIABLE}, or give a file "
             "of keys",
@@ -221,37 +228,18 @@ def serve(
         )
     if not isinstance(embedder, Engine):
         embedder.encode([PROBE], show_progress_bar=False)
-    app = create_app(embedder, name=name, keys=keys, limits=limits, step_tokens=step_tokens)
+    app = create_app(
+        embedder,
+        name=name,
+        keys=keys,
+        limits=limits,
+        step_tokens=step_tokens,
+        docs=docs,
+        cors_origins=cors_origins,
+    )
     sock = listen(host, port)
-    server = Server(app, drain_seconds, log_config=_log_config())
-    logger.info("serving %s at http://%s:%d/v1", app.state.serving.name, _in_url(host), sock.getsockname()[1])
+    server = Server(app, drain_seconds, log_config=_log_config(), url=url_of(host, sock))
     server.run([sock])
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket.
-
-    Raises:
-        ServingError: the port is taken, or the address is not this machine's.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        # With its protocol by name: asyncio switches Nagle's algorithm, which costs 40 ms an answer, off for TCP alone.
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(address)
-            sock.listen(BACKLOG)
-        except OSError:
-            sock.close()
-            raise
-    except OSError as error:
-        raise ServingError(f"cannot listen on {_in_url(host)}:{port}: {error.strerror or error}") from error
-    return sock
-
-
-def _in_url(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 def _log_config() -> dict[str, Any]:
@@ -261,13 +249,6 @@ def _log_config() -> dict[str, Any]:
     return config
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 class Server(uvicorn.Server):
     """Uvicorn, but told to end it drains first, and then ends well; and it logs no requests.
 
@@ -275,9 +256,12 @@ class Server(uvicorn.Server):
         app: of :func:`create_app`.
         drain_seconds: as in :func:`serve`.
         log_config: for ``logging.config.dictConfig``; None leaves logging as it is.
+        url: where it is reached, which is logged once it is ready; None logs nothing.
     """
 
-    def __init__(self, app: FastAPI, drain_seconds: float, log_config: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, app: FastAPI, drain_seconds: float, log_config: dict[str, Any] | None = None, url: str | None = None
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -291,6 +275,8 @@ class Server(uvicorn.Server):
         logging.getLogger("uvicorn.access").disabled = True
         self._serving: Serving = app.state.serving
         self._drain_seconds = drain_seconds
+        self._url = url
+        self._described = app.openapi_url is not None
         self._told: float | None = None
         self._closed: float | None = None
 
@@ -311,6 +297,9 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Whether to leave the main loop; called ten times a second."""
         stop = await super().on_tick(counter)
+        if self._url and self._serving.ready:
+            self._say_where(self._url)
+            self._url = None
         now = time.monotonic()
         if self._told is None or stop:
             return stop
@@ -321,6 +310,13 @@ class Server(uvicorn.Server):
             return False
         # Each answer closes its connection, so those that are left are idle, or busy still.
         return not self.server_state.connections or now >= self._closed + SETTLE_SECONDS
+
+    def _say_where(self, url: str) -> None:
+        logger.info("serving %s at %s/v1", self._serving.name, url)
+        if self._serving.batcher.engine.playground is not None:
+            logger.info("a page to try it with: %s%s", url, routes_page.PATH)
+        if self._described:
+            logger.info("what can be asked of it: %s%s", url, routes_docs.PATH)
 
     async def _close(self) -> None:
         """Take no further connections, but those that wait already."""
