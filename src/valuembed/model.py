@@ -19,6 +19,7 @@ from valuembed.encoder import ValueEncoder
 from valuembed.errors import RecipeError
 from valuembed.layers import LayerSpec, describe
 from valuembed.module import ValueTransformer, build
+from valuembed.quantized import describe_quantization
 from valuembed.quantizing import split_dtype
 from valuembed.recipes import Recipe, resolve_recipe
 from valuembed.resolution import load_tokenizer, prepare, saved_config
@@ -97,10 +98,6 @@ def load(
     """
     if wrong := [name for name, prompt in (prompts or {}).items() if not isinstance(prompt, str)]:
         raise RecipeError(f"prompts: {', '.join(map(repr, wrong))} is not a string; give a text for each name")
-    if backend := (model_kwargs or {}).get("backend"):
-        raise RecipeError(
-            f"model_kwargs: backend={backend!r} is not possible, values are read while torch computes them"
-        )
     device, compiling = check_device(device), Compiling(compile)
     checkpoint = locate(
         model,
@@ -220,6 +217,7 @@ class ModelInfo:
         not_loaded: what is left on disk, in plain words.
         dtype: of the weights on this device.
         weight_bytes, full_weight_bytes: memory for the weights as loaded, and of the whole decoder.
+        quantization: of the weights, with what it needs and whether that is here; None where they are not quantized.
         tokens_without_embedding: which ids of the tokenizer have no embedding, and what that means; None where all do.
     """
 
@@ -241,6 +239,7 @@ class ModelInfo:
     dtype: str
     weight_bytes: int
     full_weight_bytes: int
+    quantization: str | None
     tokens_without_embedding: str | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -313,5 +312,6 @@ def info(
         dtype=str(loaded_as).removeprefix("torch."),
         weight_bytes=kept_size * loaded_as.itemsize,
         full_weight_bytes=(sum(layer_sizes) + tail_size + rest_size) * loaded_as.itemsize,
+        quantization=describe_quantization(getattr(found.config, "quantization_config", None)),
         tokens_without_embedding=lacking_in_file(words, found.config.vocab_size),
     )
