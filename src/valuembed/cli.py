@@ -158,6 +158,8 @@ def _info_rows(found: "ModelInfo") -> Iterator[tuple[str, str]]:
     yield "loaded", f"{found.kept_layers} of {found.num_layers} layers, as {found.dtype}"
     yield "not loaded", ", ".join(found.not_loaded) or "nothing is left out"
     yield "memory for weights", f"{_bytes(found.weight_bytes)} of {_bytes(found.full_weight_bytes)} ({share:.0%})"
+    if found.quantization:
+        yield "quantized", found.quantization
     if found.tokens_without_embedding:
         yield "tokenizer", found.tokens_without_embedding
 

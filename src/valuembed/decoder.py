@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -21,17 +20,14 @@ from valuembed.decoder_config import cut_config
 from valuembed.dtypes import dtype_name, usable_name
 from valuembed.errors import CheckpointError
 from valuembed.extras import require
+from valuembed.kernels import choose_kernel
+from valuembed.model_kwargs import check_model_kwargs
+from valuembed.quantized import check_quantization
 from valuembed.reader import open_door
 from valuembed.weight_files import TEXT_DECODER_KEYS, is_needed, weights_folder
 
 WORTH_A_BAR = 200_000_000
 """Models of fewer parameters load within a second or two."""
-
-RESERVED = frozenset(
-    {"cache_dir", "config", "force_download", "ignore_mismatched_sizes", "key_mapping", "local_files_only"}
-    | {"output_loading_info", "revision", "state_dict", "subfolder", "token", "trust_remote_code", "variant"}
-)
-"""Arguments of ``from_pretrained`` that a caller cannot give: some would be overruled, others ignored in silence."""
 
 
 def load_decoder(
@@ -58,20 +54,17 @@ def load_decoder(
         model_kwargs: passed to ``from_pretrained`` (``attn_implementation``, ``device_map``, quantization, ...).
 
     Raises:
+        RecipeError, DeviceError: ``model_kwargs`` that mean nothing or cannot be used here.
+        MissingExtraError: the weights are quantized, and what reads them is not installed.
         CheckpointError: files are missing or damaged, or a needed weight is not in them.
         UnsupportedModelError: the attention cannot be led through the reader.
     """
-    model_kwargs = dict(model_kwargs or {})
-    if "gguf_file" in model_kwargs or not model_kwargs.pop("use_safetensors", True):
-        raise CheckpointError("only safetensors weights are read; drop gguf_file and use_safetensors=False")
-    if reserved := sorted(RESERVED.intersection(model_kwargs)):
-        raise CheckpointError(
-            f"model_kwargs cannot hold {', '.join(reserved)}: what is read, and from where, is for load() to decide "
-            "(it takes revision, token, cache_folder, local_files_only and trust_remote_code itself)"
-        )
+    model_kwargs = check_model_kwargs(model_kwargs)
+    check_quantization(getattr(config, "quantization_config", None), f"model {checkpoint.name!r}")
     base_class = anatomy.model_class
     assert base_class is not None, "a decoder is loaded from a survey, not from a record of one"
     cut = cut_config(config, keep_layers)
+    model_kwargs["attn_implementation"] = choose_kernel(cut, model_kwargs.get("attn_implementation"), device)
     dtype = dtype or usable_dtype(checkpoint_dtype(config), device)
     removed = () if keep_tail else anatomy.tail
     if (places := model_kwargs.get("device_map")) is not None:
@@ -93,12 +86,17 @@ def load_decoder(
                 ignore_mismatched_sizes=True,
                 **model_kwargs,
             )
-        except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+        except Exception as error:  # every reader of quantized weights fails in its own way
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise CheckpointError(
                 f"model {checkpoint.name!r}: its weights cannot be loaded: {' '.join(reason[:3])}"
             ) from error
     model: PreTrainedModel = loaded[0]
+    if model.device.type == "meta":
+        raise CheckpointError(
+            f"model {checkpoint.name!r}: the device map leaves its embedding matrix on disk, where nothing can be "
+            "fed to it; put embed_tokens on a device, or give max_memory more room"
+        )
     model.__class__ = base_class
     _check_report(checkpoint, loaded[1], removed)
     model.config.name_or_path = checkpoint.public_name

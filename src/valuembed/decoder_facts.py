@@ -34,20 +34,22 @@ class DecoderFacts:
         preset: name of the preset made for this backbone, or None.
         dtype: the precision that its configuration names; None where only the weights know.
         vocabulary: rows of its embedding matrix.
+        quantization: settings of the quantization that its weights are in, or None.
     """
 
     anatomy: Anatomy
     preset: str | None
     dtype: str | None
     vocabulary: int
+    quantization: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         anatomy = asdict(self.anatomy)
         del anatomy["model_class"]
         anatomy["blocks"] = [{**block, "needs": sorted(block["needs"])} for block in anatomy["blocks"]]
-        rest = {"preset": self.preset, "dtype": self.dtype, "vocabulary": self.vocabulary}
-        return {"anatomy": anatomy, **rest}
+        rest = ("preset", "dtype", "vocabulary", "quantization")
+        return {"anatomy": anatomy, **{name: getattr(self, name) for name in rest}}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DecoderFacts:
@@ -59,7 +61,7 @@ class DecoderFacts:
             "tail": tuple(anatomy["tail"]),
             "sizes": (tuple(layers), tail, rest),
         }
-        return cls(Anatomy(**anatomy), data["preset"], data["dtype"], data["vocabulary"])
+        return cls(Anatomy(**anatomy), data["preset"], data["dtype"], data["vocabulary"], data["quantization"])
 
 
 def decoder_facts(checkpoint: Checkpoint) -> DecoderFacts:
@@ -101,6 +103,7 @@ def survey_facts(checkpoint: Checkpoint) -> DecoderFacts:
         preset_for(config),
         None if dtype is None else str(dtype).removeprefix("torch."),
         config.vocab_size,
+        getattr(config, "quantization_config", None),
     )
 
 

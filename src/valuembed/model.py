@@ -84,10 +84,6 @@ def load(
     """
     if wrong := [name for name, prompt in (prompts or {}).items() if not isinstance(prompt, str)]:
         raise RecipeError(f"prompts: {', '.join(map(repr, wrong))} is not a string; give a text for each name")
-    if backend := (model_kwargs or {}).get("backend"):
-        raise RecipeError(
-            f"model_kwargs: backend={backend!r} is not possible, values are read while torch computes them"
-        )
     device, compiling = check_device(device), Compiling(compile)
     checkpoint = locate(
         model,

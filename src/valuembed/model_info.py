@@ -15,6 +15,7 @@ from valuembed.devices import check_device
 from valuembed.dtypes import COMPUTED, QUANTIZED, dtype_name, usable_name
 from valuembed.layers import LayerSpec, describe
 from valuembed.plan import resolve_plan
+from valuembed.quantized import describe_quantization
 from valuembed.recipe_choice import DEFAULT_METHOD, calibration_of, resolve_for
 from valuembed.recipes import Recipe, resolve_recipe
 from valuembed.saved_record import saved_config
@@ -44,6 +45,7 @@ class ModelInfo:
         not_loaded: what is left on disk, in plain words.
         dtype: of the weights on this device.
         weight_bytes, full_weight_bytes: memory for the weights as loaded, and of the whole decoder.
+        quantization: of the weights, with what it needs and whether that is here; None where they are not quantized.
         tokens_without_embedding: which ids of the tokenizer have no embedding, and what that means; None where all do.
     """
 
@@ -65,6 +67,7 @@ class ModelInfo:
     dtype: str
     weight_bytes: int
     full_weight_bytes: int
+    quantization: str | None
     tokens_without_embedding: str | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -139,6 +142,7 @@ def info(
         dtype=loaded_as,
         weight_bytes=kept_size * COMPUTED[loaded_as],
         full_weight_bytes=(sum(layer_sizes) + tail_size + rest_size) * COMPUTED[loaded_as],
+        quantization=describe_quantization(facts.quantization),
         tokens_without_embedding=lacking_in_file(words, facts.vocabulary),
     )
 

@@ -24,6 +24,7 @@ from valuembed.feeding import Batch, batches
 from valuembed.inputs import as_text, as_texts, check_prompt, check_texts
 from valuembed.lane_choice import LaneName, packed_up_to, why_whole
 from valuembed.layers import describe, preset_for
+from valuembed.model_kwargs import check_model_kwargs
 from valuembed.passes import read_within_memory
 from valuembed.plan import Plan
 from valuembed.recipes import Recipe
@@ -369,7 +370,7 @@ def build(
         max_tokens: None is the model's own limit.
         dtype, device, model_kwargs: as in :func:`valuembed.load`.
     """
-    model_kwargs = dict(model_kwargs or {})
+    model_kwargs = check_model_kwargs(model_kwargs)
     dtype = dtype or parse_dtype(model_kwargs.pop("dtype", model_kwargs.pop("torch_dtype", None)))
     found = prepare(checkpoint, recipe, saved, dtype, device)
     base, plan = found.base, found.plan

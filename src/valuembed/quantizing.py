@@ -13,6 +13,7 @@ from valuembed.decoder import parse_dtype
 from valuembed.dtypes import QUANTIZED
 from valuembed.errors import RecipeError
 from valuembed.extras import require
+from valuembed.model_kwargs import check_model_kwargs
 
 
 def split_dtype(
@@ -26,14 +27,14 @@ def split_dtype(
 
     Raises:
         RecipeError: an unknown precision, or two ways to quantize.
+        RecipeError, DeviceError, CheckpointError, UnsupportedModelError: arguments that mean nothing or cannot be used.
         MissingExtraError: torchao is not installed.
     """
-    given = dict(model_kwargs or {})
-    if isinstance(dtype, str) and dtype in QUANTIZED:
-        if "quantization_config" in given:
-            raise RecipeError(
-                f"dtype={dtype!r} and model_kwargs['quantization_config'] both quantize; give one of them"
-            )
+    quantizes = isinstance(dtype, str) and dtype in QUANTIZED
+    if quantizes and isinstance(model_kwargs, dict) and "quantization_config" in model_kwargs:
+        raise RecipeError(f"dtype={dtype!r} and model_kwargs['quantization_config'] both quantize; give one of them")
+    given = check_model_kwargs(model_kwargs)
+    if isinstance(dtype, str) and quantizes:
         return None, {**given, "quantization_config": _config(dtype)}
     return parse_dtype(dtype), given
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tokenizers import Tokenizer
-
 from valuembed.checkpoint import Checkpoint
 from valuembed.errors import InputError, TemplateError, UnknownTokenError
 from valuembed.printable import printable, shortened
@@ -41,6 +39,8 @@ def lacking(tokenizer: PreTrainedTokenizerBase, rows: int) -> str | None:
 
 def lacking_in_file(checkpoint: Checkpoint, rows: int) -> str | None:
     """As :func:`lacking`, from the tokenizer's file alone; None too where there is none that can be read."""
+    from tokenizers import Tokenizer
+
     path = checkpoint.file(TOKENIZER_FILE)
     if path is None:
         return None
