@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBas
 from valuembed import adapters
 from valuembed.anatomy import Anatomy, survey
 from valuembed.checkpoint import BUNDLED, Checkpoint
-from valuembed.decoder import checkpoint_dtype, parse_dtype, usable_dtype
+from valuembed.decoder import DTYPES, checkpoint_dtype, parse_dtype, usable_dtype
 from valuembed.decoder_config import read_config
 from valuembed.errors import CheckpointError, RecipeError
 from valuembed.layers import describe, preset_for, resolve_layers
@@ -22,6 +22,12 @@ from valuembed.recipes import Recipe
 
 CONFIG_FILE = "valuembed_config.json"
 """What a saved folder records beside weights and tokenizer."""
+
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tekken.json"),
+    *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt", "merges.txt"),
+)
+"""Files that a tokenizer is read from, as far as they are there."""
 
 NO_LIMIT = 1_000_000
 """Tokenizers write absurd lengths where they know no limit; from here on a number means none."""
@@ -179,6 +185,11 @@ def prepare(
     anatomy = survey(config, trust_remote_code=base.trust_remote_code)
     plan = resolve_plan(recipe, config, anatomy, saved if base is checkpoint else None)
     held_in = parse_dtype(saved["dtype"]) if saved else checkpoint_dtype(config)
+    if dtype is None and held_in not in (None, *DTYPES.values()):
+        raise CheckpointError(
+            f"model {base.name!r}: config.json names the dtype {held_in!r}, in which nothing is computed; name one of "
+            f"{', '.join(DTYPES)} as dtype"
+        )
     return Prepared(base, is_adapter, config, anatomy, plan, dtype or usable_dtype(held_in, device))
 
 
@@ -188,6 +199,8 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     Raises:
         CheckpointError: it is missing or damaged.
     """
+    for name in TOKENIZER_FILES if checkpoint.is_local else ():
+        checkpoint.file(name)  # something else in a file's place is named here
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             checkpoint.location, trust_remote_code=checkpoint.trust_remote_code, **checkpoint.hub
