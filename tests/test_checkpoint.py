@@ -53,7 +53,7 @@ def test_a_folder_that_is_no_model_is_refused_with_what_it_holds(tmp_path):
 def test_a_file_in_place_of_its_folder_is_refused(tmp_path):
     folder = tiny_checkpoint(tmp_path / "model")
     file = folder / SINGLE
-    message = re.escape(f"{str(file)!r} is a file; give the folder that holds it, a hub id, or 'bundled'")
+    message = re.escape(f"{str(file)!r} is a file; give the folder that holds it ({folder}), a hub id, or 'bundled'")
     with pytest.raises(CheckpointError, match=message):
         valuembed.load(file)
 
@@ -256,15 +256,13 @@ def test_a_tensor_of_another_shape_is_refused_by_name(tmp_path):
     refused(folder, "layers.1.self_attn.v_proj.weight has the shape (16, 31) in the checkpoint", "asks for (16, 32)")
 
 
-@pytest.mark.parametrize("damage", ["truncated", "half a header", "empty", "rubbish"])
+@pytest.mark.parametrize("damage", ["truncated", "half a header", "rubbish"])
 @pytest.mark.parametrize("shards", [None, 3])
 def test_a_damaged_weight_file_is_refused_by_name(tmp_path, shards, damage):
     folder = tiny_checkpoint(tmp_path / "model", shards=shards)
     file = folder / (SINGLE if shards is None else "model-00001-of-00003.safetensors")
     whole = file.read_bytes()
-    file.write_bytes(
-        {"truncated": whole[:-1], "half a header": whole[:50], "empty": b"", "rubbish": b"not a model" * 99}[damage]
-    )
+    file.write_bytes({"truncated": whole[:-1], "half a header": whole[:50], "rubbish": b"not a model" * 99}[damage])
     refused(folder, file.name, "is damaged", "download it again")
 
 

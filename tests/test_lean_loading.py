@@ -17,10 +17,10 @@ from watching import COMMIT, fake_hub, watch_reads
 
 import valuembed
 from valuembed.checkpoint import locate
-from valuembed.decoder_config import cut_config
+from valuembed.decoder_config import cut_config, read_config
 from valuembed.errors import CheckpointError
 from valuembed.testing import tiny_checkpoint, tiny_config
-from valuembed.weight_files import is_needed, weights_folder
+from valuembed.weight_files import find_weights, index_folder, is_needed
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -85,7 +85,7 @@ def test_a_cut_config_cuts_every_list_that_has_one_entry_a_layer():
 
 def test_the_index_written_for_loading_names_needed_tensors_only(tmp_path):
     folder = tiny_checkpoint(tmp_path / "model", shards=4)
-    with weights_folder(locate(folder), 2, ("norm",)) as written:
+    with index_folder(find_weights(locate(folder), read_config(locate(folder)), 2, ("norm",))) as written:
         listed = json.loads((Path(written) / INDEX).read_text(encoding="utf-8"))["weight_map"]
         assert sorted(file.name for file in Path(written).iterdir()) == [INDEX]
     assert not Path(written).exists()
@@ -173,7 +173,7 @@ def test_a_hub_is_not_asked_for_shards_that_hold_nothing_needed(tmp_path, of_28_
     with fake_hub("someone/tiny", folder) as hub:
         model = valuembed.load("someone/tiny", layers="14:21", cache_folder=str(tmp_path / "cache"))
     idle = {"part-06.safetensors", "part-99.safetensors"}
-    assert {name for name in hub.asked if "safetensors" in name} == (shards - idle) | {INDEX}
+    assert {name for name in hub.asked if "safetensors" in name} == (shards - idle) | {INDEX, SINGLE}
     assert hub.sent == (shards - idle) | {INDEX, "config.json", "tokenizer.json", "tokenizer_config.json"}
     assert hub.asked.isdisjoint({"README.md", "pytorch_model.bin", "generation_config.json", "model.onnx"})
     assert hub.repos == {"someone/tiny"}

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from valuembed.checkpoint_files import GGUF, check_file, few, is_gguf, models_below
 from valuembed.errors import CheckpointError
 
 BUNDLED = "bundled"
@@ -81,10 +82,12 @@ class Checkpoint:
         """Local path of one of its files (downloaded if need be), or None where there is no such file.
 
         Raises:
-            CheckpointError: the hub does not know the id, or refuses it, or cannot be reached.
+            CheckpointError: the hub does not know the id, or refuses it, or cannot be reached; or a folder holds
+                something else in the file's place.
         """
         if self.is_local:
             path = os.path.join(self.location, filename)
+            check_file(self.name, path)
             return path if os.path.isfile(path) else None
         from transformers.utils.hub import cached_file
 
@@ -133,23 +136,50 @@ def locate(
     if name == BUNDLED:
         return Checkpoint(BUNDLED, str(Path(__file__).parent / BUNDLED))
     if os.path.isdir(name):
-        if not any(os.path.isfile(os.path.join(name, file)) for file in ("config.json", ADAPTER_CONFIG)):
-            held = ", ".join(sorted(os.listdir(name))[:6]) or "nothing"
-            raise CheckpointError(
-                f"folder {name!r} holds no model: neither config.json nor {ADAPTER_CONFIG} in it (it holds {held})"
-            )
+        if not any(os.path.lexists(os.path.join(name, file)) for file in ("config.json", ADAPTER_CONFIG)):
+            raise _without_model(name)
     elif os.path.exists(name):
-        raise CheckpointError(f"{name!r} is a file; give the folder that holds it, a hub id, or {BUNDLED!r}")
-    elif name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip():
-        raise CheckpointError(
-            f"no folder {name!r}; give a folder that exists, a hub id such as Qwen/Qwen3-0.6B, or {BUNDLED!r}"
-        )
+        raise CheckpointError(f"{name!r} is a file; {_in_place_of(name)}")
+    elif name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip() or ":" in name:
+        raise CheckpointError(f"no folder {name!r}; {_meant(name)}")
     return Checkpoint(name, name, hub, trust_remote_code)
 
 
 def hub_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Those of :data:`HUB_OPTIONS` that are among the options of a load."""
     return {name: options[name] for name in HUB_OPTIONS if name in options}
+
+
+def _without_model(folder: str) -> CheckpointError:
+    held = few(sorted(os.listdir(folder))) or "nothing"
+    if below := models_below(folder):
+        advice = f"; these folders in it hold one: {few([repr(path) for path in below])}"
+    elif any(is_gguf(os.path.join(folder, file)) for file in os.listdir(folder)):
+        advice = f"; {GGUF}"
+    else:
+        advice = ""
+    return CheckpointError(
+        f"folder {folder!r} holds no model: neither config.json nor {ADAPTER_CONFIG} in it (it holds {held}){advice}"
+    )
+
+
+def _in_place_of(file: str) -> str:
+    """What to give in place of a file."""
+    if is_gguf(file):
+        return f"{GGUF}, a hub id, or {BUNDLED!r}"
+    return f"give the folder that holds it ({os.path.dirname(file) or '.'}), a hub id, or {BUNDLED!r}"
+
+
+def _meant(name: str) -> str:
+    """What to give in place of a name that is neither a folder nor a hub id."""
+    usual = f"give a folder that exists, a hub id such as Qwen/Qwen3-0.6B, or {BUNDLED!r}"
+    if page := re.fullmatch(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)(?:/.*)?", name):
+        return f"give the hub id {page[1]!r}"
+    if re.fullmatch(r"[\w.-]+/[\w.-]+/+", name):
+        return f"give a folder that exists, or the hub id {name.rstrip('/')!r}"
+    if re.fullmatch(r"[\w./-]+:[\w.-]+", name):
+        return f"a name with a tag, as Ollama has them, names a GGUF file: {usual}"
+    return usual
 
 
 def first_line(error: BaseException) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,7 @@ from valuembed.kernels import choose_kernel
 from valuembed.model_kwargs import check_model_kwargs
 from valuembed.quantized import check_quantization
 from valuembed.reader import open_door
-from valuembed.weight_files import TEXT_DECODER_KEYS, is_needed, weights_folder
+from valuembed.weight_files import TEXT_DECODER_KEYS, find_weights, index_folder, is_needed, read_weights
 
 WORTH_A_BAR = 200_000_000
 """Models of fewer parameters load within a second or two."""
@@ -73,10 +73,17 @@ def load_decoder(
             needed = partial(is_needed, keep_layers=keep_layers, tail=removed)
             model_kwargs["device_map"] = _own_places(places, needed, base_class.base_model_prefix)
     model_class = _lean_class(base_class, removed)
-    with weights_folder(checkpoint, keep_layers, removed) as folder, _quiet(sum(anatomy.sizes[0][:keep_layers])):
+    files = find_weights(checkpoint, config, keep_layers, removed)
+    with ExitStack() as stack:
+        if places is not None or getattr(config, "quantization_config", None):
+            # Transformers looks into the files themselves: at notes on quantization, and for what stays on the disk.
+            given: dict[str, Any] = {"pretrained_model_name_or_path": stack.enter_context(index_folder(files))}
+        else:
+            given = {"pretrained_model_name_or_path": None, "state_dict": read_weights(checkpoint, files)}
+        stack.enter_context(_quiet(sum(anatomy.sizes[0][:keep_layers])))
         try:
             loaded: Any = model_class.from_pretrained(
-                folder,
+                **given,
                 config=cut,
                 dtype=dtype if dtype is not None else "auto",
                 use_safetensors=True,
@@ -98,7 +105,7 @@ def load_decoder(
             "fed to it; put embed_tokens on a device, or give max_memory more room"
         )
     model.__class__ = base_class
-    _check_report(checkpoint, loaded[1], removed)
+    _check_report(checkpoint, loaded[1], removed, files)
     model.config.name_or_path = checkpoint.public_name
     # Saving would undo every renaming of this load, and give a text decoder the names of the image-text model it came
     # from; without the note transformers saves under the names of the class.
@@ -117,7 +124,9 @@ def _own_places(places: dict[str, Any], needed: Callable[[str], bool], prefix: s
     return {wrapped.sub("", f"{path}.").rstrip("."): place for path, place in places.items() if needed(f"{path}.")}
 
 
-def _check_report(checkpoint: Checkpoint, report: dict[str, Any], removed: tuple[str, ...]) -> None:
+def _check_report(
+    checkpoint: Checkpoint, report: dict[str, Any], removed: tuple[str, ...], held: Iterable[str]
+) -> None:
     """Raise where a weight would be random: it is not in the checkpoint, or has another shape there."""
     for name, held, expected in sorted(report["mismatched_keys"]):
         raise CheckpointError(
@@ -129,9 +138,11 @@ def _check_report(checkpoint: Checkpoint, report: dict[str, Any], removed: tuple
     )
     if missing:
         listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        # A few names show whether all are called otherwise.
+        named = f" (it holds {', '.join(sorted(held)[:2])}, ...)" if report["unexpected_keys"] else ""
         raise CheckpointError(
             f"model {checkpoint.name!r}: {len(missing)} needed weights are not in the checkpoint: {listed}; they "
-            "would be random"
+            f"would be random{named}"
         )
 
 
@@ -148,6 +159,8 @@ def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
 def checkpoint_dtype(config: PretrainedConfig) -> torch.dtype | None:
     """The precision that the configuration names, or None where only the weights know."""
     named = getattr(config, "dtype", None)
+    if isinstance(named, dict):  # a type for each part of a model, of which some have none
+        return None
     return getattr(torch, named) if isinstance(named, str) else named
 
 

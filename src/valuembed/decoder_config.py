@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from copy import deepcopy
 
 from huggingface_hub.errors import StrictDataclassError
@@ -17,23 +18,31 @@ def read_config(checkpoint: Checkpoint) -> PretrainedConfig:
     Raises:
         CheckpointError: no readable configuration, or one that wants to run code of its own without leave.
     """
+    if checkpoint.is_local:
+        checkpoint.file("config.json")  # something else in its place is named here
     try:
         config = AutoConfig.from_pretrained(
             checkpoint.location, trust_remote_code=checkpoint.trust_remote_code, **checkpoint.hub
         )
-    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError, StrictDataclassError) as error:
+        if isinstance(error, AttributeError) and "torch" in str(error):
+            raise CheckpointError(
+                f"model {checkpoint.name!r}: config.json names a dtype that torch does not know ({error}); legal are "
+                "float32, bfloat16 and float16"
+            ) from error
         if "trust_remote_code" in str(error):
             raise CheckpointError(
                 f"model {checkpoint.name!r} wants to run code of its own; read that code, and if you trust it load "
                 "with trust_remote_code=True"
             ) from error
+        reason = _fault(checkpoint) or first_line(error)
         nowhere = "" if checkpoint.is_local else " (and there is no folder of that name)"
         raise CheckpointError(
-            f"model {checkpoint.name!r}: its configuration cannot be read: {first_line(error)}{nowhere}"
+            f"model {checkpoint.name!r}: its configuration cannot be read: {reason}{nowhere}"
         ) from error
     text_config: PretrainedConfig = config.get_text_config(decoder=True)
     if text_config is not config:
-        for inherited in ("quantization_config", "dtype", "auto_map"):
+        for inherited in ("quantization_config", "dtype", "auto_map", "transformers_weights"):
             if getattr(text_config, inherited, None) is None and getattr(config, inherited, None) is not None:
                 setattr(text_config, inherited, getattr(config, inherited))
         # The head belongs to the whole model, and so does the word on whether it is the input embeddings again.
@@ -43,6 +52,19 @@ def read_config(checkpoint: Checkpoint) -> PretrainedConfig:
             f"model {checkpoint.name!r} ({config.model_type}) is an encoder-decoder; a decoder is needed"
         )
     return text_config
+
+
+def _fault(checkpoint: Checkpoint) -> str | None:
+    """Why a folder's configuration is no JSON object, in a decoder's own words; None where it is one."""
+    path = checkpoint.file("config.json") if checkpoint.is_local else None
+    if path is None:
+        return None
+    try:
+        with open(path, encoding="utf-8") as file:
+            held = json.load(file)
+    except ValueError as error:
+        return f"config.json is no JSON: {error}"
+    return None if isinstance(held, dict) else f"config.json holds {type(held).__name__}, not an object"
 
 
 def cut_config(config: PretrainedConfig, num_layers: int) -> PretrainedConfig:
@@ -59,4 +81,6 @@ def cut_config(config: PretrainedConfig, num_layers: int) -> PretrainedConfig:
     }
     for name, value in {"num_hidden_layers": num_layers, **per_layer}.items():
         setattr(cut, name, value)
+    if getattr(cut, "transformers_weights", None) is not None:
+        cut.transformers_weights = None  # the name of the file that was read means nothing for what is kept
     return cut

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from valuembed.cpu_features import fast_halves
 from valuembed.devices import CPU, machine_devices
-from valuembed.errors import RecipeError
+from valuembed.errors import CheckpointError, RecipeError
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +36,23 @@ def dtype_name(dtype: str | torch.dtype | None) -> str | None:
     if name not in COMPUTED:
         raise RecipeError(f"dtype={dtype!r} is unknown; legal: auto, {', '.join([*COMPUTED, *QUANTIZED])}")
     return name
+
+
+def check_held(name: str, model: str) -> None:
+    """Raise where a configuration names a precision that nothing is computed in.
+
+    Args:
+        name: of the precision.
+        model: for the error.
+
+    Raises:
+        CheckpointError: it names those that can be asked for in its place.
+    """
+    if name not in COMPUTED:
+        raise CheckpointError(
+            f"model {model!r}: config.json names the dtype {name!r}, in which nothing is computed; name one of "
+            f"{', '.join(COMPUTED)} as dtype"
+        )
 
 
 def usable_name(name: str, device: str | None) -> str:

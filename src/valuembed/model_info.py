@@ -12,7 +12,7 @@ from valuembed.chat import names_chat
 from valuembed.checkpoint import locate
 from valuembed.decoder_facts import decoder_facts, kept_facts
 from valuembed.devices import check_device
-from valuembed.dtypes import COMPUTED, QUANTIZED, dtype_name, usable_name
+from valuembed.dtypes import COMPUTED, QUANTIZED, check_held, dtype_name, usable_name
 from valuembed.layers import LayerSpec, describe
 from valuembed.plan import resolve_plan
 from valuembed.quantized import describe_quantization
@@ -112,7 +112,7 @@ def info(
     kept = plan.layers[-1] + 1 if plan.layers else anatomy.num_layers
     layer_sizes, tail_size, rest_size = anatomy.sizes
     kept_size = sum(layer_sizes[:kept]) + rest_size + (tail_size if not plan.layers else 0)
-    loaded_as = _computed_in(dtype, saved["dtype"] if saved else facts.dtype, device)
+    loaded_as = _computed_in(dtype, saved["dtype"] if saved else facts.dtype, device, base.name)
     block = anatomy.block(
         next((layer for layer in plan.layers if layer in anatomy.value_layers), anatomy.value_layers[0])
     )
@@ -186,7 +186,10 @@ def check_load(
             calibration_of(checkpoint, saved, plan.recipe)
 
 
-def _computed_in(asked: str | torch.dtype | None, held: str | None, device: str | None) -> str:
+def _computed_in(asked: str | torch.dtype | None, held: str | None, device: str | None, model: str) -> str:
     """The precision that is computed in; where only the weights know theirs, what most are kept in without a word."""
     name = dtype_name(None if asked in QUANTIZED else asked)
-    return name or usable_name(held or "float32", device)
+    if name is not None:
+        return name
+    check_held(held or "float32", model)
+    return usable_name(held or "float32", device)

@@ -13,11 +13,18 @@ from valuembed.anatomy import Anatomy
 from valuembed.checkpoint import Checkpoint
 from valuembed.decoder import checkpoint_dtype, parse_dtype, usable_dtype
 from valuembed.decoder_config import read_config
+from valuembed.dtypes import check_held
 from valuembed.errors import CheckpointError, RecipeError
 from valuembed.layers import preset_for
 from valuembed.plan import Plan, resolve_plan
 from valuembed.recipes import Recipe
 from valuembed.survey import survey
+
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tekken.json"),
+    *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt", "merges.txt"),
+)
+"""Files that a tokenizer is read from, as far as they are there."""
 
 NO_LIMIT = 1_000_000
 """Tokenizers write absurd lengths where they know no limit; from here on a number means none."""
@@ -66,6 +73,8 @@ def prepare(
     anatomy = survey(config, trust_remote_code=base.trust_remote_code)
     plan = resolve_plan(recipe, preset_for(config), anatomy, saved if base is checkpoint else None)
     held_in = parse_dtype(saved["dtype"]) if saved else checkpoint_dtype(config)
+    if dtype is None and held_in is not None:
+        check_held(str(held_in).removeprefix("torch."), base.name)
     return Prepared(base, is_adapter, config, anatomy, plan, dtype or usable_dtype(held_in, device))
 
 
@@ -75,6 +84,8 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     Raises:
         CheckpointError: it is missing or damaged.
     """
+    for name in TOKENIZER_FILES if checkpoint.is_local else ():
+        checkpoint.file(name)  # something else in a file's place is named here
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             checkpoint.location, trust_remote_code=checkpoint.trust_remote_code, **checkpoint.hub

@@ -11,11 +11,12 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import safetensors
 
 from valuembed.checkpoint import Checkpoint, first_line
+from valuembed.checkpoint_files import distributed_shards, few, other_weights
 from valuembed.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -33,29 +34,97 @@ _LAYER_KEY = re.compile(r"(?:^|\.)(?:layers|h|blocks?)\.(\d+)\.")
 _HEAD_KEY = re.compile(r"(?:^|\.)(?:lm_head|embed_out|score)\.")
 _HEAD_WEIGHT = re.compile(r"(?:^|\.)(?:lm_head|embed_out|output_projection)\.weight$")
 _EMBEDDING_WEIGHT = re.compile(r"(?:^|\.)(?:embed_tokens|embed_in|wte)\.weight$")
-_OTHER_MODALITY_KEY = re.compile(r"(?:^|\.)(?:visual|vision_\w+|audio_\w+|multi_modal_projector|embed_vision)\.")
+_COMPUTED = frozenset({"F64", "F32", "F16", "BF16"})
+"""Types that are computed in, as safetensors calls them."""
+
+_OTHER_MODALITY_KEY = re.compile(
+    r"(?:^|\.)(?:visual|vision_\w+|audio_\w+|multi_modal_projector|connector|embed_vision)\."
+)
 
 
-@contextmanager
-def weights_folder(checkpoint: Checkpoint, keep_layers: int, tail: tuple[str, ...] = ()) -> Iterator[str]:
-    """A folder from which transformers loads exactly the needed tensors.
-
-    It holds an index of the needed tensors, pointing at the files that hold them; other files of the checkpoint are
-    neither downloaded nor opened.
+def find_weights(
+    checkpoint: Checkpoint, config: PretrainedConfig, keep_layers: int, tail: tuple[str, ...] = ()
+) -> dict[str, str]:
+    """Find the file of each needed tensor; files that hold none are neither downloaded nor opened.
 
     Args:
         checkpoint: the place.
+        config: of its text decoder.
         keep_layers: layers ``0 .. keep_layers - 1`` are needed.
         tail: paths of the modules after the last layer, where these are not needed.
 
+    Returns:
+        The path of the file that holds it, by the tensor's name.
+
     Raises:
-        CheckpointError: there are no weights, a file is missing or damaged, or the weights are pickled.
+        CheckpointError: there are no weights, a file is missing or damaged, the weights are pickled, files hold
+            different tensors of one name, or numbers that mean nothing without a quantization that is not recorded.
     """
-    with tempfile.TemporaryDirectory(prefix="valuembed-") as folder:
-        weight_map = _weight_map(checkpoint, keep_layers, tail)
-        with open(os.path.join(folder, INDEX_FILE), "w", encoding="utf-8") as file:
-            json.dump({"metadata": {}, "weight_map": weight_map}, file)
-        yield folder
+    listed, lister = _listed(checkpoint, config)
+    needed = {name: shard for name, shard in listed.items() if is_needed(name, keep_layers, tail)}
+    if not needed:
+        raise CheckpointError(
+            f"model {checkpoint.name!r}: {lister} names none of the weights that are needed; it names "
+            f"{', '.join(sorted(listed)[:3]) or 'nothing'}"
+        )
+    quantized = bool(getattr(config, "quantization_config", None))
+    found: dict[str, str] = {}
+    for shard in sorted(set(needed.values())):
+        path = os.path.abspath(_shard(checkpoint, shard))
+        # As transformers does, all of an opened file counts, whether or not an index lists it.
+        for name, dtype in _tensor_types(checkpoint, path).items():
+            if not is_needed(name, keep_layers, tail):
+                continue
+            if not quantized and name.endswith("weight") and dtype not in _COMPUTED:
+                raise CheckpointError(
+                    f"model {checkpoint.name!r}: {name} in {shard} is {dtype}, which is quantized, and config.json has "
+                    "no quantization_config that says how; take the config.json that came with these weights"
+                )
+            if name in found:
+                _check_same(checkpoint, name, found[name], path)
+            found[name] = path
+    return found
+
+
+def read_weights(checkpoint: Checkpoint, files: dict[str, str]) -> dict[str, Tensor]:
+    """Map tensors into memory: a page is read from the disk when it is first used.
+
+    Args:
+        checkpoint: the place, for errors.
+        files: what :func:`find_weights` found.
+
+    Raises:
+        CheckpointError: a file is damaged.
+    """
+    weights: dict[str, Tensor] = {}
+    for path in sorted(set(files.values())):
+        with _reading(checkpoint, path), safetensors.safe_open(path, framework="pt") as file:
+            weights |= {name: file.get_tensor(name) for name, place in files.items() if place == path}
+    return weights
+
+
+@contextmanager
+def index_folder(files: dict[str, str]) -> Iterator[str]:
+    """Write an index of tensors that lie elsewhere into a temporary folder, for what has to be shown files.
+
+    Args:
+        files: what :func:`find_weights` found.
+
+    Raises:
+        CheckpointError: there is no place for temporary files, or no space in it.
+    """
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="valuembed-")
+        with open(os.path.join(folder.name, INDEX_FILE), "w", encoding="utf-8") as file:
+            json.dump({"metadata": {}, "weight_map": files}, file)
+    except OSError as error:
+        raise CheckpointError(
+            "quantized weights, and those of a device_map, are loaded by an index in a folder for temporary files, "
+            f"and none can be written (TMPDIR is {os.environ.get('TMPDIR', 'not set')!r}): {first_line(error)}; set "
+            "TMPDIR to a folder that can be written"
+        ) from error
+    with folder:
+        yield folder.name
 
 
 def read_head(checkpoint: Checkpoint, config: PretrainedConfig) -> Tensor:
@@ -71,7 +140,7 @@ def read_head(checkpoint: Checkpoint, config: PretrainedConfig) -> Tensor:
     Raises:
         CheckpointError: it holds no head, or a quantized one, or its files are missing or damaged.
     """
-    listed, _ = _listed(checkpoint)
+    listed, _ = _listed(checkpoint, config)
     named = [name for name in listed if not (_LAYER_KEY.search(name) or _OTHER_MODALITY_KEY.search(name))]
     found = [name for name in named if _HEAD_WEIGHT.search(name)]
     if not found and getattr(config, "tie_word_embeddings", False):
@@ -92,53 +161,65 @@ def read_head(checkpoint: Checkpoint, config: PretrainedConfig) -> Tensor:
     return head
 
 
-def _listed(checkpoint: Checkpoint) -> tuple[dict[str, str], str]:
-    """The file of each tensor, and the name of the file that says so.
+def _listed(checkpoint: Checkpoint, config: PretrainedConfig) -> tuple[dict[str, str], str]:
+    """The file of each tensor, and the name of the file that says so: looked for in the order of transformers.
 
     Raises:
         CheckpointError: there are no safetensors, or what lists them is damaged.
     """
-    index = checkpoint.file(INDEX_FILE)
-    if index is not None:
-        return _read_index(checkpoint, index), INDEX_FILE
-    single = checkpoint.file(SINGLE_FILE)
-    if single is None:
-        raise _without_safetensors(checkpoint)
-    return dict.fromkeys(_tensor_names(checkpoint, single), SINGLE_FILE), SINGLE_FILE
+    if checkpoint.is_local and (parts := distributed_shards(checkpoint.location)):
+        raise CheckpointError(
+            f"model {checkpoint.name!r} holds {few(parts)}, as training on several machines writes weights, and "
+            "transformers takes them before all others; join them into one file, or move them away if they are stale"
+        )
+    # A configuration may name its weights itself, and then nothing else is looked for.
+    named = getattr(config, "transformers_weights", None)
+    for lister in (SINGLE_FILE, INDEX_FILE) if named is None else (_beside(checkpoint, named, "config.json"),):
+        path = checkpoint.file(lister)
+        if path is not None and lister.endswith(".json"):
+            return _read_index(checkpoint, path), lister
+        if path is not None:
+            return dict.fromkeys(_tensor_types(checkpoint, path), lister), lister
+    raise _without_safetensors(checkpoint, named)
+
+
+def _beside(checkpoint: Checkpoint, name: Any, lister: str, *endings: str) -> str:
+    """A file that another one names; what names it is data from elsewhere, and may name files of its folder only."""
+    endings = endings or (".safetensors", ".safetensors.index.json")
+    if not isinstance(name, str) or os.path.basename(name) != name or not name.endswith(endings):
+        raise CheckpointError(
+            f"model {checkpoint.name!r}: {lister} names {name!r}, which is no safetensors file beside it"
+        )
+    return name
 
 
 def _shard(checkpoint: Checkpoint, name: str) -> str:
     path = checkpoint.file(name)
     if path is None:
-        raise CheckpointError(f"model {checkpoint.name!r}: weight file {name} is missing")
+        raise CheckpointError(f"model {checkpoint.name!r}: weight file {name} is missing; download it again")
     return path
 
 
-def _weight_map(checkpoint: Checkpoint, keep_layers: int, tail: tuple[str, ...]) -> dict[str, str]:
-    listed, lister = _listed(checkpoint)
-    needed = {name: shard for name, shard in listed.items() if is_needed(name, keep_layers, tail)}
-    if not needed:
+def _check_same(checkpoint: Checkpoint, name: str, *paths: str) -> None:
+    """Make sure that files which hold a tensor of one name hold the same numbers."""
+    tensors = [read_weights(checkpoint, {name: path})[name] for path in paths]
+    if tensors[0].shape != tensors[1].shape or not tensors[0].equal(tensors[1]):
         raise CheckpointError(
-            f"model {checkpoint.name!r}: {lister} names none of the weights that are needed; it names "
-            f"{', '.join(sorted(listed)[:3]) or 'nothing'}"
+            f"model {checkpoint.name!r}: {' and '.join(map(os.path.basename, paths))} hold different numbers for "
+            f"{name}, so they are of two models; download them again"
         )
-    paths = {}
-    for shard in sorted(set(needed.values())):
-        path = _shard(checkpoint, shard)
-        if lister == INDEX_FILE:
-            _tensor_names(checkpoint, path)  # here a damaged file can still be named
-        paths[shard] = os.path.abspath(path)
-    return {name: paths[shard] for name, shard in needed.items()}
 
 
-def _without_safetensors(checkpoint: Checkpoint) -> CheckpointError:
+def _without_safetensors(checkpoint: Checkpoint, named: str | None) -> CheckpointError:
+    sought = f"neither {SINGLE_FILE} nor {INDEX_FILE}" if named is None else f"config.json names {named}"
     pickled = next((name for name in PICKLED if checkpoint.has(name)), None)
-    return CheckpointError(
-        f"model {checkpoint.name!r} holds {pickled} only: pickled weights can run code, so only safetensors are read; "
-        "convert it, or take a revision with safetensors"
-        if pickled
-        else f"model {checkpoint.name!r} holds no weights: neither {SINGLE_FILE} nor {INDEX_FILE}"
-    )
+    if pickled:
+        return CheckpointError(
+            f"model {checkpoint.name!r} holds {pickled} only: pickled weights can run code, so only safetensors are "
+            "read; convert it, or take a revision with safetensors"
+        )
+    others = other_weights(checkpoint.location) if checkpoint.is_local else None
+    return CheckpointError(f"model {checkpoint.name!r} holds no weights: {sought}{f'; {others}' if others else ''}")
 
 
 def _read_index(checkpoint: Checkpoint, path: str) -> dict[str, str]:
@@ -148,19 +229,18 @@ def _read_index(checkpoint: Checkpoint, path: str) -> dict[str, str]:
         if not isinstance(listed, dict) or not all(isinstance(shard, str) for shard in listed.values()):
             raise TypeError("weight_map has to name a file for each weight")
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"model {checkpoint.name!r}: {INDEX_FILE} is damaged: {first_line(error)}") from error
-    # An index is data from elsewhere: it may name files of its own folder and nothing else.
+        raise CheckpointError(
+            f"model {checkpoint.name!r}: {os.path.basename(path)} is damaged: {first_line(error)}"
+        ) from error
     for shard in listed.values():
-        if os.path.basename(shard) != shard or not shard.endswith(".safetensors"):
-            raise CheckpointError(
-                f"model {checkpoint.name!r}: {INDEX_FILE} names {shard!r}, which is no safetensors file beside it"
-            )
+        _beside(checkpoint, shard, os.path.basename(path), ".safetensors")
     return listed
 
 
-def _tensor_names(checkpoint: Checkpoint, path: str) -> list[str]:
+def _tensor_types(checkpoint: Checkpoint, path: str) -> dict[str, str]:
+    """Names of the tensors in a file, and how safetensors calls the type of each."""
     with _reading(checkpoint, path), safetensors.safe_open(path, framework="pt") as file:
-        return list(file.keys())
+        return {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - it is no mapping
 
 
 @contextmanager
