@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,12 +16,13 @@ from valuembed.calibration import CalibrationRecord, check_recipe, read_record
 from valuembed.checkpoint import Checkpoint, locate
 from valuembed.compiling import Compiling, Wish
 from valuembed.encoder import ValueEncoder
-from valuembed.errors import RecipeError
+from valuembed.errors import RecipeError, UnusedModulesWarning
 from valuembed.layers import LayerSpec, describe
 from valuembed.module import ValueTransformer, build
 from valuembed.quantizing import split_dtype
 from valuembed.recipes import Recipe, resolve_recipe
 from valuembed.resolution import load_tokenizer, prepare, saved_config
+from valuembed.saved_settings import SavedSettings, saved_settings
 from valuembed.templates import TemplateSpec
 from valuembed.tokenizing import expand_chat, names_chat
 
@@ -68,7 +70,9 @@ def load(
             ``"default"`` to any of them.
         cleaning: what is done to a text before its template: ``"none"`` or ``"sentence"``, see
             :data:`valuembed.cleaning.CLEANINGS`. None is the recipe's own, for every method nothing.
-        prompts: instructions by name, for ``encode(prompt_name=...)``, ``encode_query`` and ``encode_document``.
+        prompts: instructions by name, for ``encode(prompt_name=...)``, ``encode_query`` and ``encode_document``. Those
+            that a folder was saved with are taken over, also from plain sentence-transformers; one of the same name
+            that is given here counts.
         normalize: scale the vectors to unit length. A saved folder does as it was saved; False takes that away.
         dtype: of the weights, such as ``"bfloat16"``; None is the checkpoint's own. ``"int8"`` and ``"fp8"`` keep the
             layers' matrices in 8 bits (needs the extra ``quantize``) and compute in the checkpoint's own. Sums and
@@ -111,6 +115,7 @@ def load(
     saved = saved_config(checkpoint)
     recipe = resolve_for(checkpoint, saved, method, layers, template, cleaning)
     _calibrated(checkpoint, saved, recipe)
+    settings = saved_settings(checkpoint) if saved is None else SavedSettings()
     device_map = model_kwargs.get("device_map")
     reader = build(
         checkpoint,
@@ -123,8 +128,18 @@ def load(
     )
     reader.compiling = compiling
     if saved is None:
+        if unused := settings.not_used():
+            warnings.warn(f"model {checkpoint.name!r} was {unused}", UnusedModulesWarning, stacklevel=2)
+        if max_tokens is None and settings.max_tokens is not None:
+            reader.max_tokens = min(settings.max_tokens, reader.max_tokens or settings.max_tokens)
         modules: list[torch.nn.Module] = [reader, *([Normalize()] if normalize else [])]
-        return ValueEncoder(modules=modules, device=_placement(device, device_map, reader), prompts=prompts)
+        return ValueEncoder(
+            modules=modules,
+            device=_placement(device, device_map, reader),
+            prompts={**settings.prompts, **(prompts or {})},
+            default_prompt_name=settings.default_prompt_name,
+            similarity_fn_name=settings.similarity_fn_name,
+        )
     encoder = _restore(reader, checkpoint, _placement(device, device_map, reader), prompts)
     if not normalize:
         for name, module in list(encoder.named_children()):
@@ -213,6 +228,9 @@ class ModelInfo:
         chosen_layers: what the recipe averages over; empty for hidden states after the final norm.
         width: of the vectors.
         calibration: how a saved folder was calibrated, in plain words; None where it was not.
+        prompts: instructions that the model was saved with, by name.
+        default_prompt_name: the one of them that is used where none is asked for.
+        not_used: modules that the model was saved with and that a recipe takes no notice of, such as a pooling.
         kept_layers: layers that are loaded.
         not_loaded: what is left on disk, in plain words.
         dtype: of the weights on this device.
@@ -232,6 +250,9 @@ class ModelInfo:
     chosen_layers: tuple[int, ...]
     width: int
     calibration: str | None
+    prompts: Mapping[str, str]
+    default_prompt_name: str | None
+    not_used: tuple[str, ...]
     kept_layers: int
     not_loaded: tuple[str, ...]
     dtype: str
@@ -272,6 +293,7 @@ def info(
     saved = saved_config(checkpoint)
     recipe = resolve_for(checkpoint, saved, method, layers, template, cleaning)
     record = _calibrated(checkpoint, saved, recipe)
+    settings = saved_settings(checkpoint)
     found = prepare(checkpoint, recipe, saved, split_dtype(dtype, None)[0], device)
     anatomy, plan, recipe = found.anatomy, found.plan, found.plan.recipe
     kept = plan.layers[-1] + 1 if plan.layers else anatomy.num_layers
@@ -297,6 +319,9 @@ def info(
         chosen_layers=plan.layers,
         width=record.size if record else width,
         calibration=str(record) if record else None,
+        prompts={name: prompt for name, prompt in settings.prompts.items() if prompt},
+        default_prompt_name=settings.default_prompt_name,
+        not_used=settings.modules,
         kept_layers=kept,
         not_loaded=(
             *((f"layers {describe(above)}",) if above else ()),
