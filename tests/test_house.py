@@ -20,8 +20,8 @@ LEVELS = {
     "precision heap locks new_file task_rows task_files pairs backbones printable plane",
     1: "anatomy checkpoint checkpoint_files saved_settings decoder_config weight_files "
     "adapters lanes packing lane_choice trial compiling reader prefix passes token_reader "
-    "weight_reader decoder quantizing resolution batching arrivals tokenizing offsets testing tiny_configs "
-    "tiny_tokenizers",
+    "weight_reader decoder quantizing prequantized resolution batching arrivals tokenizing offsets testing "
+    "tiny_configs tiny_tokenizers",
     2: "module feeding calibration",
     3: "model encoder panel fingerprint cards plots method_specs layerwise segments linear_probe "
     "local_tasks mteb_encoder results outputs keeping trainable training_settings glyphs token_weights "

@@ -15,6 +15,7 @@ from valuembed.adapters import base_of, find
 from valuembed.calibration import CalibrationRecord, check_recipe, read_record
 from valuembed.checkpoint import Checkpoint, locate
 from valuembed.compiling import Compiling, Wish
+from valuembed.decoder import checkpoint_dtype
 from valuembed.encoder import ValueEncoder
 from valuembed.errors import RecipeError, UnusedModulesWarning
 from valuembed.layers import LayerSpec, describe
@@ -299,7 +300,7 @@ def info(
     kept = plan.layers[-1] + 1 if plan.layers else anatomy.num_layers
     layer_sizes, tail_size, rest_size = anatomy.sizes
     kept_size = sum(layer_sizes[:kept]) + rest_size + (tail_size if not plan.layers else 0)
-    loaded_as = found.dtype or torch.float32
+    loaded_as = found.dtype or checkpoint_dtype(found.config) or torch.float32
     block = anatomy.block(
         next((layer for layer in plan.layers if layer in anatomy.value_layers), anatomy.value_layers[0])
     )

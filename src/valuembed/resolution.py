@@ -17,6 +17,7 @@ from valuembed.decoder import DTYPES, checkpoint_dtype, parse_dtype, usable_dtyp
 from valuembed.decoder_config import read_config
 from valuembed.errors import CheckpointError, RecipeError
 from valuembed.layers import describe, preset_for, resolve_layers
+from valuembed.prequantized import is_dequantized, quantization_method
 from valuembed.reader import Plan
 from valuembed.recipes import Recipe
 
@@ -152,7 +153,7 @@ class Prepared:
         config: of the decoder as ``base`` holds it.
         anatomy: its survey.
         plan: what is read, in absolute layers.
-        dtype: of the weights; None where only the weights know.
+        dtype: of the weights; None where only the weights know, or their quantization.
     """
 
     base: Checkpoint
@@ -190,7 +191,9 @@ def prepare(
             f"model {base.name!r}: config.json names the dtype {held_in!r}, in which nothing is computed; name one of "
             f"{', '.join(DTYPES)} as dtype"
         )
-    return Prepared(base, is_adapter, config, anatomy, plan, dtype or usable_dtype(held_in, device))
+    if dtype is None and (quantization_method(config) is None or is_dequantized(config, device)):
+        dtype = usable_dtype(held_in, device)
+    return Prepared(base, is_adapter, config, anatomy, plan, dtype)
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
