@@ -19,10 +19,10 @@ LEVELS = {
     0: "recipes templates layers pooling errors extras inputs cleaning rows row_files tables compressed sources "
     "precision heap cpu_features devices locks new_file task_rows task_files pairs backbones printable plane quantized",
     1: "anatomy survey plan saved_record recipe_choice decoder_facts dtypes "
-    "checkpoint checkpoint_files adapter_base calibration_record chat decoder_config weight_files "
+    "checkpoint checkpoint_files saved_settings adapter_base calibration_record chat decoder_config weight_files "
     "adapters lanes packing lane_choice trial compiling reader prefix passes token_reader "
     "weight_reader decoder kernels model_kwargs vocabulary "
-    "quantizing resolution batching arrivals tokenizing offsets testing tiny_configs "
+    "quantizing prequantized resolution batching arrivals tokenizing offsets testing tiny_configs "
     "tiny_tokenizers",
     2: "module feeding calibration",
     3: "model model_info encoder panel fingerprint cards plots method_specs layerwise segments linear_probe "

@@ -154,6 +154,11 @@ def _info_rows(found: "ModelInfo") -> Iterator[tuple[str, str]]:
     yield "layers read", chosen
     if found.calibration:
         yield "calibrated", found.calibration
+    for name, prompt in found.prompts.items():
+        default = " (default)" if name == found.default_prompt_name else ""
+        yield "prompt", f"{name}{default}: {shown(prompt, 100)}"
+    if found.not_used:
+        yield "not used", f"what sentence-transformers saved beside the decoder: {', '.join(found.not_used)}"
     yield "embedding", f"{found.width} wide"
     yield "loaded", f"{found.kept_layers} of {found.num_layers} layers, as {found.dtype}"
     yield "not loaded", ", ".join(found.not_loaded) or "nothing is left out"

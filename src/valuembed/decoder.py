@@ -22,7 +22,8 @@ from valuembed.errors import CheckpointError
 from valuembed.extras import require
 from valuembed.kernels import choose_kernel
 from valuembed.model_kwargs import check_model_kwargs
-from valuembed.quantized import check_quantization
+from valuembed.prequantized import ask_to_dequantize, give_one_dtype, holds_quantized
+from valuembed.quantized import check_quantization, is_dequantized, quantization_method
 from valuembed.reader import open_door
 from valuembed.weight_files import TEXT_DECODER_KEYS, find_weights, index_folder, is_needed, read_weights
 
@@ -49,7 +50,8 @@ def load_decoder(
         anatomy: its survey.
         keep_layers: layers ``0 .. keep_layers - 1`` are loaded.
         keep_tail: load what runs after the last layer too; only with all layers.
-        dtype: None is the checkpoint's own, raised to float32 where the device has no fast arithmetic for it.
+        dtype: None is the checkpoint's own, raised to float32 where the device has no fast arithmetic for it; what
+            quantized weights are computed in stays theirs, unless they are turned back into plain ones.
         device: where the model will run, to judge the dtype; placing it there is the caller's.
         model_kwargs: passed to ``from_pretrained`` (``attn_implementation``, ``device_map``, quantization, ...).
 
@@ -65,7 +67,12 @@ def load_decoder(
     assert base_class is not None, "a decoder is loaded from a survey, not from a record of one"
     cut = cut_config(config, keep_layers)
     model_kwargs["attn_implementation"] = choose_kernel(cut, model_kwargs.get("attn_implementation"), device)
-    dtype = dtype or usable_dtype(checkpoint_dtype(config), device)
+    settings = getattr(config, "quantization_config", None)
+    quantized = quantization_method(settings) is not None
+    if dtype is None and not quantized:
+        dtype = usable_dtype(checkpoint_dtype(config), device)
+    if is_dequantized(settings, device):
+        ask_to_dequantize(cut)
     removed = () if keep_tail else anatomy.tail
     if (places := model_kwargs.get("device_map")) is not None:
         require("accelerate", "train")
@@ -75,7 +82,7 @@ def load_decoder(
     model_class = _lean_class(base_class, removed)
     files = find_weights(checkpoint, config, keep_layers, removed)
     with ExitStack() as stack:
-        if places is not None or getattr(config, "quantization_config", None):
+        if places is not None or quantized:
             # Transformers looks into the files themselves: at notes on quantization, and for what stays on the disk.
             given: dict[str, Any] = {"pretrained_model_name_or_path": stack.enter_context(index_folder(files))}
         else:
@@ -111,7 +118,9 @@ def load_decoder(
     # from; without the note transformers saves under the names of the class.
     if hasattr(model, "_weight_conversions"):
         del model._weight_conversions
-    if dtype is None and (usable := usable_dtype(model.dtype, device)) != model.dtype:
+    if quantized and dtype is not None:
+        give_one_dtype(model, dtype)
+    if dtype is None and not holds_quantized(model) and (usable := usable_dtype(model.dtype, device)) != model.dtype:
         nn.Module.to(model, usable)
     open_door(model, anatomy)
     model.train(False)

@@ -159,6 +159,10 @@ class BlankTextWarning(UserWarning):
     """Blank texts were embedded as the template around nothing."""
 
 
+class UnusedModulesWarning(UserWarning):
+    """A model was saved by sentence-transformers with modules, such as its pooling, that are not used."""
+
+
 def trace_of(error: BaseException) -> str:
     """Type and places of an error for a log, without its message, which may repeat a text."""
     frames = traceback.extract_tb(error.__traceback__)[-5:]

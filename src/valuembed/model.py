@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from valuembed.checkpoint import Checkpoint, locate
 from valuembed.compiling import Compiling, Wish
 from valuembed.devices import check_device
 from valuembed.encoder import ValueEncoder
-from valuembed.errors import RecipeError
+from valuembed.errors import RecipeError, UnusedModulesWarning
 from valuembed.layers import LayerSpec
 from valuembed.module import ValueTransformer, build
 from valuembed.quantizing import split_dtype
@@ -21,6 +22,7 @@ from valuembed.recipe_choice import DEFAULT_METHOD, calibration_of, resolve_for
 from valuembed.recipes import Recipe
 from valuembed.resolution import prepare
 from valuembed.saved_record import saved_config
+from valuembed.saved_settings import SavedSettings, saved_settings
 from valuembed.templates import TemplateSpec
 
 
@@ -57,7 +59,9 @@ def load(
             ``"default"`` to any of them.
         cleaning: what is done to a text before its template: ``"none"`` or ``"sentence"``, see
             :data:`valuembed.cleaning.CLEANINGS`. None is the recipe's own, for every method nothing.
-        prompts: instructions by name, for ``encode(prompt_name=...)``, ``encode_query`` and ``encode_document``.
+        prompts: instructions by name, for ``encode(prompt_name=...)``, ``encode_query`` and ``encode_document``. Those
+            that a folder was saved with are taken over, also from plain sentence-transformers; one of the same name
+            that is given here counts.
         normalize: scale the vectors to unit length. A saved folder does as it was saved; False takes that away.
         dtype: of the weights, such as ``"bfloat16"``; None is the checkpoint's own. ``"int8"`` and ``"fp8"`` keep the
             layers' matrices in 8 bits (needs the extra ``quantize``) and compute in the checkpoint's own. Sums and
@@ -100,6 +104,7 @@ def load(
         # What a folder records is in absolute layers already.
         is_recorded = recipe == Recipe.from_dict(saved["recipe"])
         calibration_of(checkpoint, saved, recipe if is_recorded else prepare(checkpoint, recipe, saved).plan.recipe)
+    settings = saved_settings(checkpoint) if saved is None else SavedSettings()
     device_map = model_kwargs.get("device_map")
     reader = build(
         checkpoint,
@@ -112,8 +117,18 @@ def load(
     )
     reader.compiling = compiling
     if saved is None:
+        if unused := settings.not_used():
+            warnings.warn(f"model {checkpoint.name!r} was {unused}", UnusedModulesWarning, stacklevel=2)
+        if max_tokens is None and settings.max_tokens is not None:
+            reader.max_tokens = min(settings.max_tokens, reader.max_tokens or settings.max_tokens)
         modules: list[torch.nn.Module] = [reader, *([Normalize()] if normalize else [])]
-        return ValueEncoder(modules=modules, device=_placement(device, device_map, reader), prompts=prompts)
+        return ValueEncoder(
+            modules=modules,
+            device=_placement(device, device_map, reader),
+            prompts={**settings.prompts, **(prompts or {})},
+            default_prompt_name=settings.default_prompt_name,
+            similarity_fn_name=settings.similarity_fn_name,
+        )
     encoder = _restore(reader, checkpoint, _placement(device, device_map, reader), prompts)
     if not normalize:
         for name, module in list(encoder.named_children()):

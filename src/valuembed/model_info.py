@@ -15,10 +15,11 @@ from valuembed.devices import check_device
 from valuembed.dtypes import COMPUTED, QUANTIZED, check_held, dtype_name, usable_name
 from valuembed.layers import LayerSpec, describe
 from valuembed.plan import resolve_plan
-from valuembed.quantized import describe_quantization
+from valuembed.quantized import describe_quantization, is_dequantized, quantization_method
 from valuembed.recipe_choice import DEFAULT_METHOD, calibration_of, resolve_for
 from valuembed.recipes import Recipe, resolve_recipe
 from valuembed.saved_record import saved_config
+from valuembed.saved_settings import saved_settings
 from valuembed.templates import TemplateSpec
 from valuembed.vocabulary import lacking_in_file
 
@@ -45,6 +46,9 @@ class ModelInfo:
         not_loaded: what is left on disk, in plain words.
         dtype: of the weights on this device.
         weight_bytes, full_weight_bytes: memory for the weights as loaded, and of the whole decoder.
+        prompts: instructions that the model was saved with, by name.
+        default_prompt_name: the one of them that is used where none is asked for.
+        not_used: modules that the model was saved with and that a recipe takes no notice of, such as a pooling.
         quantization: of the weights, with what it needs and whether that is here; None where they are not quantized.
         tokens_without_embedding: which ids of the tokenizer have no embedding, and what that means; None where all do.
     """
@@ -67,6 +71,9 @@ class ModelInfo:
     dtype: str
     weight_bytes: int
     full_weight_bytes: int
+    prompts: Mapping[str, str]
+    default_prompt_name: str | None
+    not_used: tuple[str, ...]
     quantization: str | None
     tokens_without_embedding: str | None
 
@@ -112,10 +119,11 @@ def info(
     kept = plan.layers[-1] + 1 if plan.layers else anatomy.num_layers
     layer_sizes, tail_size, rest_size = anatomy.sizes
     kept_size = sum(layer_sizes[:kept]) + rest_size + (tail_size if not plan.layers else 0)
-    loaded_as = _computed_in(dtype, saved["dtype"] if saved else facts.dtype, device, base.name)
+    loaded_as = _computed_in(dtype, saved["dtype"] if saved else facts.dtype, facts.quantization, device, base.name)
     block = anatomy.block(
         next((layer for layer in plan.layers if layer in anatomy.value_layers), anatomy.value_layers[0])
     )
+    settings = saved_settings(checkpoint)
     words = checkpoint if checkpoint.file("tokenizer_config.json") else base
     above = tuple(range(kept, anatomy.num_layers))
     width = anatomy.width(plan.layers, signal=recipe.signal, weights=recipe.weights, aligned=recipe.aligned)
@@ -142,6 +150,9 @@ def info(
         dtype=loaded_as,
         weight_bytes=kept_size * COMPUTED[loaded_as],
         full_weight_bytes=(sum(layer_sizes) + tail_size + rest_size) * COMPUTED[loaded_as],
+        prompts={name: prompt for name, prompt in settings.prompts.items() if prompt},
+        default_prompt_name=settings.default_prompt_name,
+        not_used=settings.modules,
         quantization=describe_quantization(facts.quantization),
         tokens_without_embedding=lacking_in_file(words, facts.vocabulary),
     )
@@ -186,10 +197,15 @@ def check_load(
             calibration_of(checkpoint, saved, plan.recipe)
 
 
-def _computed_in(asked: str | torch.dtype | None, held: str | None, device: str | None, model: str) -> str:
+def _computed_in(
+    asked: str | torch.dtype | None, held: str | None, quantization: Any, device: str | None, model: str
+) -> str:
     """The precision that is computed in; where only the weights know theirs, what most are kept in without a word."""
     name = dtype_name(None if asked in QUANTIZED else asked)
     if name is not None:
         return name
-    check_held(held or "float32", model)
-    return usable_name(held or "float32", device)
+    held = held or "float32"
+    check_held(held, model)
+    if quantization_method(quantization) is not None and not is_dequantized(quantization, device):
+        return held
+    return usable_name(held, device)

@@ -24,6 +24,9 @@ class Needs:
     gpu: bool = False
 
 
+BLOCKWISE_FP8 = "fp8"
+"""What transformers calls weights of 8 bits with a scale for each block, as DeepSeek and Qwen publish them."""
+
 _ACCELERATE = {"accelerate": "accelerate"}
 
 NEEDS: Mapping[str, Needs] = {
@@ -60,6 +63,37 @@ NEEDS: Mapping[str, Needs] = {
 _BITS = ("bits", "w_bit", "nbits", "num_bits")
 
 
+def quantization_method(settings: Any) -> str | None:
+    """Name a quantization as transformers does; None for weights that are not quantized, or in no way that is named.
+
+    Args:
+        settings: ``quantization_config`` of a checkpoint's configuration.
+    """
+    if not settings:
+        return None
+    if _get(settings, "load_in_4bit") or _get(settings, "load_in_8bit"):
+        return "bitsandbytes"
+    method = _get(settings, "quant_method")
+    return str(getattr(method, "value", method)) if method else None
+
+
+def is_dequantized(settings: Any, device: str | None) -> bool:
+    """Whether weights are turned back into plain ones at load: blockwise fp8 where no device multiplies it.
+
+    Args:
+        settings: ``quantization_config`` of a checkpoint's configuration.
+        device: where the model will run; None is the device that a model is put on by itself.
+    """
+    if quantization_method(settings) != BLOCKWISE_FP8:
+        return False
+    device = device or machine_devices()[-1]
+    if device.partition(":")[0] == "cuda":
+        import torch
+
+        return torch.cuda.get_device_capability(device) < (8, 9)
+    return not device.startswith("xpu")
+
+
 def describe_quantization(settings: Any) -> str | None:
     """A quantization in a few words, and whether what reads it is here; None for weights that are not quantized.
 
@@ -69,7 +103,7 @@ def describe_quantization(settings: Any) -> str | None:
     if not settings:
         return None
     name = _name(settings)
-    needs = NEEDS.get(_method(settings))
+    needs = NEEDS.get(quantization_method(settings) or "")
     if needs is None:
         return f"{name}, which transformers has no reader for"
     missing = _missing(needs)
@@ -95,7 +129,7 @@ def check_quantization(settings: Any, where: str) -> None:
     """
     if not settings:
         return
-    needs = NEEDS.get(_method(settings))
+    needs = NEEDS.get(quantization_method(settings) or "")
     name, other = _name(settings), "or take a checkpoint that is not quantized"
     if needs is None:
         raise UnsupportedModelError(
@@ -120,17 +154,9 @@ def _get(settings: Any, key: str) -> Any:
     return settings.get(key) if isinstance(settings, Mapping) else getattr(settings, key, None)
 
 
-def _method(settings: Any) -> str:
-    """Name of the quantization, as transformers has it; empty where there is none."""
-    if _get(settings, "load_in_4bit") or _get(settings, "load_in_8bit"):
-        return "bitsandbytes"
-    method = _get(settings, "quant_method")
-    return str(getattr(method, "value", method) or "")
-
-
 def _name(settings: Any) -> str:
     """Name and bits, such as ``gptq 4-bit``."""
-    method = _method(settings) or "without a quant_method"
+    method = quantization_method(settings) or "without a quant_method"
     bits = next((found for key in _BITS if isinstance(found := _get(settings, key), int)), None)
     for key, number in (("load_in_4bit", 4), ("load_in_8bit", 8)):
         bits = number if _get(settings, key) else bits

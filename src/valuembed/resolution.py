@@ -17,6 +17,7 @@ from valuembed.dtypes import check_held
 from valuembed.errors import CheckpointError, RecipeError
 from valuembed.layers import preset_for
 from valuembed.plan import Plan, resolve_plan
+from valuembed.quantized import is_dequantized, quantization_method
 from valuembed.recipes import Recipe
 from valuembed.survey import survey
 
@@ -40,7 +41,7 @@ class Prepared:
         config: of the decoder as ``base`` holds it.
         anatomy: its survey.
         plan: what is read, in absolute layers.
-        dtype: of the weights; None where only the weights know.
+        dtype: of the weights; None where only the weights know, or their quantization.
     """
 
     base: Checkpoint
@@ -73,9 +74,12 @@ def prepare(
     anatomy = survey(config, trust_remote_code=base.trust_remote_code)
     plan = resolve_plan(recipe, preset_for(config), anatomy, saved if base is checkpoint else None)
     held_in = parse_dtype(saved["dtype"]) if saved else checkpoint_dtype(config)
+    settings = getattr(config, "quantization_config", None)
     if dtype is None and held_in is not None:
         check_held(str(held_in).removeprefix("torch."), base.name)
-    return Prepared(base, is_adapter, config, anatomy, plan, dtype or usable_dtype(held_in, device))
+    if dtype is None and (quantization_method(settings) is None or is_dequantized(settings, device)):
+        dtype = usable_dtype(held_in, device)
+    return Prepared(base, is_adapter, config, anatomy, plan, dtype)
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
