@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from valuembed.commands import BUNDLED, MEASURE, command, load_encoder, new_table, note, out, print_json
+from valuembed.commands import BUNDLED, MEASURE, command, keeps, load_encoder, new_table, note, out, print_json, quiet
 
 if TYPE_CHECKING:
     from valuembed.calibration_report import CalibrationReport
@@ -114,9 +114,11 @@ def calibrate(
             from valuembed.calibration_report import report_calibration
 
             note(model)
+            quiet()
             asked = {name: value for name, value in options.items() if name not in ("model", "method")}
             chosen = methods or options.get("method") or "all"
-            found = report_calibration(model, documents, task, chosen, output=report, **fitting, **asked)
+            with keeps(report, f"what was finished is in {report}, marked as incomplete; the same command starts anew"):
+                found = report_calibration(model, documents, task, chosen, output=report, **fitting, **asked)
             results |= found.to_dict()
             if not as_json:
                 _show(found)

@@ -7,7 +7,7 @@ import typer
 from rich.measure import Measurement
 from rich.text import Text
 
-from valuembed.commands import BUNDLED, MEASURE, command, new_table, note, out, print_json
+from valuembed.commands import BUNDLED, MEASURE, command, keeps, new_table, note, out, print_json, quiet
 from valuembed.recipes import METHODS
 
 if TYPE_CHECKING:
@@ -56,7 +56,9 @@ def evaluate(
     note(model)
     from valuembed.evaluate import evaluate as score
 
-    found = score(model, methods or None, tasks or (), output=output, **options)
+    quiet()
+    with keeps(output, f"finished scores are kept in {output}, the same command goes on from there"):
+        found = score(model, methods or None, tasks or (), output=output, **options)
     if as_json:
         print_json(found.to_dict())
     else:

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from valuembed.commands import BUNDLED, MEASURE, app, command, new_table, note, out, print_json
+from valuembed.commands import BUNDLED, MEASURE, app, command, keeps, new_table, note, out, print_json, quiet
 
 if TYPE_CHECKING:
     from valuembed.probe import LayerProbe
 
 probe = typer.Typer(help="What the values of each layer know, beside its hidden states.", no_args_is_help=True)
 app.add_typer(probe, name="probe", rich_help_panel=MEASURE)
+
+FINISHED = "what was finished is in {output}, marked as incomplete; the same command starts anew"
 
 _NOT_TAKEN = ("method", "template", "cleaning")
 
@@ -56,16 +58,18 @@ def segments(
     note(model)
     from valuembed.probe import probe_segments
 
-    found = probe_segments(
-        model,
-        corpus,
-        tokens=tokens,
-        segments=segments,
-        layers=layers,
-        text_column=text_column,
-        output=output,
-        **options,
-    )
+    quiet()
+    with keeps(output, FINISHED.format(output=output)):
+        found = probe_segments(
+            model,
+            corpus,
+            tokens=tokens,
+            segments=segments,
+            layers=layers,
+            text_column=text_column,
+            output=output,
+            **options,
+        )
     _show(found, output, as_json)
 
 
@@ -85,16 +89,18 @@ def next_token(
     note(model)
     from valuembed.next_token import probe_next_token
 
-    found = probe_next_token(
-        model,
-        corpus,
-        positions=positions,
-        width=width,
-        layers=layers,
-        text_column=text_column,
-        output=output,
-        **options,
-    )
+    quiet()
+    with keeps(output, FINISHED.format(output=output)):
+        found = probe_next_token(
+            model,
+            corpus,
+            positions=positions,
+            width=width,
+            layers=layers,
+            text_column=text_column,
+            output=output,
+            **options,
+        )
     _show(found, output, as_json)
 
 

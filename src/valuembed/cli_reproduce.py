@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from valuembed.backbones import BUNDLED, BUNDLED_LIKE, backbones
-from valuembed.commands import MEASURE, command, note, print_json
+from valuembed.commands import MEASURE, command, keeps, note, print_json, quiet
 from valuembed.recipes import METHODS
 
 RECIPES = ("method", "layers", "template", "cleaning")
@@ -91,7 +91,9 @@ def reproduce(
     note(model or backbone)
     from valuembed.reproduce import reproduce as rerun
 
-    found = rerun(backbone, output=output, **chosen)
+    quiet()
+    with keeps(output, f"finished scores are kept in {output}, the same command goes on from there"):
+        found = rerun(backbone, output=output, **chosen)
     print_json(found.to_dict()) if as_json else typer.echo(found.to_markdown(), nl=False)
     if found.evaluation and found.evaluation.failures:
         # Each was told when it was found.
@@ -136,17 +138,19 @@ def cost(
     note(model)
     from valuembed.cost import measure_cost
 
-    found = measure_cost(
-        model,
-        methods or "all",
-        corpus=corpus,
-        text_column=text_column,
-        count=texts,
-        rounds=rounds,
-        output=output,
-        progress=True,
-        **options,
-    )
+    quiet()
+    with keeps(output, f"what was finished is in {output}, marked as incomplete; the same command starts anew"):
+        found = measure_cost(
+            model,
+            methods or "all",
+            corpus=corpus,
+            text_column=text_column,
+            count=texts,
+            rounds=rounds,
+            output=output,
+            progress=True,
+            **options,
+        )
     print_json(found.to_dict()) if as_json else typer.echo(found.to_markdown(), nl=False)
 
 

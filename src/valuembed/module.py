@@ -23,6 +23,7 @@ from valuembed.feeding import Batch, batches
 from valuembed.inputs import check_prompt, check_texts
 from valuembed.lane_choice import LaneName, packed_up_to, why_whole
 from valuembed.layers import describe
+from valuembed.loading_line import LOADING
 from valuembed.passes import read_within_memory
 from valuembed.reader import Plan
 from valuembed.recipes import Recipe
@@ -364,4 +365,5 @@ def build(
     origin = find_origin(base, found.config, found.anatomy, saved)
     limit = max_tokens if max_tokens is not None else (saved or {}).get("max_tokens")
     limit = token_limit(limit, tokenizer, found.config)
+    LOADING.end()
     return ValueTransformer(model, tokenizer, plan, origin, limit, checkpoint.loaded_from)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from valuembed.errors import InputError
 from valuembed.offsets import token_starts
+from valuembed.progress import track
 from valuembed.rows import Row, check_input, read_rows
 
 TOKENS = 128
@@ -149,7 +149,7 @@ def cut(
     texts: list[str] = []
     numbers: list[int] = []
     read = too_short = longest = 0
-    with tqdm(total=limit, desc="Cutting documents", unit="segment", disable=not progress) as bar:
+    with track(progress, total=limit, desc="Cutting documents", unit="segment") as bar:
         for number, document in enumerate(documents):
             starts = token_starts(tokenizer, document)
             read, longest = read + 1, max(longest, len(starts))
