@@ -1,9 +1,10 @@
 import io
+import threading
 
 import pytest
 
 from valuembed import progress
-from valuembed.progress import Progress, Watch, duration, every
+from valuembed.progress import Progress, Watch, duration, every, track
 
 
 @pytest.fixture
@@ -104,3 +105,59 @@ def test_what_is_not_there_is_not_said():
     assert str(Progress(1, 1, 0, 0, 2, 2.0, 0.5, 1.0, 3.0, True)) == (
         "1 rows, 2 tokens/s, 3 s left, waiting for other processes"
     )
+
+
+class TestTrack:
+    @pytest.fixture
+    def log(self, monkeypatch):
+        """Makes stderr a log whose lines come at once; called within a test, since pytest puts its own there first."""
+
+        class Log(io.StringIO):
+            def __init__(self):
+                super().__init__()
+                self.written = threading.Event()
+
+            def flush(self):
+                self.written.set()
+
+        def make():
+            monkeypatch.setattr(progress, "LINE_EVERY", 0.01)
+            monkeypatch.setattr(progress.sys, "stderr", made := Log())
+            return made
+
+        return make
+
+    def test_a_log_gets_lines_while_a_step_takes_long(self, log):
+        log = log()
+        with track(True, total=12, desc="scores") as outer, track(True, total=3000, desc="texts") as inner:
+            outer.update(3)
+            outer.set_postfix_str("sts: va")
+            inner.update(1024)
+            log.written.clear()
+            assert log.written.wait(60)
+            log.written.clear()
+            assert log.written.wait(60)
+        assert log.getvalue().splitlines()[-1] == "scores: 3 of 12 (sts: va), texts: 1,024 of 3,000, 0 s"
+
+    def test_nothing_is_written_once_all_are_closed(self, log):
+        log = log()
+        assert list(track(True, [1, 2], desc="Probes")) == [1, 2]
+        with track(True, desc="sets") as bar:
+            bar.close()
+        for thread in threading.enumerate():
+            if "_tell" in thread.name:
+                thread.join(60)
+                assert not thread.is_alive()
+        assert progress._LINES._bars == []
+
+    def test_nothing_is_shown_unless_asked(self, log):
+        log = log()
+        assert list(track(False, [1, 2], desc="Probes")) == [1, 2]
+        assert log.getvalue() == ""
+        assert progress._LINES._bars == []
+
+    def test_a_terminal_gets_a_bar(self, log, monkeypatch):
+        log = log()
+        monkeypatch.setattr(log, "isatty", lambda: True, raising=False)
+        assert list(track(True, [1, 2], desc="Probes", ncols=60)) == [1, 2]
+        assert "Probes: 100%|" in log.getvalue()

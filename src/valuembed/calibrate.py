@@ -6,7 +6,6 @@ import copy
 import hashlib
 import heapq
 import os
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -139,7 +138,7 @@ def calibrate(
         shrinkage: of whitening, see :func:`valuembed.calibration.fit_whitening`.
         max_texts: how many different texts are drawn, see :func:`sample_texts`.
         head: for the filter, from :func:`load_head`; None reads it from where the model's layers came from.
-        progress: show a bar on stderr when that is a terminal.
+        progress: show a bar on stderr if that is a terminal, else a line a minute.
 
     Returns:
         A new model around the same decoder, to be saved like any other.
@@ -222,7 +221,7 @@ def fit_calibrations(
     about: dict[str, Any] = {"texts": len(sample.texts), "corpus": sample.digest}
     if kind == "whiten":
         about["shrinkage"] = float(shrinkage)
-    vectors = plain.encode(sample.texts, prompt=prompt, progress=progress and sys.stderr.isatty())
+    vectors = plain.encode(sample.texts, prompt=prompt, progress=progress)
     assert plain.report is not None
     warn_truncated(plain.report, plain.reader)
     return {name: made(name, fit(kind, vectors[name], size=size, shrinkage=shrinkage), **about) for name in recipes}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -207,7 +206,7 @@ def report_calibration(
         layers, template, cleaning: as in :func:`valuembed.method_specs.choose`.
         output: a folder for tables, charts and JSON. Where the work ends early, it takes the methods that are finished,
             marked as incomplete.
-        progress: show bars on stderr when that is a terminal.
+        progress: show bars on stderr if that is a terminal, else a line a minute.
         options: ``dtype``, ``device``, ``max_tokens``, ``revision``, ``token``, ``cache_folder``,
             ``local_files_only``, ``trust_remote_code``, ``model_kwargs``: as in :func:`valuembed.load`.
 
@@ -239,7 +238,6 @@ def report_calibration(
         except CheckpointError as error:
             warnings.warn(f"the filter is left out: {error}", stacklevel=2)
     panel = Panel.load(model, recipes, **options)
-    progress = progress and sys.stderr.isatty()
     return score_calibrations(
         panel,
         texts,

@@ -125,7 +125,7 @@ def info(
         if options["model"] not in (BUNDLED, named):
             raise typer.BadParameter(f"names {named!r}, --model {options['model']!r}; give one", param_hint="MODEL")
         options["model"] = named
-    note(options["model"])
+    note(options["model"], loads=False)
     # A limit on tokens changes nothing that is shown here.
     options.pop("max_tokens", None)
     found = look(**options)

@@ -15,11 +15,13 @@ from valuembed.commands import (
     SETTINGS,
     ModelArgument,
     command,
+    keeps,
     load_encoder,
     new_table,
     note,
     out,
     print_json,
+    quiet,
     slow_imports,
 )
 
@@ -181,9 +183,11 @@ def calibrate(
             from valuembed.calibration_report import report_calibration
 
             note(model)
+            quiet()
             asked = {name: value for name, value in options.items() if name not in ("model", "method")}
             chosen = methods or options.get("method") or "all"
-            found = report_calibration(model, documents, task, chosen, output=report, **fitting, **asked)
+            with keeps(report, f"what was finished is in {report}, marked as incomplete; the same command starts anew"):
+                found = report_calibration(model, documents, task, chosen, output=report, **fitting, **asked)
             results |= found.to_dict()
             if not as_json:
                 _show(found)

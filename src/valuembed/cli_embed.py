@@ -34,7 +34,9 @@ class Compile(str, Enum):
 FOLDER = "Chunks and shards (where OUTPUT is a folder)"
 CLUSTER = "Ray cluster (where OUTPUT is a folder)"
 ENGINES = ("local", "ray")
-INTERRUPTED = "interrupted; finished shards are kept, the same command goes on from there"
+INTERRUPTED = "finished shards are kept, the same command goes on from there"
+
+NOTHING_KEPT = "nothing was written; a folder as OUTPUT (no .parquet at its end) keeps what is finished"
 
 
 @command(
@@ -274,7 +276,10 @@ def _embed_file(
 
     check_files(input, output, **job)
     encoder = load_encoder(options)
-    done = embed_file(encoder, input, output, **job, **kept, progress=not as_json)
+    try:
+        done = embed_file(encoder, input, output, **job, **kept, progress=not as_json)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(NOTHING_KEPT) from None
     if as_json:
         print_json(asdict(done))
         return
@@ -304,8 +309,7 @@ def _embed_folder(
     try:
         done = run(inputs, output, **choices, progress=progress)
     except KeyboardInterrupt:
-        typer.echo(INTERRUPTED, err=True)
-        raise
+        raise KeyboardInterrupt(INTERRUPTED) from None
     if as_json:
         print_json(asdict(done))
     else:
@@ -323,7 +327,7 @@ def _on_ray(
 ) -> "CorpusSummary":
     from valuembed.corpus_ray import embed_corpus_on_ray
 
-    note(options["model"])
+    note(options["model"], loads=False)
     settings |= {name.removeprefix("ray_"): value for name, value in cluster.items()}
     # Ray prints what happens on its nodes where results are to stand.
     with redirect_stdout(sys.stderr):

@@ -17,10 +17,12 @@ from valuembed.commands import (
     OUTPUT,
     ModelArgument,
     command,
+    keeps,
     new_table,
     note,
     out,
     print_json,
+    quiet,
     slow_imports,
 )
 
@@ -81,7 +83,9 @@ def evaluate(
     with slow_imports():
         from valuembed.evaluate import evaluate as score
 
-    found = score(model, methods or None, tasks or (), output=output, **options)
+    quiet()
+    with keeps(output, f"finished scores are kept in {output}, the same command goes on from there"):
+        found = score(model, methods or None, tasks or (), output=output, **options)
     if as_json:
         print_json(found.to_dict())
     else:

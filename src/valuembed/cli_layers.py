@@ -15,10 +15,12 @@ from valuembed.commands import (
     OUTPUT,
     ModelArgument,
     command,
+    keeps,
     new_table,
     note,
     out,
     print_json,
+    quiet,
     slow_imports,
 )
 from valuembed.templates import TEMPLATES
@@ -80,8 +82,10 @@ def sweep(
         from valuembed.sweep import sweep as run
 
     note(model)
+    quiet()
     names = tuple(SIGNALS) if signals is None else [name.strip() for name in signals.split(",")]
-    found = run(model, task, template=template, signals=names, output=output, **options)
+    with keeps(output, f"finished scores are kept in {output}, the same command goes on from there"):
+        found = run(model, task, template=template, signals=names, output=output, **options)
     if as_json:
         print_json(found.to_dict())
         return
@@ -177,6 +181,7 @@ def select_layers(
     if (dev is None) == (corpus is None):
         raise typer.BadParameter("give one of --dev sts:FILE and --corpus FILE", param_hint="--dev / --corpus")
     note(model)
+    quiet()
     data: dict[str, Any] = {"dev": dev, "split": split, "corpus": corpus, "text_column": text_column}
     if segments is not None:
         data["segments"] = segments

@@ -17,10 +17,12 @@ from valuembed.commands import (
     ModelArgument,
     app,
     command,
+    keeps,
     new_table,
     note,
     out,
     print_json,
+    quiet,
     slow_imports,
 )
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 probe = typer.Typer(help="What the values of each layer know, beside its hidden states.", no_args_is_help=True)
 app.add_typer(probe, name="probe", rich_help_panel=MEASURE)
+
+FINISHED = "what was finished is in {output}, marked as incomplete; the same command starts anew"
 
 _NOT_TAKEN = ("method", "template", "cleaning")
 
@@ -107,16 +111,18 @@ def segments(
     with slow_imports():
         from valuembed.probe import probe_segments
 
-    found = probe_segments(
-        model,
-        corpus,
-        tokens=tokens,
-        segments=segments,
-        layers=layers,
-        text_column=text_column,
-        output=output,
-        **options,
-    )
+    quiet()
+    with keeps(output, FINISHED.format(output=output)):
+        found = probe_segments(
+            model,
+            corpus,
+            tokens=tokens,
+            segments=segments,
+            layers=layers,
+            text_column=text_column,
+            output=output,
+            **options,
+        )
     _show(found, output, as_json)
 
 
@@ -155,16 +161,18 @@ def next_token(
     with slow_imports():
         from valuembed.next_token import probe_next_token
 
-    found = probe_next_token(
-        model,
-        corpus,
-        positions=positions,
-        width=width,
-        layers=layers,
-        text_column=text_column,
-        output=output,
-        **options,
-    )
+    quiet()
+    with keeps(output, FINISHED.format(output=output)):
+        found = probe_next_token(
+            model,
+            corpus,
+            positions=positions,
+            width=width,
+            layers=layers,
+            text_column=text_column,
+            output=output,
+            **options,
+        )
     _show(found, output, as_json)
 
 

@@ -17,8 +17,10 @@ from valuembed.commands import (
     SETTINGS,
     ModelArgument,
     command,
+    keeps,
     note,
     print_json,
+    quiet,
     slow_imports,
 )
 
@@ -134,7 +136,9 @@ def reproduce(
     with slow_imports():
         from valuembed.reproduce import reproduce as rerun
 
-    found = rerun(backbone, output=output, **chosen)
+    quiet()
+    with keeps(output, f"finished scores are kept in {output}, the same command goes on from there"):
+        found = rerun(backbone, output=output, **chosen)
     print_json(found.to_dict()) if as_json else typer.echo(found.to_markdown(), nl=False)
     if found.evaluation and found.evaluation.failures:
         # Each was told when it was found.
@@ -207,17 +211,19 @@ def cost(
     with slow_imports():
         from valuembed.cost import measure_cost
 
-    found = measure_cost(
-        model,
-        methods or "all",
-        corpus=corpus,
-        text_column=text_column,
-        count=texts,
-        rounds=rounds,
-        output=output,
-        progress=True,
-        **options,
-    )
+    quiet()
+    with keeps(output, f"what was finished is in {output}, marked as incomplete; the same command starts anew"):
+        found = measure_cost(
+            model,
+            methods or "all",
+            corpus=corpus,
+            text_column=text_column,
+            count=texts,
+            rounds=rounds,
+            output=output,
+            progress=True,
+            **options,
+        )
     print_json(found.to_dict()) if as_json else typer.echo(found.to_markdown(), nl=False)
 
 

@@ -1,12 +1,24 @@
 """The commands that find texts again: ``index`` and ``search``."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
-from valuembed.commands import INPUT, MODEL_OPTIONS, OUTPUT, command, load_encoder, new_table, out, print_json, shown
+from valuembed.commands import (
+    INPUT,
+    MODEL_OPTIONS,
+    OUTPUT,
+    command,
+    keeps,
+    load_encoder,
+    new_table,
+    out,
+    print_json,
+    shown,
+)
 
 if TYPE_CHECKING:
     from valuembed.hits import Hit
@@ -76,9 +88,12 @@ def index(
     Rows that come again replace those before. Files that have not changed are left out, so that an interrupted run
     goes on where it was.
     """
+    from valuembed.embedding_files import is_remote
     from valuembed.index import build_index
 
-    done = build_index(source, output, name=name, prune=prune, language=language)
+    folder = None if is_remote(output) else Path(output)
+    with keeps(folder, "rows that were added are kept, the same command goes on from there"):
+        done = build_index(source, output, name=name, prune=prune, language=language)
     if as_json:
         print_json(asdict(done))
         return

@@ -12,6 +12,7 @@ from valuembed.commands import (
     OUTPUT,
     ModelArgument,
     command,
+    keeps,
     new_table,
     note,
     out,
@@ -221,6 +222,7 @@ def train(
     accelerate launch --num_processes N -m valuembed train ...
     """
     with slow_imports():
+        from valuembed.finetune import STATE
         from valuembed.finetune import train as run
         from valuembed.training_settings import is_first_process
 
@@ -229,32 +231,36 @@ def train(
         note(model)
     quiet()
     given = {"query": query_prompt, "document": document_prompt}
-    made = run(
-        model,
-        pairs,
-        method,
-        output=output,
-        columns=columns or None,
-        evaluation=evaluation,
-        prompts={role: prompt for role, prompt in given.items() if prompt},
-        merged=merged,
-        overwrite=overwrite,
-        scope=scope,
-        rank=rank,
-        epochs=epochs,
-        steps=steps,
-        batch_size=batch_size,
-        mini_batch=mini_batch,
-        learning_rate=learning_rate,
-        temperature=temperature,
-        dropout=dropout,
-        matryoshka=tuple(matryoshka or ()),
-        seed=seed,
-        save_every=save_every,
-        eval_every=eval_every,
-        checkpointing=checkpointing,
-        **{name: value for name, value in options.items() if name not in ("model", "method")},
-    )
+    state = output.with_name(output.name + STATE)
+    with keeps(
+        state, "the last checkpoint is kept, the same command goes on from there", "checkpoint-*/trainer_state.json"
+    ):
+        made = run(
+            model,
+            pairs,
+            method,
+            output=output,
+            columns=columns or None,
+            evaluation=evaluation,
+            prompts={role: prompt for role, prompt in given.items() if prompt},
+            merged=merged,
+            overwrite=overwrite,
+            scope=scope,
+            rank=rank,
+            epochs=epochs,
+            steps=steps,
+            batch_size=batch_size,
+            mini_batch=mini_batch,
+            learning_rate=learning_rate,
+            temperature=temperature,
+            dropout=dropout,
+            matryoshka=tuple(matryoshka or ()),
+            seed=seed,
+            save_every=save_every,
+            eval_every=eval_every,
+            checkpointing=checkpointing,
+            **{name: value for name, value in options.items() if name not in ("model", "method")},
+        )
     if not first:
         return
     if as_json:

@@ -9,10 +9,13 @@ import functools
 import gc
 import inspect
 import json
+import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
@@ -25,6 +28,7 @@ from typer.core import TyperCommand
 from valuembed import __version__
 from valuembed.cleaning import CLEANINGS
 from valuembed.errors import ValuembedError
+from valuembed.loading_line import LINE
 from valuembed.printable import printable, shortened
 from valuembed.recipes import METHODS
 from valuembed.templates import TEMPLATES
@@ -282,6 +286,7 @@ def _errors_in_one_line() -> Iterator[None]:
     stderr = Console(stderr=True)
 
     def show(kind: str, message: object, style: str) -> None:
+        LINE.end()
         stderr.print(Text(f"{kind}: {message}", style=style), soft_wrap=True)
 
     with warnings.catch_warnings():
@@ -294,8 +299,33 @@ def _errors_in_one_line() -> Iterator[None]:
         except ValuembedError as error:
             show("error", error, "red")
             raise typer.Exit(1) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
+            kept = interrupt.args[0] if interrupt.args else "nothing was written"
+            LINE.end()
+            stderr.print(Text(f"interrupted; {kept}", style="yellow"), soft_wrap=True)
             raise typer.Exit(INTERRUPTED) from None
+        finally:
+            LINE.end()
+
+
+@contextmanager
+def keeps(folder: Path | None, what: str, files: str = "**/*") -> Iterator[None]:
+    """Tell with an interrupt what is kept of the work that it ends, if any of it was written.
+
+    Args:
+        folder: where such work writes; None is nowhere.
+        what: in words, and how to go on.
+        files: pattern of what is written into the folder.
+    """
+    # File systems may round down what they note.
+    began = time.time() - 0.05
+    try:
+        yield
+    except KeyboardInterrupt:
+        there = folder.glob(files) if folder is not None else ()
+        if any(path.is_file() and path.stat().st_mtime >= began for path in there):
+            raise KeyboardInterrupt(what) from None
+        raise
 
 
 def _show_version(asked: bool) -> None:
@@ -317,24 +347,42 @@ def load_encoder(options: dict[str, Any]) -> "ValueEncoder":
     """The model that the shared options name."""
     note(options["model"])
     with slow_imports():
-        quiet()
         from valuembed.model import load
 
+    quiet()
     return load(**options)
 
 
 def quiet() -> None:
-    """Switch the bars of transformers off where nobody watches them."""
-    from transformers.utils.logging import disable_progress_bar
+    """Switch off what transformers says on the side, of a process that is ours; whoever calls has imported it already.
 
-    if not sys.stderr.isatty():
-        disable_progress_bar()  # type: ignore[no-untyped-call]
+    Its bars say nothing that a line about loading does not; those of downloads stay, for whoever watches them.
+    """
+    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars  # type: ignore[attr-defined]
+    from huggingface_hub.utils import logging as hub_logging
+    from transformers.utils import logging
+
+    for log, variable in ((logging, "TRANSFORMERS_VERBOSITY"), (hub_logging, "HF_HUB_VERBOSITY")):
+        if variable not in os.environ:
+            log.set_verbosity_error()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    if sys.stderr.isatty() and not os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS"):
+        enable_progress_bars()
+    else:
+        disable_progress_bars()
 
 
-def note(model: str) -> None:
-    """Say what the bundled model is, to those who run it."""
+def note(model: str, *, loads: bool = True) -> None:
+    """Say what the bundled model is, to those who run it, and that a model is being loaded.
+
+    Args:
+        model: its name.
+        loads: whether it will be loaded here.
+    """
     if model == BUNDLED:
         Console(stderr=True).print(Text(DEMONSTRATION_NOTE, style="dim"), soft_wrap=True)
+    if loads:
+        LINE.begin(model)
 
 
 def new_table(*columns: str, title: Text | None = None, header: bool = True) -> Table:
@@ -344,6 +392,7 @@ def new_table(*columns: str, title: Text | None = None, header: bool = True) -> 
 
 def out() -> Console:
     """Where results are printed."""
+    LINE.end()
     return Console(highlight=False)
 
 
@@ -354,4 +403,5 @@ def shown(text: str, limit: int) -> Text:
 
 def print_json(value: object) -> None:
     """Print plain data as JSON."""
+    LINE.end()
     typer.echo(json.dumps(value, ensure_ascii=False, indent=2))

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from tqdm.auto import tqdm
 
 from valuembed import plots
 from valuembed.checkpoint import hub_options, locate
@@ -25,6 +24,7 @@ from valuembed.layerwise import described
 from valuembed.method_specs import MethodSpec, choose, parse_methods
 from valuembed.outputs import replace_text, results_folder
 from valuembed.panel import Panel
+from valuembed.progress import track
 from valuembed.segments import Documents
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def measure_cost(
         rounds: how often each method runs, after one pass that warms it up and counts its arithmetic.
         output: a folder for table, chart and JSON. Where the work ends early, it takes the rounds that are finished,
             marked as incomplete.
-        progress: show a bar on stderr when that is a terminal.
+        progress: show a bar on stderr if that is a terminal, else a line a minute.
         clock: seconds from any start.
         options: ``dtype``, ``device``, ``max_tokens`` and the like, as in :meth:`valuembed.panel.Panel.load`.
 
@@ -249,7 +249,7 @@ def measure_cost(
         if output is not None and done:
             made(done, incomplete(done, rounds, "rounds")).save(output)
 
-    bar = tqdm(total=len(names) * (rounds + 1), desc="Passes", unit="pass", disable=None if progress else True)
+    bar = track(progress, total=len(names) * (rounds + 1), desc="Passes", unit="pass")
     with bar, keeping(keep) as finished:
         for name in names:
             with FlopCounterMode(display=False, custom_mapping=_MORE_KERNELS) as counter:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from valuembed.calibration import Calibration
 from valuembed.checkpoint import BUNDLED, Checkpoint, locate
@@ -36,6 +35,7 @@ from valuembed.mteb_encoder import AsLoaded, MethodEncoder, SharedVectors, Sourc
 from valuembed.outputs import results_folder
 from valuembed.panel import Panel
 from valuembed.plan import Plan, resolve_plan
+from valuembed.progress import track
 from valuembed.quantizing import precision_name, split_dtype
 from valuembed.recipe_choice import DEFAULT_METHOD
 from valuembed.recipes import Recipe
@@ -87,7 +87,7 @@ def evaluate(
             :func:`valuembed.calibrate.fit_calibrations`.
         dtype, device, max_tokens, revision, token, cache_folder, local_files_only, trust_remote_code, model_kwargs:
             as in :func:`valuembed.load`.
-        progress: show bars on stderr when that is a terminal.
+        progress: show bars on stderr if that is a terminal, else a line a minute.
 
     Raises:
         InputError: a task is unknown, or its data is not as expected.
@@ -236,7 +236,7 @@ class _Bench:
         widths = vectors.source.widths()
         order = [label for group in vectors.source.groups() for label in group]
         total = sum(map(len, missing.values()))
-        with tqdm(total=total, desc="scores", unit=" scores", disable=None if progress else True) as bar:
+        with track(progress, total=total, desc="scores", unit=" scores") as bar:
             for name, labels in missing.items():
                 with self._loaded(name, labels) as there:
                     vectors.start(labels)

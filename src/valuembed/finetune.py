@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -156,7 +155,7 @@ def train(
         prompts: instructions by role, ``"query"`` for anchors and ``"document"`` for all others.
         merged: add the adapters to the weights and save a whole model, instead of the adapters alone.
         overwrite: replace a model of this library at ``output``.
-        progress: show a bar on stderr when that is a terminal.
+        progress: show a bar on stderr if that is a terminal, else a line a minute.
         settings: fields of :class:`TrainSettings`.
 
     Raises:
@@ -233,7 +232,7 @@ def train(
         state,
         prompts=prompts or {},
         resumed=resumed,
-        progress=progress and sys.stderr.isatty(),
+        progress=progress and is_first_process(),
     )
     record.update(done, seconds=round(time.monotonic() - started, 1), resumed=resumed is not None)
     finished = Training(encoder, path, record)

@@ -20,6 +20,7 @@ from valuembed.hits import Hit, check_make, check_query, embed_query, fuse
 from valuembed.index_parts import only_writer
 from valuembed.index_rows import cosines, filter_columns, hit_columns, last_of_each_key, to_hits
 from valuembed.index_update import ROWS, RepeatedIdWarning, Update
+from valuembed.progress import track
 from valuembed.storage import Encoder, Make
 from valuembed.vector_store import KEY, REFINE, Table, languages
 
@@ -94,7 +95,7 @@ def build_index(
         language: English name of the texts' language, for a search of words by their stems; None leaves it as it is,
             at first without stems, which suits every language.
         approximate_from: so many rows get an approximate index.
-        progress: show a progress bar on stderr when that is a terminal.
+        progress: show a progress bar on stderr if that is a terminal, else a line a minute.
 
     Raises:
         InputError: the source cannot be read, its vectors are of another make than those of the index, or its name is
@@ -103,8 +104,6 @@ def build_index(
         ReadingError: a vector is zero or not finite.
         MissingExtraError: the extra ``store`` is not installed.
     """
-    from tqdm.auto import tqdm
-
     start = time.perf_counter()
     known = languages()
     if language is not None and language not in known:
@@ -115,7 +114,7 @@ def build_index(
     with only_writer(index, ROWS):
         update = Update(files, str(index), name)
         total = None if is_remote(source) else sum(file.count() for file in files.files)
-        bar = tqdm(total=total, unit=" rows", desc="indexing", disable=None if progress else True)
+        bar = track(progress, total=total, unit=" rows", desc="indexing")
         # The steps are closed as soon as something ends them early, while nobody else can write.
         with bar, closing(update.run()) as steps:
             for done in steps:

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from valuembed import __version__
 from valuembed.anatomy import Anatomy
@@ -23,6 +22,7 @@ from valuembed.extras import require
 from valuembed.layers import LayerSpec, describe, preset_for, resolve_layers
 from valuembed.module import ValueTransformer
 from valuembed.panel import Panel
+from valuembed.progress import track
 from valuembed.recipe_choice import DEFAULT_METHOD, resolve_for
 from valuembed.recipes import Recipe
 from valuembed.resolution import prepare
@@ -182,7 +182,7 @@ def read_pairs(
     most = window_bytes // (4 * sum(panel.widths().values()))
     windows = list(pair_windows(first, second, most))
     total = len(panel.groups()) * sum(len(window.texts) for window in windows)
-    with tqdm(total=total, desc="Texts", unit="text", disable=not progress) as bar:
+    with track(progress, total=total, desc="Texts", unit="text") as bar:
         for window in windows:
             yield window, *read_tensors(panel, window.texts, bar)
 

@@ -24,6 +24,7 @@ from valuembed.feeding import Batch, batches
 from valuembed.inputs import as_text, as_texts, check_prompt, check_texts
 from valuembed.lane_choice import LaneName, packed_up_to, why_whole
 from valuembed.layers import describe, preset_for
+from valuembed.loading_line import LINE
 from valuembed.model_kwargs import check_model_kwargs
 from valuembed.passes import read_within_memory
 from valuembed.plan import Plan
@@ -391,6 +392,7 @@ def build(
     origin = find_origin(base, preset_for(found.config), found.anatomy, saved)
     limit = max_tokens if max_tokens is not None else (saved or {}).get("max_tokens")
     limit = token_limit(limit, tokenizer, found.config)
+    LINE.end()
     reader = ValueTransformer(model, tokenizer, plan, origin, limit, checkpoint.loaded_from)
     reader.check_templates(plan.recipe)
     if told := lacking(tokenizer, embedding_rows(model)):

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn.functional import normalize
-from tqdm.auto import tqdm
 
 from valuembed.encoder import EncodeReport, ValueEncoder
 from valuembed.errors import BlankTextWarning, OutputError, ReadingError, TruncationWarning
 from valuembed.extras import require
+from valuembed.progress import track
 from valuembed.recipes import Recipe
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class SharedVectors:
     Args:
         source: what computes them.
         unit: scale them to unit length.
-        progress: show a bar for each pass, on stderr when that is a terminal.
+        progress: show a bar for each pass, on stderr if that is a terminal, else a line a minute.
     """
 
     def __init__(self, source: Source, *, unit: bool = True, progress: bool = False) -> None:
@@ -229,8 +229,7 @@ class SharedVectors:
         at_once = BYTES_PER_CHUNK // (4 * sum(widths[member] for member in members))
         at_once = max(256, min(TEXTS_PER_CHUNK, at_once))
         texts = sorted(texts, key=len, reverse=True)
-        shown = None if self._progress and texts else True
-        with tqdm(total=len(texts), desc="texts", unit=" texts", leave=False, disable=shown) as bar:
+        with track(self._progress and bool(texts), total=len(texts), desc="texts", unit=" texts", leave=False) as bar:
             for chunk in _chunks(texts, at_once):
                 began = time.perf_counter()
                 for member, vectors in self.source.encode(chunk, names=members, role=role).items():

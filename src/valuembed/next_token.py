@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from valuembed.errors import InputError
 from valuembed.keeping import incomplete, keeping
@@ -37,6 +35,7 @@ from valuembed.module import ValueTransformer
 from valuembed.outputs import results_folder
 from valuembed.panel import SIGNALS, Panel
 from valuembed.probe import FINAL, PLAIN, Figures, LayerProbe, layers_of
+from valuembed.progress import track
 from valuembed.segments import Documents
 from valuembed.token_reader import AT_TOKEN, OF_PREFIX, TokenSignal, read_tokens
 from valuembed.tokenizing import TokenRow
@@ -138,7 +137,7 @@ def probe_next_token(
         text_column: column, or JSON key, of the corpus's text.
         seed: of positions, projection and order.
         output: a folder for table, chart and JSON.
-        progress: show bars on stderr when that is a terminal.
+        progress: show bars on stderr if that is a terminal, else a line a minute.
         options: ``dtype``, ``device``, ``max_tokens``, ``revision``, ``token``, ``cache_folder``,
             ``local_files_only``, ``trust_remote_code``, ``model_kwargs``: as in :func:`valuembed.load`.
 
@@ -156,7 +155,6 @@ def probe_next_token(
     for name, number, least in (("positions", positions, FEWEST_POSITIONS), ("width", width, 1)):
         if number < least:
             raise InputError(f"{name}={number} has to be at least {least}")
-    progress = progress and sys.stderr.isatty()
     documents = Documents(corpus, text_column)
     if output is not None:
         results_folder(output)
@@ -231,7 +229,7 @@ def probe_next_token(
             made(incomplete(len(probes), total, "probes")).write(output)
 
     with keeping(keep) as finished:
-        for signal in tqdm(list(inputs), desc="Probes", unit="probe", disable=not progress):
+        for signal in track(progress, list(inputs), desc="Probes", unit="probe"):
             vectors, held_vectors = inputs.pop(signal), held_inputs.pop(signal)
             name = TOKEN_SIGNALS[signal.signal, signal.extent]
             where = FINAL if signal.layer is None else str(signal.layer)
@@ -294,7 +292,7 @@ def draw(
     rows: list[TokenRow] = []
     chosen: list[list[int]] = []
     number, missing, texts = 0, positions, iter(documents)
-    with tqdm(total=positions, desc="Drawing positions", unit="position", disable=not progress) as bar:
+    with track(progress, total=positions, desc="Drawing positions", unit="position") as bar:
         while missing and (batch := list(islice(texts, _DOCUMENTS_AT_A_TIME))):
             fed = reader.texts.rows(batch, PLAIN, max_tokens=limit)
             reader.check_tokens(fed, PLAIN)
@@ -353,7 +351,7 @@ def _read(
     """Each signal ``[p, width]`` of the drawn positions, projected, and the ids that follow them ``[p]``."""
     pieces: dict[TokenSignal, list[Tensor]] = {}
     following: list[int] = []
-    with tqdm(total=len(drawn.rows), desc="Reading documents", unit="document", disable=not progress) as bar:
+    with track(progress, total=len(drawn.rows), desc="Reading documents", unit="document") as bar:
         for rows, signals in read_tokens(
             reader.model, reader.plan.anatomy, layers, drawn.rows, drawn.positions, project, reader.tokens_per_step
         ):

@@ -12,6 +12,7 @@ from typing import Any
 from valuembed.calls import NOT_FINITE, NOT_STORED, Call, Encoded, encode, gather, warn_of_truncation
 from valuembed.errors import OutputError, ReadingError, ValuembedError
 from valuembed.new_file import NewFile
+from valuembed.progress import track
 from valuembed.rows import Rejected, RowReader, check_input, count_rows, read_rows
 from valuembed.storage import ID, TEXT, Encoder, Make
 from valuembed.vector_writer import VectorWriter
@@ -68,15 +69,13 @@ def embed_file(
         dim: keep so many numbers of each vector, which is scaled to length 1 again; None is all.
         overwrite: replace the output when it exists; an earlier list of rejected rows goes with it.
         rows_per_chunk: texts given to the model at a time, and rows in a row group of the output.
-        progress: show a progress bar on stderr when that is a terminal.
+        progress: show a progress bar on stderr if that is a terminal, else a line a minute.
 
     Raises:
         InputError: the input cannot be read (see :func:`read_rows`).
         OutputError: the output exists, its folder is missing or not writable, or the disk is full.
         ReadingError: the model returned numbers that are not finite; the message names the rows.
     """
-    from tqdm.auto import tqdm
-
     if rows_per_chunk < 1:
         raise ValueError(f"rows_per_chunk={rows_per_chunk} has to be at least 1")
     source, target = check_files(input, output, text_column=text_column, id_column=id_column, overwrite=overwrite)
@@ -85,7 +84,7 @@ def embed_file(
     columns = {ID: "string" if id_column else "int64", TEXT: "string"}
     with NewFile(target) as vectors, NewFile(rejected_path(target)) as rejects:
         make = Make.of(model, precision, dim)
-        bar = tqdm(total=count_rows(source), unit=" rows", desc="embedding", disable=None if progress else True)
+        bar = track(progress, total=count_rows(source), unit=" rows", desc="embedding")
         with bar, VectorWriter(vectors, make, columns) as writer, RowReader(source, text_column, id_column) as reader:
             for call in gather(reader.take(), rows_per_chunk):
                 if call.texts:

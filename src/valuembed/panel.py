@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers.util import get_device_name
-from tqdm.auto import tqdm
 
 from valuembed.anatomy import Anatomy
 from valuembed.calibration import Calibration
@@ -24,6 +23,7 @@ from valuembed.inputs import as_texts, check_texts
 from valuembed.layers import preset_for
 from valuembed.module import ValueTransformer, build
 from valuembed.plan import Plan, resolve_plan
+from valuembed.progress import track
 from valuembed.quantizing import split_dtype
 from valuembed.recipe_choice import resolve_for
 from valuembed.recipes import Recipe
@@ -197,7 +197,7 @@ class Panel:
         result = {name: np.empty((len(texts), widths[name]), np.float32) for name in wanted}
         tokens, reused, truncated = 0, 0, np.zeros(len(texts), bool)
         self.reader.eval()
-        with tqdm(total=len(texts) * len(groups), desc="Texts", unit="text", disable=not progress) as bar:
+        with track(progress, total=len(texts) * len(groups), desc="Texts", unit="text") as bar:
             for group in groups:
                 plans = [self.plans[name] for name in group]
                 for batch in self.reader.batches(texts, prompt, role, plans[0].recipe):

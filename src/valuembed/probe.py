@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from valuembed import plots
 from valuembed.encoder import EncodeReport
@@ -28,6 +26,7 @@ from valuembed.layers import LayerSpec
 from valuembed.layerwise import Whole, described, look, warn_truncated
 from valuembed.outputs import replace_text, results_folder
 from valuembed.panel import SIGNALS, Panel, every_layer
+from valuembed.progress import track
 from valuembed.recipes import Recipe
 from valuembed.segments import SEGMENTS, TOKENS, Documents, cut, match
 
@@ -175,7 +174,7 @@ def probe_segments(
         signals: names of :data:`valuembed.panel.SIGNALS`.
         text_column: column, or JSON key, of the corpus's text.
         output: a folder for table, chart and JSON.
-        progress: show bars on stderr when that is a terminal.
+        progress: show bars on stderr if that is a terminal, else a line a minute.
         options: ``dtype``, ``device``, ``max_tokens``, ``revision``, ``token``, ``cache_folder``,
             ``local_files_only``, ``trust_remote_code``, ``model_kwargs``: as in :func:`valuembed.load`.
 
@@ -192,7 +191,6 @@ def probe_segments(
     signals = list(dict.fromkeys(signals))
     if unknown := [name for name in signals if name not in SIGNALS]:
         raise RecipeError(f"no signal is named {unknown[0]!r}; legal: {', '.join(SIGNALS)}")
-    progress = progress and sys.stderr.isatty()
     documents = Documents(corpus, text_column)
     if output is not None:
         results_folder(output)
@@ -258,7 +256,7 @@ def probe_segments(
     with tempfile.TemporaryDirectory(prefix="valuembed-", ignore_cleanup_errors=True) as folder:
         vectors, report = _encode(panel, found.texts, Path(folder), progress)
         with keeping(keep) as finished:
-            for name, of_name in tqdm(vectors.items(), desc="Matching", unit="layer", disable=not progress):
+            for name, of_name in track(progress, vectors.items(), desc="Matching", unit="layer"):
                 score = match(of_name, found.documents)
                 signal, _, layer = name.rpartition("@")
                 figures = (100 * score.accuracy, 100 * score.mrr)
@@ -294,7 +292,7 @@ def _encode(
     }
     size = max(1, min(_CHUNK, _CHUNK_BYTES // (4 * sum(widths.values()))))
     reports = []
-    with tqdm(total=len(texts), desc="Segments", unit="segment", disable=not progress) as bar:
+    with track(progress, total=len(texts), desc="Segments", unit="segment") as bar:
         for start in range(0, len(texts), size):
             part = texts[start : start + size]
             for name, of_part in panel.encode(part).items():

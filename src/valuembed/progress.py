@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import sys
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+
+from tqdm.auto import tqdm
 
 LINE_EVERY = 60.0
 """Seconds between two lines in a log."""
@@ -118,8 +123,6 @@ class Watch:
         return self._bar() if sys.stderr.isatty() else every(LINE_EVERY, _line)
 
     def _bar(self) -> Callable[[Progress], object]:
-        from tqdm.auto import tqdm
-
         bar: Any = tqdm(total=1, desc="embedding", bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}")
         self._close = bar.close
 
@@ -154,3 +157,71 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def track(show: bool, over: Any = None, **about: Any) -> Any:
+    """A bar on stderr if that is a terminal; elsewhere a line every :data:`LINE_EVERY` seconds while it is open.
+
+    The lines come from a thread: a step may take longer than a reader of a log waits for a sign of life.
+
+    Args:
+        show: whether to show anything.
+        over: what is gone through; None where the steps are counted with ``update``.
+        about: arguments of ``tqdm``: ``total``, ``desc``, ``unit``, ``leave``.
+
+    Returns:
+        A ``tqdm``, to be gone through or used in a ``with`` block.
+    """
+    if show and not sys.stderr.isatty():
+        return _Counted(over, **about)
+    return tqdm(over, disable=not show, **about)
+
+
+class _Counted(tqdm):  # type: ignore[misc]
+    """A bar that is not drawn; what it has counted is told by the lines of the log."""
+
+    def __init__(self, over: Any, **about: Any) -> None:
+        super().__init__(over, file=io.StringIO(), **about)
+        _LINES.open(self)
+
+    def display(self, *args: Any, **kwargs: Any) -> bool:
+        return True
+
+    def close(self) -> None:
+        super().close()
+        _LINES.close(self)
+
+    def __str__(self) -> str:
+        total = f" of {self.total:,}" if self.total else ""
+        note = f" ({self.postfix})" if self.postfix else ""
+        return f"{self.desc}: {self.n:,}{total}{note}"
+
+
+class _Lines:
+    """Lines that say where the open bars stand, the outermost first."""
+
+    def __init__(self) -> None:
+        self._bars: list[_Counted] = []
+        self._ended = threading.Event()
+
+    def open(self, bar: _Counted) -> None:
+        self._bars.append(bar)
+        if len(self._bars) == 1:
+            self._ended = threading.Event()
+            threading.Thread(target=self._tell, args=(self._ended, time.monotonic()), daemon=True).start()
+
+    def close(self, bar: _Counted) -> None:
+        with suppress(ValueError):  # a bar may be closed twice
+            self._bars.remove(bar)
+        if not self._bars:
+            self._ended.set()
+
+    def _tell(self, ended: threading.Event, begun: float) -> None:
+        while not ended.wait(LINE_EVERY):
+            standing = ", ".join(map(str, list(self._bars)))
+            with suppress(OSError, ValueError):  # whoever read the log may be gone
+                sys.stderr.write(f"{standing}, {duration(time.monotonic() - begun)}\n")
+                sys.stderr.flush()
+
+
+_LINES = _Lines()

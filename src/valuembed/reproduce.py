@@ -9,14 +9,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from valuembed.backbones import BUNDLED, KINDS, STS, Backbone, Row, map_layers, read_backbone
 from valuembed.errors import InputError
 from valuembed.evaluate import evaluate
 from valuembed.layers import describe
 from valuembed.local_tasks import parse_task
 from valuembed.outputs import results_folder
+from valuembed.progress import track
 from valuembed.reproduction import Column, Reproduction
 from valuembed.workload import Workload, estimate, found_decoder, texts_of, written_decoder
 
@@ -60,7 +59,7 @@ def reproduce(
         local: a folder of data files: nothing is fetched then, and local sets stand in for the kinds other than STS.
         output: a folder for the report and the scores; those that are there already are not computed again.
         rows, skip, tasks: only these rows (by id), not these, only these tasks; ``*`` stands for anything.
-        progress: show bars on stderr when that is a terminal.
+        progress: show bars on stderr if that is a terminal, else a line a minute.
         options: ``dtype``, ``device``, ``max_tokens`` and the like, as in :func:`valuembed.evaluate.evaluate`.
 
     Raises:
@@ -74,8 +73,7 @@ def reproduce(
     # Looked at before any data is fetched, which would be in vain without it.
     decoder = found_decoder(chosen.model, **options)
     columns = tuple(
-        _with_data(column)
-        for column in tqdm(chosen.columns, "Data", unit="task", disable=None if progress else True, leave=False)
+        _with_data(column) for column in track(progress, chosen.columns, desc="Data", unit="task", leave=False)
     )
     recipes = {row.label: chosen.backbone.recipe(row, decoder.num_layers) for row in chosen.rows}
     there = [column.task for column in columns if column.task]

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from valuembed.errors import InputError
 from valuembed.inputs import iter_texts
 from valuembed.offsets import token_starts
+from valuembed.progress import track
 from valuembed.rows import Row, check_input, read_rows
 
 TOKENS = 128
@@ -150,7 +150,7 @@ def cut(
     texts: list[str] = []
     numbers: list[int] = []
     read = too_short = longest = 0
-    with tqdm(total=limit, desc="Cutting documents", unit="segment", disable=not progress) as bar:
+    with track(progress, total=limit, desc="Cutting documents", unit="segment") as bar:
         for number, document in enumerate(iter_texts(documents)):
             starts = token_starts(tokenizer, document)
             read, longest = read + 1, max(longest, len(starts))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from valuembed.calibration_record import read_record
 from valuembed.checkpoint import hub_options, locate
@@ -24,6 +22,7 @@ from valuembed.layerwise import Whole, described, look
 from valuembed.model import load
 from valuembed.outputs import check_model_folder, replacing, save_model
 from valuembed.panel import Panel
+from valuembed.progress import track
 from valuembed.recipe_choice import DEFAULT_METHOD
 from valuembed.recipes import Recipe, write_recipe
 from valuembed.saved_record import saved_config
@@ -168,7 +167,7 @@ def select_layers(
         output: where to write the choice: a recipe file (``.json``), which ``method=`` takes, or a folder for the
             model, which :func:`valuembed.load` takes.
         overwrite: replace what is there, unless it is a folder that holds no model of this library.
-        progress: show bars on stderr when that is a terminal.
+        progress: show bars on stderr if that is a terminal, else a line a minute.
         options: ``dtype``, ``device``, ``max_tokens``, ``revision``, ``token``, ``cache_folder``,
             ``local_files_only``, ``trust_remote_code``, ``model_kwargs``: as in :func:`valuembed.load`.
 
@@ -187,7 +186,6 @@ def select_layers(
         raise InputError("give one of dev (sts:FILE, with labels) and corpus (FILE of documents, without labels)")
     if output is not None:
         check_output(output, overwrite, model, **options)
-    progress = progress and sys.stderr.isatty()
     pairs = None if dev is None else read_dev(dev, split)
     documents = None if corpus is None else Documents(corpus, text_column)
     whole = look(model, method, template=template, cleaning=cleaning, **options)
@@ -247,7 +245,7 @@ def _sets(
     """The sets of layers to compare by name, the searched ones first; and those that cannot be read, with reasons."""
     windows: dict[tuple[int, ...], float] = {}
     grown: dict[tuple[int, ...], float] = {}
-    with tqdm(desc="Sets of layers", unit="set", disable=not progress) as bar:
+    with track(progress, desc="Sets of layers", unit="set") as bar:
         for group in groups:
             if group == [_FINAL]:
                 continue

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -178,7 +177,7 @@ def sweep(
         signals: names of :data:`valuembed.panel.SIGNALS`.
         output: a folder for table, chart and JSON; and for a task other than ``sts:FILE`` the scores that
             :func:`valuembed.evaluate.evaluate` keeps, so that a later run computes only what is missing.
-        progress: show a bar on stderr when that is a terminal.
+        progress: show a bar on stderr if that is a terminal, else a line a minute.
         options: ``dtype``, ``device``, ``max_tokens``, ``revision``, ``token``, ``cache_folder``,
             ``local_files_only``, ``trust_remote_code``, ``model_kwargs``: as in :func:`valuembed.load`.
 
@@ -193,7 +192,6 @@ def sweep(
         raise RecipeError(f"no signal is named {unknown[0]!r}; legal: {', '.join(SIGNALS)}")
     if not signals:
         raise RecipeError(f"signals=[] leaves nothing to read; legal: {', '.join(SIGNALS)}")
-    progress = progress and sys.stderr.isatty()
     data = read_sts(task.partition(":")[2].strip()) if isinstance(task, str) and task.startswith("sts:") else None
     if output is not None:
         results_folder(output)

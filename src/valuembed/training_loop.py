@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,12 @@ from sentence_transformers.sentence_transformer.losses import (
 )
 from sentence_transformers.sentence_transformer.training_args import BatchSamplers
 from torch import Tensor, nn
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import PrinterCallback, TrainerCallback, TrainerState
 
 from valuembed.encoder import ValueEncoder
 from valuembed.errors import InputError, ReadingError
 from valuembed.pairs import TrainingPairs
+from valuembed.progress import track
 from valuembed.task_files import StsFile
 from valuembed.training_settings import TrainSettings, count_processes
 
@@ -95,7 +98,7 @@ def run(
         eval_steps=settings.eval_every or max(1, total // 5),
         eval_on_start=dev is not None and resumed is None,
         report_to="none",
-        disable_tqdm=not progress,
+        disable_tqdm=True,
         use_cpu=encoder.device.type == "cpu",
         dataloader_pin_memory=encoder.device.type == "cuda",
     )
@@ -108,9 +111,11 @@ def run(
     )
     # It would print every entry of the log where there is no bar.
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=resumed)
-    if dev:
-        trainer.evaluate()
+    with track(progress, total=total, desc="training", unit="step") as bar, _no_notices():
+        trainer.add_callback(_Steps(bar))
+        trainer.train(resume_from_checkpoint=resumed)
+        if dev:
+            trainer.evaluate()
     encoder.eval()
     if settings.checkpointing:
         encoder.reader.model.activation_checkpointing_disable()  # type: ignore[no-untyped-call]
@@ -159,6 +164,35 @@ def _evaluator(dev: StsFile) -> EmbeddingSimilarityEvaluator:
     return EmbeddingSimilarityEvaluator(
         dev.sentences1, dev.sentences2, dev.scores, name=_EVALUATION, write_csv=False, show_progress_bar=False
     )
+
+
+class _Steps(TrainerCallback):
+    """Moves a bar on by the steps of a run, those before it was resumed included."""
+
+    def __init__(self, bar: Any) -> None:
+        self.bar = bar
+
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if logs and "loss" in logs:
+            self.bar.set_postfix_str(f"loss {logs['loss']:.4f}", refresh=False)
+
+
+@contextmanager
+def _no_notices() -> Iterator[None]:
+    """Keep off the screen that checkpoints are sorted by their numbers, which is what is wanted of them."""
+    log = logging.getLogger("transformers.trainer_utils")
+    log.addFilter(_is_news)
+    try:
+        yield
+    finally:
+        log.removeFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return "mtime may not be reliable" not in record.getMessage()
 
 
 class _Trainer(SentenceTransformerTrainer):
