@@ -19,7 +19,7 @@ LEVELS = {
     0: "recipes templates layers pooling errors extras inputs cleaning rows row_files tables compressed sources "
     "precision heap locks new_file task_rows task_files pairs backbones printable plane devices quantized",
     1: "anatomy checkpoint decoder_config weight_files "
-    "adapters lanes packing lane_choice trial compiling reader prefix passes token_reader "
+    "adapters adapter_embeddings lanes packing lane_choice trial compiling reader prefix passes token_reader "
     "weight_reader decoder kernels model_kwargs vocabulary "
     "quantizing resolution batching arrivals tokenizing offsets testing tiny_configs "
     "tiny_tokenizers",

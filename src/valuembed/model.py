@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from sentence_transformers.base.modules import Normalize
 
-from valuembed.adapters import base_of, find
+from valuembed.adapter_embeddings import rows_with
+from valuembed.adapters import ADAPTER_FILE, base_of, find
 from valuembed.calibration import CalibrationRecord, check_recipe, read_record
-from valuembed.checkpoint import Checkpoint, locate
+from valuembed.checkpoint import ADAPTER_CONFIG, Checkpoint, locate
 from valuembed.compiling import Compiling, Wish
 from valuembed.devices import check_device
 from valuembed.encoder import ValueEncoder
@@ -287,6 +288,7 @@ def info(
         next((layer for layer in plan.layers if layer in anatomy.value_layers), anatomy.value_layers[0])
     )
     above = tuple(range(kept, anatomy.num_layers))
+    rows = rows_with(checkpoint, ADAPTER_FILE, ADAPTER_CONFIG) if found.is_adapter else None
     words = checkpoint if checkpoint.file("tokenizer_config.json") else found.base
     width = anatomy.width(plan.layers, signal=recipe.signal, weights=recipe.weights, aligned=recipe.aligned)
     return ModelInfo(
@@ -313,5 +315,5 @@ def info(
         weight_bytes=kept_size * loaded_as.itemsize,
         full_weight_bytes=(sum(layer_sizes) + tail_size + rest_size) * loaded_as.itemsize,
         quantization=describe_quantization(getattr(found.config, "quantization_config", None)),
-        tokens_without_embedding=lacking_in_file(words, found.config.vocab_size),
+        tokens_without_embedding=lacking_in_file(words, rows or found.config.vocab_size),
     )
