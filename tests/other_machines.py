@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from valuembed import decoder
+from valuembed import dtypes
 
 BOUNDARY = 64
 """Bytes on whose multiples torch places what it allocates on a CPU."""
@@ -20,12 +20,7 @@ STEP = 8
 
 def half_precision(patch: pytest.MonkeyPatch, *, fast: bool) -> None:
     """Say of the CPU that half precisions are fast on it, or that they are not."""
-    known = decoder.has_fast
-
-    def has_fast(dtype: torch.dtype, device: str | None) -> bool:
-        return fast if torch.device(device or "cpu").type == "cpu" else known(dtype, device)
-
-    patch.setattr(decoder, "has_fast", has_fast)
+    patch.setattr(dtypes, "fast_halves", lambda: frozenset(dtypes.HALVES if fast else ()))
 
 
 def shift_weights(patch: pytest.MonkeyPatch) -> None:

@@ -87,7 +87,7 @@ class TestWeights:
         others = {weight.dtype for name, weight in made.model.named_parameters() if ".lora_" not in name}
         assert others == {torch.bfloat16}
         # By itself, where the machine is fast in it.
-        monkeypatch.setattr("valuembed.decoder.has_fast", lambda dtype, device: True)
+        monkeypatch.setattr("valuembed.dtypes.has_fast", lambda dtype, device: True)
         again = load(tmp_path / "out")
         assert again.dtype == torch.bfloat16
         assert_saved_alike(made.model, again, TEXTS)

@@ -21,7 +21,7 @@ LEVELS = {
     "loading_line",
     1: "anatomy survey plan saved_record recipe_choice decoder_facts dtypes "
     "checkpoint checkpoint_files saved_settings adapter_base calibration_record chat decoder_config weight_files "
-    "adapters lanes packing lane_choice trial compiling reader prefix passes token_reader "
+    "adapters adapter_embeddings lanes packing lane_choice trial compiling reader prefix passes token_reader "
     "weight_reader decoder kernels model_kwargs vocabulary "
     "quantizing prequantized resolution batching arrivals tokenizing offsets testing tiny_configs "
     "tiny_tokenizers",

@@ -7,7 +7,7 @@ import torch
 from other_machines import BOUNDARY, STEP, half_precision, moved, shift_weights
 from saved_models import assert_close, assert_same_weights, assert_saved_alike
 
-from valuembed import decoder, load
+from valuembed import dtypes, load
 from valuembed.testing import tiny_checkpoint
 
 
@@ -52,7 +52,7 @@ def test_half_precision_is_taken_as_it_is_said_to_be(fast, tmp_path, monkeypatch
         assert model.dtype == (dtype if fast else torch.float32)
     # Of another device the library still judges by itself.
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: not fast)
-    assert decoder.has_fast(torch.bfloat16, "cuda") is not fast
+    assert dtypes.has_fast("bfloat16", "cuda") is not fast
 
 
 def test_what_is_too_far_apart_is_told() -> None:

@@ -10,6 +10,8 @@ from valuembed.checkpoint import ADAPTER_CONFIG, BUNDLED, Checkpoint, locate
 from valuembed.errors import CheckpointError
 from valuembed.weight_files import INDEX_FILE, SINGLE_FILE
 
+ADAPTER_FILE = "adapter_model.safetensors"
+
 
 def holds_adapter(checkpoint: Checkpoint) -> bool:
     """Whether a checkpoint holds an adapter."""

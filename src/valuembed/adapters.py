@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from valuembed.adapter_base import read_adapter_config
+from valuembed.adapter_base import ADAPTER_FILE, read_adapter_config
+from valuembed.adapter_embeddings import matrix_with_adapter, resize_embeddings
 from valuembed.checkpoint import ADAPTER_CONFIG, Checkpoint
 from valuembed.errors import CheckpointError, OutputError
 from valuembed.extras import require
 from valuembed.weight_files import is_needed
 
-ADAPTER_FILE = "adapter_model.safetensors"
 PICKLED_ADAPTER = "adapter_model.bin"
 
 _ALL_LAYERS = 10**9
@@ -68,6 +69,7 @@ def attach(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
         raise CheckpointError(f"{where} has a configuration that peft cannot read: {error}") from error
     try:
         config.inference_mode = True
+        resize_embeddings(model, weights, config, where)
         _rename_targets(config, model, pattern, prefixes)
         inject_adapter_in_model(config, model, "default")
         if any(weight.dtype == torch.float32 for weight in weights.values()):
@@ -76,7 +78,9 @@ def attach(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
         result: Any = set_peft_model_state_dict(model, weights, "default")
     except KeyError as error:
         raise CheckpointError(f"{where} lacks the weight {error.args[0]}, which its configuration asks for") from error
-    except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+    except CheckpointError:
+        raise
+    except (ValueError, TypeError, RuntimeError, AttributeError, IndexError) as error:
         reason = " ".join((str(error).strip().splitlines() or [type(error).__name__])[:2])
         raise CheckpointError(f"{where} cannot be put on {type(model).__name__}: {reason}") from error
     model._hf_peft_config_loaded = True
@@ -191,6 +195,9 @@ def save(model: PreTrainedModel, folder: str, *, base_name: str, with_base: bool
         _write_model(model, folder, wrapped)
     with _told(model, has_adapter=True):
         model.save_pretrained(folder)
+    if not with_base and (matrix := matrix_with_adapter(model)):
+        file = Path(folder) / ADAPTER_FILE
+        save_file({**load_file(file), **matrix}, file, metadata={"format": "pt"})
     model.config.save_pretrained(folder)
     path = Path(folder) / ADAPTER_CONFIG
     written = json.loads(path.read_text("utf-8"))

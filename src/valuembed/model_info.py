@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from valuembed.adapter_base import base_of, holds_adapter
+from valuembed.adapter_base import ADAPTER_FILE, base_of, holds_adapter
+from valuembed.adapter_embeddings import rows_with
 from valuembed.chat import names_chat
-from valuembed.checkpoint import locate
+from valuembed.checkpoint import ADAPTER_CONFIG, locate
 from valuembed.decoder_facts import decoder_facts, kept_facts
 from valuembed.devices import check_device
 from valuembed.dtypes import COMPUTED, QUANTIZED, check_held, dtype_name, usable_name
@@ -124,6 +125,7 @@ def info(
         next((layer for layer in plan.layers if layer in anatomy.value_layers), anatomy.value_layers[0])
     )
     settings = saved_settings(checkpoint)
+    rows = rows_with(checkpoint, ADAPTER_FILE, ADAPTER_CONFIG) if holds_adapter(checkpoint) else None
     words = checkpoint if checkpoint.file("tokenizer_config.json") else base
     above = tuple(range(kept, anatomy.num_layers))
     width = anatomy.width(plan.layers, signal=recipe.signal, weights=recipe.weights, aligned=recipe.aligned)
@@ -154,7 +156,7 @@ def info(
         default_prompt_name=settings.default_prompt_name,
         not_used=settings.modules,
         quantization=describe_quantization(facts.quantization),
-        tokens_without_embedding=lacking_in_file(words, facts.vocabulary),
+        tokens_without_embedding=lacking_in_file(words, rows or facts.vocabulary),
     )
 
 
