@@ -11,7 +11,7 @@ from valuembed import tables
 from valuembed.errors import InputError, MissingExtraError
 from valuembed.extras import require
 from valuembed.inputs import MAX_TEXT_BYTES, check_text
-from valuembed.rows import Rejected, Row, count_rows, read_rows
+from valuembed.rows import Rejected, Row, check_input, count_rows, read_rows
 
 
 def write(folder, name, content):
@@ -277,3 +277,10 @@ def test_require_names_the_extra():
         require("json.nothing", "train")
     assert not isinstance(caught.value, MissingExtraError)
     assert require("json.decoder", "train").JSONDecoder is json.JSONDecoder
+
+
+def test_texts_in_memory_are_no_file():
+    with pytest.raises(
+        InputError, match=r"^list where the path of a file is expected; for texts in memory, call model"
+    ):
+        check_input(["a text"])
