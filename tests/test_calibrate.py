@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -93,6 +94,9 @@ class TestSample:
             sample_texts(texts)
 
     def test_bad_input(self):
+        with pytest.raises(InputError, match="Table where texts are expected: a table has several columns"):
+            sample_texts(pa.table({"text": ["a", "b"]}))
+        assert sample_texts(pa.array(["a", "b"])) == sample_texts({"b", "a"}) == sample_texts(iter(["a", "b"]))
         with pytest.raises(InputError, match="row 1 of the corpus cannot be embedded: it is not a string but int"):
             sample_texts(["a", 3])  # type: ignore[list-item]
         with pytest.raises(InputError, match="a corpus is a list of texts, not one text"):

@@ -204,6 +204,15 @@ def test_features_of_texts_in_any_container(folder: Path) -> None:
         assert torch.equal(make("ab")["input_ids"], model.preprocess(["ab"])["input_ids"])
 
 
+def test_a_model_is_called_with_features(folder: Path) -> None:
+    model = load(folder, "va")
+    found = model(model.preprocess(["a"]))["sentence_embedding"]
+    assert torch.allclose(found, model.encode(["a"], convert_to_tensor=True))
+    for texts in ("a", ["a"]):
+        with pytest.raises(InputError, match=r"where features are expected: .* encode\(\) gives the vectors of texts"):
+            model(texts)
+
+
 def test_similarity_takes_vectors_of_any_kind(folder: Path) -> None:
     model = load(folder, "va")
     vectors = model.encode(["a cat", "rain", "a dog"])

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from valuembed.errors import InputError
-from valuembed.inputs import MAX_TEXT_BYTES, as_text, as_texts, check_text, check_texts, iter_texts
+from valuembed.inputs import MAX_TEXT_BYTES, as_text, as_texts, check_file_name, check_text, check_texts, iter_texts
 
 
 class Words(str):
@@ -206,6 +206,14 @@ def test_one_text_is_one_however_it_is_wrapped(one):
 def test_what_holds_no_texts_in_an_order_is_an_error_that_says_what_to_give(given, message):
     with pytest.raises(InputError, match=message):
         as_texts(given)
+
+
+@pytest.mark.parametrize("given", [["a"], {"a": 1}, None, 5])
+def test_data_in_memory_is_no_file(given):
+    for name in ("a.txt", b"a.txt", Path("a.txt")):
+        check_file_name(name, "do this")
+    with pytest.raises(InputError, match=rf"^{type(given).__name__} where the path of a file is expected; do this$"):
+        check_file_name(given, "do this")
 
 
 def test_a_set_is_taken_where_the_order_does_not_matter():

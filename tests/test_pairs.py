@@ -180,6 +180,11 @@ class TestWhatTeachesNothing:
 
 
 class TestRefusals:
+    @pytest.mark.parametrize("pairs", [[("a", "b")], {"anchor": ["a"]}, pa.table({"anchor": ["a"]})])
+    def test_of_pairs_in_memory(self, pairs):
+        with pytest.raises(InputError, match=r"where the path of a file is expected; write pairs in memory to"):
+            read_training_pairs(pairs)
+
     def test_of_files(self, tmp_path, write):
         legal = "expected .jsonl, .csv, .parquet, or the first two packed as .gz or .zst"
         missing, unknown, packed = tmp_path / "no.jsonl", tmp_path / "a.txt", tmp_path / "a.parquet.gz"

@@ -142,6 +142,10 @@ class TestErrors:
         with pytest.raises(RecipeError, match="no recipe is named 'vaa'; there are va, aligned_va"):
             panel.encode(["One."], names=["vaa"])
 
+    def test_one_text(self, panel):
+        with pytest.raises(InputError, match=r"str where texts are expected: .* give \['ab'\] to mean one text"):
+            panel.encode("ab")
+
     def test_no_text(self, panel):
         with pytest.raises(InputError, match="1 of 2 texts cannot be embedded: row 1 is not a string but int"):
             panel.encode(["One.", 2])

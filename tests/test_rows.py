@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from valuembed import tables
 from valuembed.errors import InputError
 from valuembed.inputs import MAX_TEXT_BYTES, check_text
-from valuembed.rows import Rejected, Row, count_rows, read_rows
+from valuembed.rows import Rejected, Row, check_input, count_rows, read_rows
 
 
 def write(folder, name, content):
@@ -267,3 +267,10 @@ def test_reading_is_a_stream(tmp_path):
     # What comes later has not been looked at: the file may be cut behind the reader's back.
     path.write_text("")
     assert len(list(stream)) < 49_999
+
+
+def test_texts_in_memory_are_no_file():
+    with pytest.raises(
+        InputError, match=r"^list where the path of a file is expected; for texts in memory, call model"
+    ):
+        check_input(["a text"])

@@ -108,6 +108,20 @@ def test_queries_that_cannot_be(stored, query, k, message):
         search(FakeEncoder(), query, stored, k)
 
 
+def test_a_query_may_be_a_scalar(stored):
+    expected = search(FakeEncoder(), "hello", stored, 1)
+    for query in (np.array("hello"), np.str_("hello"), pa.scalar("hello")):
+        assert search(FakeEncoder(), query, stored, 1) == expected
+
+
+def test_similarity_of_texts_in_any_container():
+    expected = similarity_matrix(FakeEncoder(), ["a", "bc"])
+    for given in (("a", "bc"), iter(["a", "bc"]), np.array(["a", "bc"]), pa.chunked_array([["a"], ["bc"]])):
+        assert np.array_equal(similarity_matrix(FakeEncoder(), given), expected)
+    with pytest.raises(InputError, match=r"str where texts are expected: .* give \['bc'\] to mean one text"):
+        similarity_matrix(FakeEncoder(), "bc")
+
+
 def test_files_that_are_not_ours(stored, tmp_path):
     with pytest.raises(InputError, match=r"nothing\.parquet does not exist; give a file of embeddings"):
         open_embeddings(tmp_path / "nothing.parquet")

@@ -174,8 +174,12 @@ def test_what_cannot_be_explained(encoder):
         explain(encoder, TEXT, by="weight")
     with pytest.raises(InputError, match=r"^the text ' ' is blank, so there is nothing to explain$"):
         explain(encoder, " ")
-    with pytest.raises(InputError, match="1 of 1 texts cannot be embedded: row 0 is not a string but int"):
+    with pytest.raises(
+        InputError, match=r"^the text cannot be explained: it is not a string but int; give one string$"
+    ):
         explain(encoder, 7)
+    with pytest.raises(InputError, match=r"it is not a string but list; give one string$"):
+        explain(encoder, [TEXT])
     with pytest.raises(InputError, match=r"^prompt 7 cannot be embedded: it is not a string but int$"):
         explain(encoder, TEXT, prompt=7)
 

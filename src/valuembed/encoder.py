@@ -183,6 +183,19 @@ class ValueEncoder(SentenceTransformer):
         given = as_text(inputs)
         return super().preprocess([given] if isinstance(given, str) else as_texts(given), prompt=prompt, **kwargs)
 
+    def forward(self, input: Any, **kwargs: Any) -> Any:
+        """As in sentence-transformers, of features; texts go to :meth:`encode`.
+
+        Raises:
+            InputError: no features.
+        """
+        if not isinstance(input, Mapping):
+            raise InputError(
+                f"{type(input).__name__} where features are expected: a model is called with what preprocess() gives; "
+                "encode() gives the vectors of texts"
+            )
+        return super().forward(input, **kwargs)  # type: ignore[arg-type]
+
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
         """As ``SentenceTransformer.similarity``, of vectors in any precision but packed bits.
 

@@ -20,6 +20,7 @@ from valuembed.hits import Hit, check_make, check_query, embed_query, fuse
 from valuembed.index_parts import only_writer
 from valuembed.index_rows import cosines, filter_columns, hit_columns, last_of_each_key, to_hits
 from valuembed.index_update import ROWS, RepeatedIdWarning, Update
+from valuembed.inputs import as_text
 from valuembed.progress import track
 from valuembed.storage import Encoder, Make
 from valuembed.vector_store import KEY, REFINE, Table, languages
@@ -231,6 +232,7 @@ class Index:
         Raises:
             InputError: the query cannot be embedded, another model or recipe made the vectors, or the filter is wrong.
         """
+        query = as_text(query)
         check_query(query, k)
         self.check(where=where, hybrid=hybrid, probes=probes, refine=refine)
         if model is not self._asked_by:

@@ -150,6 +150,20 @@ def _advice(wrong: object) -> str:
     return "give a list of strings"
 
 
+def check_file_name(given: object, in_memory: str) -> None:
+    """Raise on what cannot be the name of a file.
+
+    Args:
+        given: what a user passed in place of one.
+        in_memory: what to do with data that is in no file.
+
+    Raises:
+        InputError: with the type that was given.
+    """
+    if not isinstance(given, (str, bytes, os.PathLike)):
+        raise InputError(f"{type(given).__name__} where the path of a file is expected; {in_memory}")
+
+
 def check_prompt(prompt: str | None) -> None:
     """Raise on an instruction that is no text.
 

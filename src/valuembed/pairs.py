@@ -17,6 +17,7 @@ from typing import Any
 
 from valuembed.compressed import compression, extension
 from valuembed.errors import InputError
+from valuembed.inputs import check_file_name
 from valuembed.tables import UNREADABLE, check_column_type, column_index, csv_records, open_parquet, parquet_cells
 from valuembed.task_rows import TaskRow, file_and_split, json_rows, rows_of_split, shown
 
@@ -77,12 +78,14 @@ def read_training_pairs(path: str | os.PathLike[str], columns: Sequence[str] | N
             the first of ``LAYOUTS`` that the file has, with all its columns "negative", "negative_1", "negative_2"...
 
     Raises:
-        InputError: the file cannot be read, is empty, or has other columns; a row is not as expected: broken, with a
-            side that is blank or no text, with a negative that is the positive, or, where no columns are named, with a
-            label or score other than 1; all pairs are identical on both sides; or it mixes splits without "train".
+        InputError: it is no file, cannot be read, is empty, or has other columns; a row is not as expected: broken,
+            with a side that is blank or no text, with a negative that is the positive, or, where no columns are named,
+            with a label or score other than 1; all pairs are identical on both sides; or it mixes splits without
+            "train".
     """
     if columns is not None:
         _check_names(columns)
+    check_file_name(path, 'write pairs in memory to a .jsonl file, a line each: {"anchor": ..., "positive": ...}')
     path, split = file_and_split(os.fspath(path))
     read, content = _content(path)
     rows = read(path, content[-1], columns)

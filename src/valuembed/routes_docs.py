@@ -61,7 +61,11 @@ def describe(schema: Mapping[str, Any], url: str, source: str) -> Iterator[str]:
     info = schema["info"]
     yield f"<h1>{escape(info['title'])} {escape(info['version'])}</h1>"
     yield f"<p>{escape(info.get('summary', ''))} Errors come in OpenAI's envelope.</p>"
-    key = "Those marked so need the header <code>Authorization: Bearer KEY</code>." if locked else "No key is needed."
+    key = (
+        "Routes that need a key take the header <code>Authorization: Bearer KEY</code>."
+        if locked
+        else "No key is needed."
+    )
     yield f'<p>{key} The same for programs: <a href="{escape(source)}">{escape(source)}</a>.</p>'
     operations = [(method, path, operation) for path, of in schema["paths"].items() for method, operation in of.items()]
     yield "<ul>"

@@ -17,7 +17,7 @@ from typing import Any
 from valuembed import tables
 from valuembed.compressed import COMPRESSIONS, compression, extension, open_stream
 from valuembed.errors import InputError
-from valuembed.inputs import MAX_TEXT_BYTES
+from valuembed.inputs import MAX_TEXT_BYTES, check_file_name
 from valuembed.row_files import KINDS, PARQUET, RejectionError, id_of, text_of
 
 DEFAULT_TEXT_COLUMN = "text"
@@ -81,6 +81,7 @@ def check_input(path: str | Path, text_column: str | None = None, id_column: str
     Raises:
         InputError: the file is missing, is a folder, is of an unknown kind, or has no columns but one was named.
     """
+    check_file_name(path, "for texts in memory, call model.encode(texts)")
     path = Path(path)
     if path.is_dir():
         raise InputError(f"input {path} is a folder; give one file ({', '.join(KINDS)})")

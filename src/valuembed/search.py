@@ -11,7 +11,7 @@ from valuembed.embedding_files import PLACES, EmbeddingFiles
 from valuembed.errors import InputError
 from valuembed.hits import Hit, check_make, check_query, embed_query, unit
 from valuembed.index import Index
-from valuembed.inputs import as_texts
+from valuembed.inputs import as_text, as_texts
 from valuembed.recorded import recorded_options, telling_what_made
 from valuembed.storage import EMBEDDING, Encoder
 
@@ -69,6 +69,7 @@ def search(
         InputError: the query cannot be embedded, the source is not readable or damaged, another model or recipe made
             its vectors, or files were asked for what only an index has.
     """
+    query = as_text(query)
     check_query(query, k)
     found = open_embeddings(source) if isinstance(source, (str, Path)) else source
     check_options(found, where=where, hybrid=hybrid, probes=probes, refine=refine)

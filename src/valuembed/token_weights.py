@@ -15,7 +15,7 @@ from valuembed import plots
 from valuembed.cleaning import CLEANINGS
 from valuembed.encoder import ValueEncoder
 from valuembed.errors import InputError, LayerError, RecipeError
-from valuembed.inputs import as_text, check_prompt, check_texts
+from valuembed.inputs import as_text, check_prompt, check_text
 from valuembed.layers import describe
 from valuembed.module import ValueTransformer
 from valuembed.plan import Plan
@@ -211,7 +211,8 @@ def explain(
     if by not in BY:
         raise RecipeError(f"by={by!r} is unknown; legal: {', '.join(BY)}")
     text = as_text(text)
-    check_texts([text])
+    if reason := check_text(text):
+        raise InputError(f"the text cannot be explained: it is {reason}; give one string")
     check_prompt(prompt)
     if not text.strip():
         raise InputError(f"the text {text!r:.80} is blank, so there is nothing to explain")
