@@ -27,8 +27,13 @@ def train(
         typer.Option("--output", "-o", metavar="DIR", help="Folder for the trained model.", show_default=False),
     ] = ...,  # type: ignore[assignment]
     method: Annotated[
-        str, typer.Option(help="What is trained: a method, or a recipe file (.json). The baseline is hidden_mean.")
-    ] = "va",
+        str | None,
+        typer.Option(
+            help="What is trained: a method, or a recipe file (.json). The baseline is hidden_mean. Default: va, or "
+            "what a saved model was saved with.",
+            show_default=False,
+        ),
+    ] = None,
     columns: Annotated[
         list[str] | None,
         typer.Option(
