@@ -58,7 +58,7 @@ def called(monkeypatch):
 def test_hands_its_options_on_and_prints_what_was_done(called):
     result = run("train", "bundled", "--pairs", "p.jsonl", "-o", "out")
     assert result.exit_code == 0, result.output
-    assert called.pop() == (("bundled", Path("p.jsonl"), "va"), DEFAULTS)
+    assert called.pop() == (("bundled", Path("p.jsonl"), None), DEFAULTS)
     assert result.stderr == DEMONSTRATION_NOTE + "\n"
     assert [" ".join(line.split()) for line in result.stdout.splitlines()] == [
         "trained 1,024 parameters, 0.50% of all",

@@ -225,12 +225,13 @@ class TestSaved:
         assert_same_adapters(made, local)
 
     def test_training_goes_on_from_a_merged_model(self, pairs: Path, folder: Path, tmp_path: Path) -> None:
-        trained(folder, pairs, tmp_path / "first", merged=True)
-        second = trained(tmp_path / "first", pairs, tmp_path / "second")
+        made = trained(folder, pairs, tmp_path / "first", "aligned_va", merged=True, layers=[0, 2])
+        second = trained(tmp_path / "first", pairs, tmp_path / "second", None)
         assert second.record["model"] == folder.name
+        assert second.record["recipe"] == made.record["recipe"], "the saved folder's own"
         assert_saved_alike(second.model, load(tmp_path / "second"), TEXTS)
         with pytest.raises(RecipeError, match=r"tiny has an adapter already; train on a model that it was merged into"):
-            trained(tmp_path / "second", pairs, tmp_path / "third")
+            trained(tmp_path / "second", pairs, tmp_path / "third", None)
 
 
 class TestRefused:

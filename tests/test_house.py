@@ -34,8 +34,8 @@ LEVELS = {
     "playground other_methods routes_page request_body http_errors addresses routes_docs",
     4: "corpus one_file corpus_ray index search evaluate sweep select evidence probe next_token calibrate "
     "calibration_report cost reproduce reproduction workload finetune training_loop server",
-    5: "commands cli cli_embed cli_explain cli_evaluate cli_layers cli_probe cli_calibrate cli_reproduce cli_search "
-    "cli_train cli_serve __main__",
+    5: "commands completion cli cli_embed cli_explain cli_evaluate cli_layers cli_probe cli_calibrate cli_reproduce "
+    "cli_search cli_train cli_serve __main__",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
 

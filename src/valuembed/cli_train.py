@@ -57,12 +57,14 @@ def train(
         ),
     ] = ...,  # type: ignore[assignment]
     method: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="The method whose vectors are trained, or a recipe file (.json). The usual baseline is hidden_mean.",
+            help="The method whose vectors are trained, or a recipe file (.json). The usual baseline is hidden_mean. By "
+            "default it is va, or what a saved model was saved with.",
             rich_help_panel=MODEL,
+            show_default=False,
         ),
-    ] = "va",
+    ] = None,
     columns: Annotated[
         list[str] | None,
         typer.Option(

@@ -27,6 +27,7 @@ from typer.core import TyperCommand
 
 from valuembed import __version__
 from valuembed.cleaning import CLEANINGS
+from valuembed.completion import COMPLETIONS
 from valuembed.errors import ValuembedError
 from valuembed.loading_line import LINE
 from valuembed.printable import printable, shortened
@@ -66,6 +67,9 @@ MEASURE = "Measure and improve"
 """Heading of the help for commands that find out what is best, and make it so."""
 
 
+LAST_OPTION = f"{__name__}.last_option"
+
+
 class Command(TyperCommand):
     """A command whose repeatable options take values up to the next option: ``--methods va wva``."""
 
@@ -86,19 +90,28 @@ class Command(TyperCommand):
         option = ""
         for arg in [*args, "--"]:
             if arg.startswith("-"):
-                if spread and spread[-1] in repeatable:
+                if spread and spread[-1] in repeatable and not ctx.resilient_parsing:
                     ctx.fail(f"Option {spread[-1]!r} requires one value or more.")
                 option = arg if arg in repeatable else ""
             elif option and spread[-1] != option:
                 spread.append(option)
             spread.append(arg)
+            if arg != "--":
+                ctx.meta[LAST_OPTION] = option
         return super().parse_args(ctx, spread[:-1])
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Offer further values of a repeatable option too."""
+        last = ctx.meta.get(LAST_OPTION)
+        if last and not incomplete.startswith("-"):
+            option = next(option for option in self.params if last in option.opts)
+            return list(option.shell_complete(ctx, incomplete))
+        return super().shell_complete(ctx, incomplete)
 
 
 app = typer.Typer(
     help="Sentence embeddings from any decoder language model, without training: its attention values are read.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_show_locals=False,
     rich_markup_mode="rich",
 )
@@ -229,6 +242,8 @@ def command(
         **{name: entry for name, entry in shared.items() if name not in own and name not in without},
     }
 
+    parameters = {name: _completed(entry) for name, entry in parameters.items()}
+
     @functools.wraps(function)
     def run(**given: Any) -> None:
         options = {name: value for name, value in given.items() if name not in own and value is not None}
@@ -264,6 +279,16 @@ def slow_imports() -> Iterator[None]:
             gc.enable()
             # What was imported stays: later collections need not look at it.
             gc.freeze()
+
+
+def _completed(parameter: inspect.Parameter) -> inspect.Parameter:
+    """An option or argument with what a shell may offer for it."""
+    if parameter.name not in COMPLETIONS:
+        return parameter
+    kind, option = get_args(parameter.annotation)
+    option = copy.copy(option)
+    option.autocompletion = COMPLETIONS[parameter.name]
+    return parameter.replace(annotation=Annotated[kind, option])
 
 
 def _recorded(parameter: inspect.Parameter, where: str) -> inspect.Parameter:

@@ -30,10 +30,11 @@ from valuembed.errors import InputError, MissingExtraError, OutputError, RecipeE
 from valuembed.extras import require
 from valuembed.fingerprint import content_digest
 from valuembed.layers import LayerSpec
-from valuembed.model import load
+from valuembed.model import DEFAULT_METHOD, load
 from valuembed.outputs import check_model_folder, replace_text, save_model
 from valuembed.pairs import TrainingPairs, check_batch, overlap, read_training_pairs
 from valuembed.recipes import Recipe
+from valuembed.resolution import saved_config
 from valuembed.task_files import read_sts
 from valuembed.templates import TemplateSpec
 from valuembed.trainable import counts, reached
@@ -113,7 +114,7 @@ def loss_figure(record: Mapping[str, Any]) -> Figure:
 def train(
     model: str | os.PathLike[str] = "bundled",
     pairs: str | os.PathLike[str] | TrainingPairs = "",
-    method: str | Recipe | Mapping[str, Any] = "va",
+    method: str | Recipe | Mapping[str, Any] | None = None,
     *,
     output: str | os.PathLike[str],
     columns: Sequence[str] | None = None,
@@ -146,8 +147,9 @@ def train(
     Args:
         model, method, layers, template, cleaning, dtype, device, max_tokens, revision, token, cache_folder,
             local_files_only, trust_remote_code, model_kwargs: as in :func:`valuembed.load`. With role templates,
-            anchors go into the query's and all others into the document's. ``dtype`` is that of the frozen decoder;
-            adapters are always float32.
+            anchors go into the query's and all others into the document's. A method of None is ``"va"``, or what a
+            folder saved by this library was saved with. ``dtype`` is that of the frozen decoder; adapters are always
+            float32.
         pairs: .jsonl, .csv or .parquet, see :func:`valuembed.pairs.read_training_pairs`; or what that returned.
         output: folder for the trained model, ``training.json`` and, with matplotlib there, ``loss.png``.
         columns: of the file: anchor, positive, then hard negatives.
@@ -187,6 +189,8 @@ def train(
         "local_files_only": local_files_only,
         "trust_remote_code": trust_remote_code,
     }
+    if method is None:
+        method = "va" if saved_config(locate(model, **hub)) is None else DEFAULT_METHOD
     # Adapters start from random numbers, and a stopped run must start from the same.
     torch.manual_seed(chosen.seed)
     encoder = load(
