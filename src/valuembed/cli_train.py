@@ -59,8 +59,8 @@ def train(
     method: Annotated[
         str | None,
         typer.Option(
-            help="The method whose vectors are trained, or a recipe file (.json). The usual baseline is hidden_mean. By "
-            "default it is va, or what a saved model was saved with.",
+            help="The method whose vectors are trained, or a recipe file (.json). The usual baseline is hidden_mean. "
+            "By default it is va, or what a saved model was saved with.",
             rich_help_panel=MODEL,
             show_default=False,
         ),

@@ -30,11 +30,12 @@ from valuembed.errors import InputError, MissingExtraError, OutputError, RecipeE
 from valuembed.extras import require
 from valuembed.fingerprint import content_digest
 from valuembed.layers import LayerSpec
-from valuembed.model import DEFAULT_METHOD, load
+from valuembed.model import load
 from valuembed.outputs import check_model_folder, replace_text, save_model
 from valuembed.pairs import TrainingPairs, check_batch, overlap, read_training_pairs
+from valuembed.recipe_choice import DEFAULT_METHOD
 from valuembed.recipes import Recipe
-from valuembed.resolution import saved_config
+from valuembed.saved_record import saved_config
 from valuembed.task_files import read_sts
 from valuembed.templates import TemplateSpec
 from valuembed.trainable import counts, reached
