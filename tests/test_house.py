@@ -17,7 +17,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 LEVELS = {
     0: "recipes templates layers pooling errors extras inputs cleaning rows row_files tables compressed sources "
-    "precision heap locks new_file task_rows task_files pairs backbones printable plane",
+    "precision heap torch_settings process_state streams text_warnings "
+    "locks new_file task_rows task_files pairs backbones printable plane",
     1: "anatomy checkpoint decoder_config weight_files "
     "adapters lanes packing lane_choice trial compiling reader prefix passes token_reader "
     "weight_reader decoder quantizing resolution batching arrivals tokenizing offsets testing tiny_configs "

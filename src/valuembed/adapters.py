@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from valuembed.checkpoint import ADAPTER_CONFIG, BUNDLED, Checkpoint, locate
 from valuembed.errors import CheckpointError, OutputError
 from valuembed.extras import require
+from valuembed.torch_settings import building
 from valuembed.weight_files import INDEX_FILE, SINGLE_FILE, is_needed
 
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -78,6 +79,7 @@ def _read_config(checkpoint: Checkpoint) -> dict[str, Any]:
     return written
 
 
+@building()
 def attach(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
     """Put an adapter on a decoder, its weights all from the file; layers above the decoder's last are left out.
 

@@ -6,7 +6,6 @@ import copy
 import hashlib
 import heapq
 import os
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +32,8 @@ from valuembed.inputs import check_text
 from valuembed.layerwise import warn_truncated
 from valuembed.panel import Panel
 from valuembed.resolution import saved_config
+from valuembed.streams import is_watched
+from valuembed.torch_settings import default_device_and_precision
 from valuembed.weight_files import read_head
 
 MAX_TEXTS = 10_000
@@ -124,6 +125,7 @@ def load_head(model: str | os.PathLike[str], *, revision: str | None = None, **r
         return read_head(source, read_config(source))
 
 
+@default_device_and_precision()
 def calibrate(
     model: ValueEncoder,
     texts: Iterable[str] = (),
@@ -230,7 +232,7 @@ def fit_calibrations(
     about: dict[str, Any] = {"texts": len(sample.texts), "corpus": sample.digest}
     if kind == "whiten":
         about["shrinkage"] = float(shrinkage)
-    vectors = plain.encode(sample.texts, prompt=prompt, progress=progress and sys.stderr.isatty())
+    vectors = plain.encode(sample.texts, prompt=prompt, progress=progress and is_watched())
     assert plain.report is not None
     warn_truncated(plain.report, plain.reader)
     return {name: made(name, fit(kind, vectors[name], size=size, shrinkage=shrinkage), **about) for name in recipes}

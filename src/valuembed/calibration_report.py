@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -43,8 +42,10 @@ from valuembed.outputs import replace_text, results_folder
 from valuembed.panel import Panel
 from valuembed.recipes import Recipe
 from valuembed.resolution import hub_options
+from valuembed.streams import is_watched
 from valuembed.task_files import StsFile, read_sts
 from valuembed.templates import TemplateSpec
+from valuembed.torch_settings import default_device_and_precision
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -179,6 +180,7 @@ class CalibrationReport:
         return paths
 
 
+@default_device_and_precision()
 def report_calibration(
     model: str | os.PathLike[str],
     texts: Iterable[str],
@@ -239,7 +241,7 @@ def report_calibration(
         except CheckpointError as error:
             warnings.warn(f"the filter is left out: {error}", stacklevel=2)
     panel = Panel.load(model, recipes, **options)
-    progress = progress and sys.stderr.isatty()
+    progress = progress and is_watched()
     return score_calibrations(
         panel,
         texts,

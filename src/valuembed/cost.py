@@ -26,6 +26,8 @@ from valuembed.outputs import replace_text, results_folder
 from valuembed.panel import Panel
 from valuembed.resolution import hub_options
 from valuembed.segments import Documents
+from valuembed.streams import is_watched
+from valuembed.torch_settings import default_device_and_precision
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -168,6 +170,7 @@ class CostReport:
         plots.save(self.figure(), folder / "cost.png")
 
 
+@default_device_and_precision()
 def measure_cost(
     model: str = "bundled",
     methods: str | Sequence[str] | Mapping[str, MethodSpec] | None = "all",
@@ -249,7 +252,7 @@ def measure_cost(
         if output is not None and done:
             made(done, incomplete(done, rounds, "rounds")).save(output)
 
-    bar = tqdm(total=len(names) * (rounds + 1), desc="Passes", unit="pass", disable=None if progress else True)
+    bar = tqdm(total=len(names) * (rounds + 1), desc="Passes", unit="pass", disable=not (progress and is_watched()))
     with bar, keeping(keep) as finished:
         for name in names:
             with FlopCounterMode(display=False, custom_mapping=_MORE_KERNELS) as counter:

@@ -21,6 +21,8 @@ from valuembed.decoder_config import cut_config
 from valuembed.errors import CheckpointError, RecipeError
 from valuembed.extras import require
 from valuembed.reader import open_door
+from valuembed.streams import stderr_is_open
+from valuembed.torch_settings import building
 from valuembed.weight_files import TEXT_DECODER_KEYS, is_needed, weights_folder
 
 logger = logging.getLogger(__name__)
@@ -88,7 +90,11 @@ def load_decoder(
             needed = partial(is_needed, keep_layers=keep_layers, tail=removed)
             model_kwargs["device_map"] = _own_places(places, needed, anatomy.model_class.base_model_prefix)
     model_class = _lean_class(anatomy.model_class, removed)
-    with weights_folder(checkpoint, keep_layers, removed) as folder, _quiet(sum(anatomy.sizes[0][:keep_layers])):
+    with (
+        weights_folder(checkpoint, keep_layers, removed) as folder,
+        building(),
+        _quiet(sum(anatomy.sizes[0][:keep_layers])),
+    ):
         try:
             loaded: Any = model_class.from_pretrained(
                 folder,
@@ -216,7 +222,7 @@ def _quiet(parameters: int) -> Iterator[None]:
     """Silence transformers' report of tensors it did not use, which is the point here, and bars over in no time."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(logging.ERROR)
-    if parameters < WORTH_A_BAR:
+    if parameters < WORTH_A_BAR or not stderr_is_open():
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield

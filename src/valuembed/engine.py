@@ -23,6 +23,7 @@ from valuembed.other_methods import EncoderPlayground
 from valuembed.prefix import SharedPrefixes
 from valuembed.recipes import Recipe, resolve_recipe
 from valuembed.tokenizing import TokenRow, expand_chat
+from valuembed.torch_settings import default_device_and_precision
 
 PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}
 """Names of a role's instruction among a model's prompts, as sentence-transformers looks for them."""
@@ -59,6 +60,7 @@ class EncoderEngine(Engine):
             self._own_prefixes = shared_prefixes(encoder.reader, SHARED_FROM, encoder.recipe)
 
     @torch.inference_mode()
+    @default_device_and_precision()
     def prepare(self, texts: Sequence[Text], manner: Manner) -> list[Tokenized]:
         """Tokenize b texts.
 
@@ -89,6 +91,7 @@ class EncoderEngine(Engine):
         ]
 
     @torch.inference_mode()
+    @default_device_and_precision()
     def run(self, batch: Sequence[Tokenized]) -> NDArray[np.float32]:
         """Vectors ``[b, width]`` float32 of texts of one group.
 

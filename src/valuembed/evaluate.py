@@ -34,18 +34,23 @@ from valuembed.model import DEFAULT_METHOD, load
 from valuembed.mteb_encoder import AsLoaded, MethodEncoder, SharedVectors, Source, Spent, model_meta
 from valuembed.outputs import results_folder
 from valuembed.panel import Panel
+from valuembed.process_state import ignored_warnings, log_level, random_state
 from valuembed.quantizing import precision_name, split_dtype
 from valuembed.reader import Plan
 from valuembed.recipes import Recipe
 from valuembed.resolution import prepare, resolve_plan, saved_config
 from valuembed.results import Evaluation, Failure, Kept, Score, check_finite, layers_of, write
+from valuembed.streams import is_watched
 from valuembed.templates import TemplateSpec
+from valuembed.torch_settings import default_device_and_precision
 
 if TYPE_CHECKING:
     from mteb import AbsTask, TaskResult
     from mteb.models import ModelMeta
 
 
+@random_state()
+@default_device_and_precision()
 def evaluate(
     model: str | os.PathLike[str] = BUNDLED,
     methods: str | Sequence[str] | Mapping[str, MethodSpec] | None = None,
@@ -232,7 +237,7 @@ class _Bench:
         widths = vectors.source.widths()
         order = [label for group in vectors.source.groups() for label in group]
         total = sum(map(len, missing.values()))
-        with tqdm(total=total, desc="scores", unit=" scores", disable=None if progress else True) as bar:
+        with tqdm(total=total, desc="scores", unit=" scores", disable=not (progress and is_watched())) as bar:
             for name, labels in missing.items():
                 with self._loaded(name, labels) as there:
                     vectors.start(labels)
@@ -341,18 +346,18 @@ def _titles(tasks: Sequence[AbsTask]) -> list[str]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep off the screen what mteb and its libraries say on the side: bars, log, doubts about other metrics."""
-    datasets, log = require("datasets", "eval"), logging.getLogger("mteb")
-    hidden, level = datasets.are_progress_bars_disabled(), log.level
+    datasets = require("datasets", "eval")
+    hidden = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
-    log.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with (
+            log_level("mteb", logging.CRITICAL),
             # Precision and the like of classes that are never predicted; no main score is among them.
-            warnings.filterwarnings("ignore", ".* is ill-defined and being set to 0.0")
+            ignored_warnings(".* is ill-defined and being set to 0.0"),
             # A correlation that is not defined becomes an error, which names task and method.
-            warnings.filterwarnings("ignore", "An input array is constant")
+            ignored_warnings("An input array is constant"),
+        ):
             yield
     finally:
-        log.setLevel(level)
         if not hidden:
             datasets.enable_progress_bars()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -34,9 +33,12 @@ from valuembed.layers import LayerSpec
 from valuembed.model import load
 from valuembed.outputs import check_model_folder, replace_text, save_model
 from valuembed.pairs import TrainingPairs, check_batch, overlap, read_training_pairs
+from valuembed.process_state import random_state
 from valuembed.recipes import Recipe
+from valuembed.streams import is_watched
 from valuembed.task_files import read_sts
 from valuembed.templates import TemplateSpec
+from valuembed.torch_settings import building, gradients
 from valuembed.trainable import counts, reached
 from valuembed.training_settings import TrainSettings, count_processes, is_first_process
 
@@ -111,6 +113,8 @@ def loss_figure(record: Mapping[str, Any]) -> Figure:
     return curves(lines, title=title, xlabel="step", ylabel="contrastive loss (nats)")
 
 
+@random_state()
+@gradients()
 def train(
     model: str | os.PathLike[str] = "bundled",
     pairs: str | os.PathLike[str] | TrainingPairs = "",
@@ -233,7 +237,7 @@ def train(
         state,
         prompts=prompts or {},
         resumed=resumed,
-        progress=progress and sys.stderr.isatty(),
+        progress=progress and is_watched(),
     )
     record.update(done, seconds=round(time.monotonic() - started, 1), resumed=resumed is not None)
     finished = Training(encoder, path, record)
@@ -252,6 +256,7 @@ def _settings(given: Mapping[str, Any]) -> TrainSettings:
     return TrainSettings(**given)
 
 
+@building()
 def _adapt(encoder: ValueEncoder, settings: TrainSettings) -> list[str]:
     """Put adapters on what the vectors depend on, freeze all else, and name the maps that have one.
 

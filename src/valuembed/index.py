@@ -21,6 +21,7 @@ from valuembed.index_parts import only_writer
 from valuembed.index_rows import cosines, filter_columns, hit_columns, last_of_each_key, to_hits
 from valuembed.index_update import ROWS, RepeatedIdWarning, Update
 from valuembed.storage import Encoder, Make
+from valuembed.streams import is_watched
 from valuembed.vector_store import KEY, REFINE, Table, languages
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def build_index(
     with only_writer(index, ROWS):
         update = Update(files, str(index), name)
         total = None if is_remote(source) else sum(file.count() for file in files.files)
-        bar = tqdm(total=total, unit=" rows", desc="indexing", disable=None if progress else True)
+        bar = tqdm(total=total, unit=" rows", desc="indexing", disable=not (progress and is_watched()))
         # The steps are closed as soon as something ends them early, while nobody else can write.
         with bar, closing(update.run()) as steps:
             for done in steps:

@@ -26,7 +26,9 @@ from valuembed.module import ValueTransformer
 from valuembed.panel import Panel
 from valuembed.recipes import Recipe
 from valuembed.resolution import Origin, find_origin, hub_options, prepare, saved_config
+from valuembed.streams import stderr_is_open
 from valuembed.templates import TemplateSpec
+from valuembed.torch_settings import default_device_and_precision
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ def look(
 
 
 @torch.inference_mode()
+@default_device_and_precision()
 def read_tensors(panel: Panel, texts: Sequence[str], bar: Any = None) -> tuple[dict[str, Tensor], EncodeReport]:
     """The raw vectors of every recipe of a panel, left on the device where the model runs.
 
@@ -179,7 +182,7 @@ def read_pairs(
     most = window_bytes // (4 * sum(panel.widths().values()))
     windows = list(pair_windows(first, second, most))
     total = len(panel.groups()) * sum(len(window.texts) for window in windows)
-    with tqdm(total=total, desc="Texts", unit="text", disable=not progress) as bar:
+    with tqdm(total=total, desc="Texts", unit="text", disable=not (progress and stderr_is_open())) as bar:
         for window in windows:
             yield window, *read_tensors(panel, window.texts, bar)
 

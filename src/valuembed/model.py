@@ -23,6 +23,7 @@ from valuembed.recipes import Recipe, resolve_recipe
 from valuembed.resolution import load_tokenizer, prepare, saved_config
 from valuembed.templates import TemplateSpec
 from valuembed.tokenizing import expand_chat, names_chat
+from valuembed.torch_settings import building, default_device_and_precision
 
 
 class _Default(str):
@@ -35,6 +36,7 @@ class _Default(str):
 DEFAULT_METHOD = _Default("aligned_wva")
 
 
+@default_device_and_precision()
 def load(
     model: str | os.PathLike[str] = "bundled",
     method: str | Recipe | Mapping[str, Any] = DEFAULT_METHOD,
@@ -167,6 +169,7 @@ def _calibrated(checkpoint: Checkpoint, saved: dict[str, Any] | None, recipe: Re
     return record
 
 
+@building()
 def _restore(
     reader: ValueTransformer, checkpoint: Checkpoint, device: str | None, prompts: dict[str, str] | None
 ) -> ValueEncoder:
@@ -243,6 +246,7 @@ class ModelInfo:
         return {**asdict(self), "recipe": self.recipe.to_dict()}
 
 
+@default_device_and_precision()
 def info(
     model: str | os.PathLike[str] = "bundled",
     method: str | Recipe | Mapping[str, Any] = DEFAULT_METHOD,

@@ -36,6 +36,7 @@ from valuembed.resolution import (
     token_limit,
 )
 from valuembed.tokenizing import TextTokenizer, TokenRow
+from valuembed.torch_settings import default_device_and_precision
 
 
 class ValueTransformer(Transformer):
@@ -174,6 +175,7 @@ class ValueTransformer(Transformer):
             "truncated": torch.tensor([any(row.truncated for row in of_text) for of_text in by_text]),
         }
 
+    @default_device_and_precision()
     def preprocess(  # type: ignore[override]
         self, inputs: Sequence[Any], prompt: str | None = None, task: str | None = None, **kwargs: Any
     ) -> dict[str, Tensor]:
@@ -207,6 +209,7 @@ class ValueTransformer(Transformer):
         features["sentence_embedding"] = self.read(features, [self.plan])[0]
         return features
 
+    @default_device_and_precision()
     def read(self, features: dict[str, Any], plans: Sequence[Plan]) -> list[Tensor]:
         """Read one or several plans in the same forward passes.
 
@@ -235,6 +238,7 @@ class ValueTransformer(Transformer):
         """Tell what a part of a call took, and what the rest will take, in seconds: what compiling hangs on."""
         self.compiling.after(self.model, self.plan, self.packed_up_to(), seconds, left)
 
+    @default_device_and_precision()
     def packed_up_to(self) -> int:
         """Tokens up to which a sequence takes the packed lane; found out once for each place the decoder is in."""
         if torch.is_grad_enabled():
@@ -244,6 +248,7 @@ class ValueTransformer(Transformer):
             self._packing[place] = packed_up_to(self.model, self.plan, self.lane)
         return self._packing[place]
 
+    @default_device_and_precision()
     def why_whole(self) -> str | None:
         """Why texts cannot share what they begin with; found out once for each place the decoder is in."""
         place = (self.model.config._attn_implementation, self.model.device, self.model.dtype)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -23,9 +22,11 @@ from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
 from valuembed.encoder import EncodeReport, ValueEncoder
-from valuembed.errors import BlankTextWarning, OutputError, ReadingError, TruncationWarning
+from valuembed.errors import OutputError, ReadingError
 from valuembed.extras import require
 from valuembed.recipes import Recipe
+from valuembed.streams import is_watched
+from valuembed.text_warnings import text_warnings_held_back
 
 if TYPE_CHECKING:
     from mteb.models import ModelMeta
@@ -101,10 +102,8 @@ class AsLoaded:
     ) -> dict[str, NDArray[np.float32]]:
         """Vectors as ``encode``, ``encode_query`` or ``encode_document`` give them."""
         encode = {"query": self.encoder.encode_query, "document": self.encoder.encode_document}.get(role or "")
-        with warnings.catch_warnings():
-            # The report counts both, for a whole task.
-            warnings.simplefilter("ignore", TruncationWarning)
-            warnings.simplefilter("ignore", BlankTextWarning)
+        # The report counts them, for a whole task.
+        with text_warnings_held_back():
             vectors = (encode or self.encoder.encode)(list(texts), show_progress_bar=False)
         self.report = self.encoder.report
         return {self.name: np.asarray(vectors, np.float32)}
@@ -229,8 +228,8 @@ class SharedVectors:
         at_once = BYTES_PER_CHUNK // (4 * sum(widths[member] for member in members))
         at_once = max(256, min(TEXTS_PER_CHUNK, at_once))
         texts = sorted(texts, key=len, reverse=True)
-        shown = None if self._progress and texts else True
-        with tqdm(total=len(texts), desc="texts", unit=" texts", leave=False, disable=shown) as bar:
+        hidden = not (self._progress and texts and is_watched())
+        with tqdm(total=len(texts), desc="texts", unit=" texts", leave=False, disable=hidden) as bar:
             for chunk in _chunks(texts, at_once):
                 began = time.perf_counter()
                 for member, vectors in self.source.encode(chunk, names=members, role=role).items():

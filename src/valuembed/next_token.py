@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -38,8 +37,10 @@ from valuembed.outputs import results_folder
 from valuembed.panel import SIGNALS, Panel
 from valuembed.probe import FINAL, PLAIN, Figures, LayerProbe, layers_of
 from valuembed.segments import Documents
+from valuembed.streams import is_watched
 from valuembed.token_reader import AT_TOKEN, OF_PREFIX, TokenSignal, read_tokens
 from valuembed.tokenizing import TokenRow
+from valuembed.torch_settings import default_device_and_precision
 
 TOKEN_SIGNALS = {
     ("value", AT_TOKEN): "value at the token",
@@ -101,6 +102,7 @@ class Drawn:
         return train, held_out
 
 
+@default_device_and_precision()
 def probe_next_token(
     model: str | os.PathLike[str],
     corpus: str | Path,
@@ -156,7 +158,7 @@ def probe_next_token(
     for name, number, least in (("positions", positions, FEWEST_POSITIONS), ("width", width, 1)):
         if number < least:
             raise InputError(f"{name}={number} has to be at least {least}")
-    progress = progress and sys.stderr.isatty()
+    progress = progress and is_watched()
     documents = Documents(corpus, text_column)
     if output is not None:
         results_folder(output)
@@ -339,7 +341,7 @@ class Projection:
         wide = vectors.shape[1]
         if wide not in self._directions:
             generator = torch.Generator().manual_seed(self._seed)
-            drawn = torch.randn(wide, self.width, generator=generator)
+            drawn = torch.randn(wide, self.width, generator=generator, dtype=torch.float32)
             self._directions[wide] = torch.linalg.qr(drawn)[0]
         scaled = (vectors - centre.to(vectors.device)) / spread.to(vectors.device)
         return (scaled @ self._directions[wide].to(vectors.device)).cpu()

@@ -14,6 +14,7 @@ from valuembed.errors import OutputError, ReadingError, ValuembedError
 from valuembed.new_file import NewFile
 from valuembed.rows import RowReader, check_input, count_rows, read_rows
 from valuembed.storage import ID, TEXT, Encoder, Make
+from valuembed.streams import is_watched
 from valuembed.vector_writer import VectorWriter
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def embed_file(
     columns = {ID: "string" if id_column else "int64", TEXT: "string"}
     with NewFile(target) as vectors, NewFile(rejected_path(target)) as rejects:
         make = Make.of(model, precision, dim)
-        bar = tqdm(total=count_rows(source), unit=" rows", desc="embedding", disable=None if progress else True)
+        bar = tqdm(total=count_rows(source), unit=" rows", desc="embedding", disable=not (progress and is_watched()))
         with bar, VectorWriter(vectors, make, columns) as writer, RowReader(source, text_column, id_column) as reader:
             for call in gather(reader.take(), rows_per_chunk):
                 for row in call.aside.values():

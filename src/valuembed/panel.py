@@ -25,6 +25,8 @@ from valuembed.quantizing import split_dtype
 from valuembed.reader import Plan
 from valuembed.recipes import Recipe
 from valuembed.resolution import prepare, resolve_plan, saved_config
+from valuembed.streams import stderr_is_open
+from valuembed.torch_settings import default_device_and_precision
 
 SIGNALS: dict[str, Recipe] = {
     "values raw": Recipe(signal="value", weights="mean"),
@@ -63,6 +65,7 @@ class Panel:
         self.report: EncodeReport | None = None
 
     @classmethod
+    @default_device_and_precision()
     def load(
         cls,
         model: str | os.PathLike[str],
@@ -151,6 +154,7 @@ class Panel:
         return list(shared.values())
 
     @torch.inference_mode()
+    @default_device_and_precision()
     def encode(
         self,
         texts: Sequence[str],
@@ -188,7 +192,9 @@ class Panel:
         result = {name: np.empty((len(texts), widths[name]), np.float32) for name in wanted}
         tokens, reused, truncated = 0, 0, np.zeros(len(texts), bool)
         self.reader.eval()
-        with tqdm(total=len(texts) * len(groups), desc="Texts", unit="text", disable=not progress) as bar:
+        with tqdm(
+            total=len(texts) * len(groups), desc="Texts", unit="text", disable=not (progress and stderr_is_open())
+        ) as bar:
             for group in groups:
                 plans = [self.plans[name] for name in group]
                 for batch in self.reader.batches(texts, prompt, role, plans[0].recipe):

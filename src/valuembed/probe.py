@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -30,6 +29,8 @@ from valuembed.outputs import replace_text, results_folder
 from valuembed.panel import SIGNALS, Panel, every_layer
 from valuembed.recipes import Recipe
 from valuembed.segments import SEGMENTS, TOKENS, Documents, cut, match
+from valuembed.streams import is_watched
+from valuembed.torch_settings import default_device_and_precision
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -145,6 +146,7 @@ def _cell(figures: Figures | None) -> str:
     return "-" if figures is None else " / ".join(f"{figure:.2f}" for figure in figures)
 
 
+@default_device_and_precision()
 def probe_segments(
     model: str | os.PathLike[str],
     corpus: str | Path,
@@ -192,7 +194,7 @@ def probe_segments(
     signals = list(dict.fromkeys(signals))
     if unknown := [name for name in signals if name not in SIGNALS]:
         raise RecipeError(f"no signal is named {unknown[0]!r}; legal: {', '.join(SIGNALS)}")
-    progress = progress and sys.stderr.isatty()
+    progress = progress and is_watched()
     documents = Documents(corpus, text_column)
     if output is not None:
         results_folder(output)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from valuembed.streams import is_watched, stderr_is_open
+
 LINE_EVERY = 60.0
 """Seconds between two lines in a log."""
 
@@ -115,7 +117,7 @@ class Watch:
             return tell
         if not tell:
             return lambda progress: None
-        return self._bar() if sys.stderr.isatty() else every(LINE_EVERY, _line)
+        return self._bar() if is_watched() else every(LINE_EVERY, _line)
 
     def _bar(self) -> Callable[[Progress], object]:
         from tqdm.auto import tqdm
@@ -144,6 +146,8 @@ def every(seconds: float, tell: Callable[[Progress], object]) -> Callable[[Progr
 
 
 def _line(progress: Progress) -> None:
+    if not stderr_is_open():
+        return
     sys.stderr.write(f"{progress.share:.1%}: {progress}\n")
     sys.stderr.flush()
 

@@ -18,6 +18,7 @@ from valuembed.layers import describe
 from valuembed.local_tasks import parse_task
 from valuembed.outputs import results_folder
 from valuembed.reproduction import Column, Reproduction
+from valuembed.streams import is_watched
 from valuembed.workload import Workload, estimate, found_decoder, texts_of, written_decoder
 
 GPU_TFLOPS = 100.0
@@ -75,7 +76,7 @@ def reproduce(
     decoder = found_decoder(chosen.model, **options)
     columns = tuple(
         _with_data(column)
-        for column in tqdm(chosen.columns, "Data", unit="task", disable=None if progress else True, leave=False)
+        for column in tqdm(chosen.columns, "Data", unit="task", disable=not (progress and is_watched()), leave=False)
     )
     recipes = {row.label: chosen.backbone.recipe(row, decoder.num_layers) for row in chosen.rows}
     there = [column.task for column in columns if column.task]

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from valuembed.errors import InputError
 from valuembed.offsets import token_starts
 from valuembed.rows import Row, check_input, read_rows
+from valuembed.streams import stderr_is_open
 
 TOKENS = 128
 """Tokens of a segment (ours)."""
@@ -149,7 +150,9 @@ def cut(
     texts: list[str] = []
     numbers: list[int] = []
     read = too_short = longest = 0
-    with tqdm(total=limit, desc="Cutting documents", unit="segment", disable=not progress) as bar:
+    with tqdm(
+        total=limit, desc="Cutting documents", unit="segment", disable=not (progress and stderr_is_open())
+    ) as bar:
         for number, document in enumerate(documents):
             starts = token_starts(tokenizer, document)
             read, longest = read + 1, max(longest, len(starts))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -27,7 +26,9 @@ from valuembed.panel import Panel
 from valuembed.recipes import Recipe, write_recipe
 from valuembed.resolution import hub_options, saved_config
 from valuembed.segments import SEGMENTS, Documents, cut
+from valuembed.streams import is_watched
 from valuembed.templates import TemplateSpec
+from valuembed.torch_settings import default_device_and_precision
 
 MARGIN = 0.01
 """Sets of layers whose scores differ by no more than this, on the scale of 100, count as equally good (ours)."""
@@ -127,6 +128,7 @@ class Selection:
         return "\n".join([*lines, "", self.verdict, *self.notes()]) + "\n"
 
 
+@default_device_and_precision()
 def select_layers(
     model: str | os.PathLike[str] = "bundled",
     method: str | Recipe | Mapping[str, Any] = DEFAULT_METHOD,
@@ -186,7 +188,7 @@ def select_layers(
         raise InputError("give one of dev (sts:FILE, with labels) and corpus (FILE of documents, without labels)")
     if output is not None:
         check_output(output, overwrite, model, **options)
-    progress = progress and sys.stderr.isatty()
+    progress = progress and is_watched()
     pairs = None if dev is None else read_dev(dev, split)
     documents = None if corpus is None else Documents(corpus, text_column)
     whole = look(model, method, template=template, cleaning=cleaning, **options)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -25,8 +24,10 @@ from valuembed.layerwise import Whole, described, look, not_finite, read_pairs, 
 from valuembed.outputs import replace_text, results_folder
 from valuembed.panel import SIGNALS, Panel, every_layer
 from valuembed.recipes import Recipe
+from valuembed.streams import is_watched
 from valuembed.task_files import StsFile, read_sts
 from valuembed.templates import TemplateSpec
+from valuembed.torch_settings import default_device_and_precision
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -153,6 +154,7 @@ class Sweep:
         return paths
 
 
+@default_device_and_precision()
 def sweep(
     model: str | os.PathLike[str],
     task: str | AbsTask,
@@ -193,7 +195,7 @@ def sweep(
         raise RecipeError(f"no signal is named {unknown[0]!r}; legal: {', '.join(SIGNALS)}")
     if not signals:
         raise RecipeError(f"signals=[] leaves nothing to read; legal: {', '.join(SIGNALS)}")
-    progress = progress and sys.stderr.isatty()
+    progress = progress and is_watched()
     data = read_sts(task.partition(":")[2].strip()) if isinstance(task, str) and task.startswith("sts:") else None
     if output is not None:
         results_folder(output)
