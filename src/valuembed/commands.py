@@ -7,7 +7,6 @@ else (progress, notes, errors) to stderr.
 import functools
 import inspect
 import json
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from valuembed.cleaning import CLEANINGS
 from valuembed.errors import ValuembedError
 from valuembed.printable import printable, shortened
 from valuembed.recipes import METHODS
+from valuembed.streams import can_hold, is_watched
 from valuembed.templates import TEMPLATES
 
 if TYPE_CHECKING:
@@ -189,7 +189,8 @@ def _errors_in_one_line() -> Iterator[None]:
     stderr = Console(stderr=True)
 
     def show(kind: str, message: object, style: str) -> None:
-        stderr.print(Text(f"{kind}: {message}", style=style), soft_wrap=True)
+        line = printable(" ".join(str(message).split("\n")))
+        stderr.print(Text(f"{kind}: {line}", style=style), soft_wrap=True)
 
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *where, **more: show("warning", message, "yellow")
@@ -200,6 +201,13 @@ def _errors_in_one_line() -> Iterator[None]:
             yield
         except ValuembedError as error:
             show("error", error, "red")
+            raise typer.Exit(1) from None
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            # What no function could name better, such as a full disk under a folder for temporary files.
+            named = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+            show("error", f"{named}: {error.strerror}" if named and error.strerror else error, "red")
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
@@ -233,7 +241,7 @@ def quiet() -> None:
     """Switch the bars of transformers off where nobody watches them."""
     from transformers.utils.logging import disable_progress_bar
 
-    if not sys.stderr.isatty():
+    if not is_watched():
         disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
@@ -259,5 +267,6 @@ def shown(text: str, limit: int) -> Text:
 
 
 def print_json(value: object) -> None:
-    """Print plain data as JSON."""
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+    """Print plain data as JSON, in ASCII where stdout could not hold it else."""
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    typer.echo(text if can_hold(text) else json.dumps(value, indent=2))

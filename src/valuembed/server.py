@@ -23,7 +23,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from valuembed import __version__, routes_health, routes_openai, routes_page
+from valuembed import __version__, heap, routes_health, routes_openai, routes_page
 from valuembed.admission import Admission, Limits
 from valuembed.batcher import PROBE, Batcher
 from valuembed.embedding_jobs import Engine
@@ -219,6 +219,7 @@ def serve(
             OpenServerWarning,
             stacklevel=2,
         )
+    heap.tune_memory()
     if not isinstance(embedder, Engine):
         embedder.encode([PROBE], show_progress_bar=False)
     app = create_app(embedder, name=name, keys=keys, limits=limits, step_tokens=step_tokens)
