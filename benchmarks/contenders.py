@@ -43,7 +43,10 @@ def ours(
 ) -> Contender:
     """This library with its defaults, but for ``options``; ``weights`` is a precision in place of everyone's."""
     import valuembed
+    from valuembed.heap import tune_memory
 
+    # As the command line and the server do.
+    tune_memory()
     model = valuembed.load(path, method, dtype=weights or dtype, device=device, **options)
     recipe, held = model.recipe, model.reader.model.config.num_hidden_layers
     if recipe.reads_final_norm:

@@ -46,6 +46,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 import valuembed
+from valuembed.heap import tune_memory
 from valuembed.rows import Row, read_rows
 
 HERE = Path(__file__).parent
@@ -54,6 +55,7 @@ WORDS = "the of and to in a is that for it as was with be by on not he his but a
 JOB = """
 import json, sys
 import valuembed
+from valuembed.heap import tune_memory
 
 inputs, output, model, dtype, rows = sys.argv[1:]
 
@@ -63,6 +65,7 @@ def memory():
 def tell(progress):
     print(json.dumps([progress.rows, progress.share, memory()]), flush=True)
 
+tune_memory()
 encoder = valuembed.load(model, dtype=dtype)
 print("loaded", flush=True)
 valuembed.embed_corpus(encoder, inputs, output, rows_per_shard=int(rows), progress=tell)
@@ -155,6 +158,7 @@ def compare(folder: Path, other: Path, rows: int) -> tuple[int, float]:
 
 def overhead(texts: list[str], model: str, dtype: str, rounds: int, work: Path) -> list[tuple[float, float]]:
     """Seconds of a bare encode and of the job, round by round."""
+    tune_memory()
     encoder = valuembed.load(model, dtype=dtype)
     source = work / "overhead.jsonl"
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))

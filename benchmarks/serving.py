@@ -48,7 +48,9 @@ OVERLOAD = 10
 def offline(told: Connection, model: str, texts: list[str], dtype: str) -> None:
     """Encode all texts whenever told to; seconds, seconds of CPU, and the vectors."""
     import valuembed
+    from valuembed.heap import tune_memory
 
+    tune_memory()
     encoder = valuembed.load(model, dtype=dtype)
     while told.recv():
         begin, cpu = time.perf_counter(), time.process_time()

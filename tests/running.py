@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import io
+import signal
+import sys
+from contextlib import suppress
+from typing import Any, NamedTuple
 
+import pytest
 from typer.testing import CliRunner
 
+from valuembed import heap, streams
+from valuembed.__main__ import main
 from valuembed.commands import app
 
 
@@ -27,3 +34,47 @@ def fails(*arguments: object, code: int = 1) -> str:
     assert result.exit_code == code, result.output
     assert result.stdout == ""
     return " ".join(result.stderr.replace("│", " ").split())
+
+
+class Ended(NamedTuple):
+    """How a program ended, and the bytes that it wrote."""
+
+    code: int
+    stdout: bytes
+    stderr: bytes
+
+
+def started(*arguments: object, encoding: str = "utf-8", stdout: io.RawIOBase | None = None) -> Ended:
+    """Run the program from its entry point on, with streams in an encoding, as a shell would start it.
+
+    Args:
+        arguments: of the program.
+        encoding: of both streams.
+        stdout: where results go; None is into memory.
+    """
+    results, notes = io.BytesIO(), io.BytesIO()
+    before = signal.getsignal(signal.SIGINT), sys.unraisablehook
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["valuembed", *map(str, arguments)])
+        patch.setattr(heap, "tune_memory", lambda: None)
+        for name in ("stdout", "stderr"):
+            patch.setattr(sys, f"__{name}__", getattr(sys, f"__{name}__"))
+        buffer = results if stdout is None else io.BufferedWriter(stdout)
+        patch.setattr(sys, "stdout", io.TextIOWrapper(buffer, encoding=encoding))
+        patch.setattr(sys, "stderr", io.TextIOWrapper(notes, encoding=encoding))
+        # Where a stream cannot be written, the real one would be led to nowhere.
+        patch.setattr(streams, "give_up", lambda number=1: None)
+        try:
+            with pytest.raises(SystemExit) as ended:
+                main()
+            if stdout is None:
+                sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            signal.signal(signal.SIGINT, before[0])
+            sys.unraisablehook = before[1]
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(Exception):
+                    stream.detach()  # type: ignore[union-attr]
+    assert isinstance(ended.value.code, int)
+    return Ended(ended.value.code, results.getvalue(), notes.getvalue())

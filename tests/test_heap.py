@@ -7,8 +7,10 @@ import os
 import platform
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+import running
 
 import valuembed
 from valuembed import heap
@@ -44,16 +46,14 @@ def asked(monkeypatch):
     for name in [name for name in os.environ if name.startswith("MALLOC_") or name == "GLIBC_TUNABLES"]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Library)
-    heap.settle.cache_clear()
-    yield calls
-    # Afterwards it is as if never asked; telling the real library twice does no harm.
-    heap.settle.cache_clear()
+    return calls
 
 
 class TestWhatIsAsked:
-    def test_values_and_once(self, asked):
-        heap.settle()
-        heap.settle()
+    def test_values(self, asked, monkeypatch):
+        for name in heap.CAPACITIES:
+            monkeypatch.setenv(name, "64")
+        heap.tune_memory()
         # M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD of malloc.h.
         assert asked == [(-1, 2**29), (-2, 2**26), (-3, 2**26)]
 
@@ -69,7 +69,7 @@ class TestWhatIsAsked:
             monkeypatch.setenv(name, given or "")
             if given is None:
                 monkeypatch.delenv(name)
-        heap.settle()
+        heap.tune_memory()
         assert [os.environ[name] for name in heap.CAPACITIES] == [expected] * 2
 
     @pytest.mark.parametrize("library", [type("Musl", (), {}), None])
@@ -83,11 +83,20 @@ class TestWhatIsAsked:
         assert not heap.keep_freed_memory()
         assert asked == []
 
-    def test_reading_on_a_cpu_asks_loading_does_not(self, asked):
-        model = valuembed.load("bundled", device="cpu")
+    def test_loading_and_encoding_ask_for_nothing(self, asked, monkeypatch):
+        for name in heap.CAPACITIES:
+            monkeypatch.delenv(name, raising=False)
+        valuembed.load("bundled", device="cpu").encode(["a text"])
         assert asked == []
-        model.encode(["a text"])
-        assert len(asked) == 3
+        assert not set(heap.CAPACITIES) & set(os.environ)
+
+    def test_the_command_line_asks(self, monkeypatch):
+        asked = []
+        monkeypatch.setattr(heap, "tune_memory", lambda: asked.append(True))
+        # What a test starts is told not to; this one wants to see it asked.
+        monkeypatch.setattr(running, "heap", SimpleNamespace(tune_memory=None))
+        assert running.started("--version").code == 0
+        assert asked == [True]
 
 
 @GLIBC

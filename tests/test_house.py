@@ -18,7 +18,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LEVELS = {
     0: "recipes templates layers pooling errors extras inputs cleaning rows row_files tables compressed sources "
     "precision heap cpu_features devices locks new_file task_rows task_files pairs backbones printable plane quantized "
-    "loading_line",
+    "loading_line torch_settings process_state streams text_warnings",
     1: "anatomy survey plan saved_record recipe_choice decoder_facts dtypes "
     "checkpoint checkpoint_files saved_settings adapter_base calibration_record chat decoder_config weight_files "
     "adapters adapter_embeddings lanes packing lane_choice trial compiling reader prefix passes token_reader "

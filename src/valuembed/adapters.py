@@ -21,6 +21,7 @@ from valuembed.adapter_embeddings import matrix_with_adapter, resize_embeddings
 from valuembed.checkpoint import ADAPTER_CONFIG, Checkpoint
 from valuembed.errors import CheckpointError, OutputError
 from valuembed.extras import require
+from valuembed.torch_settings import building
 from valuembed.weight_files import is_needed
 
 PICKLED_ADAPTER = "adapter_model.bin"
@@ -28,6 +29,7 @@ PICKLED_ADAPTER = "adapter_model.bin"
 _ALL_LAYERS = 10**9
 
 
+@building()
 def attach(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
     """Put an adapter on a decoder, its weights all from the file; layers above the decoder's last are left out.
 

@@ -28,7 +28,7 @@ class Arrivals:
     def put(self, rows: list[int], vectors: Tensor) -> None:
         """Take the vectors ``[len(rows), width]`` of some rows; a copy out of a CUDA device is only begun."""
         if self._vectors is None:
-            self._vectors = torch.empty(self._rows, vectors.shape[1], device=self._device)
+            self._vectors = torch.empty(self._rows, vectors.shape[1], dtype=torch.float32, device=self._device)
         if vectors.device.type != "cuda" or self._device.type != "cpu":
             self._vectors[rows] = vectors.to(self._device, torch.float32)
             return
@@ -44,7 +44,7 @@ class Arrivals:
         """``[b, width]`` float32, once every row has been put; ``[0, 0]`` where there are none."""
         while self._under_way:
             self._land()
-        return torch.empty(0, 0) if self._vectors is None else self._vectors
+        return torch.empty(0, 0, dtype=torch.float32) if self._vectors is None else self._vectors
 
     def _land(self) -> None:
         rows, landed, arrived = self._under_way.popleft()

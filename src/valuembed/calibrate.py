@@ -24,6 +24,7 @@ from valuembed.inputs import check_text, iter_texts
 from valuembed.layerwise import warn_truncated
 from valuembed.panel import Panel
 from valuembed.saved_record import saved_config
+from valuembed.torch_settings import default_device_and_precision
 from valuembed.weight_files import read_head
 
 MAX_TEXTS = 10_000
@@ -115,6 +116,7 @@ def load_head(model: str | os.PathLike[str], *, revision: str | None = None, **r
         return read_head(source, read_config(source))
 
 
+@default_device_and_precision()
 def calibrate(
     model: ValueEncoder,
     texts: Iterable[str] = (),

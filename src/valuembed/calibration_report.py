@@ -44,6 +44,7 @@ from valuembed.panel import Panel
 from valuembed.recipes import Recipe
 from valuembed.task_files import StsFile, read_sts
 from valuembed.templates import TemplateSpec
+from valuembed.torch_settings import default_device_and_precision
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -178,6 +179,7 @@ class CalibrationReport:
         return paths
 
 
+@default_device_and_precision()
 def report_calibration(
     model: str | os.PathLike[str],
     texts: Iterable[str],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from valuembed.errors import NotFiniteError, ReadingError, TruncationWarning, UnknownTokenError
 from valuembed.rows import Rejected, Row
 from valuembed.storage import Encoder
+from valuembed.text_warnings import text_warnings_held_back
 
 if TYPE_CHECKING:
     import numpy as np
@@ -127,9 +128,8 @@ def encode(model: Encoder, texts: list[str], width: int) -> Encoded:
     import numpy as np
 
     try:
-        with warnings.catch_warnings():
-            # One warning for the job, at its end.
-            warnings.simplefilter("ignore", TruncationWarning)
+        # One warning for the job, at its end.
+        with text_warnings_held_back():
             vectors = np.asarray(model.encode_document(texts, show_progress_bar=False), np.float32)
     except UnknownTokenError as error:
         if not error.reasons:

@@ -10,13 +10,15 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from valuembed.errors import ClusterError, InputError
 from valuembed.extras import require
 from valuembed.printable import printable, shortened
+from valuembed.process_state import environment, log_level
 
 KEPT = "finished shards are kept, the same command goes on from there"
 
@@ -157,11 +159,23 @@ def import_ray(address: str | None) -> Any:
     Raises:
         MissingExtraError: it is not installed.
     """
+    with ray_settings(address):
+        return require("ray", "ray")
+
+
+@contextmanager
+def ray_settings(address: str | None) -> Iterator[None]:
+    """What Ray is told while it is imported and while it runs, and nobody else: no reports, the loopback address alone.
+
+    Args:
+        address: of the cluster; see :func:`connect`.
+    """
     # Both are read when Ray is imported. Whatever the name of the second says, it decides on which address Ray listens.
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    values = {"RAY_USAGE_STATS_ENABLED": "0"}
     if _meant(address) == LOCAL:
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    return require("ray", "ray")
+        values["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    with environment(values), log_level("ray", logging.ERROR):
+        yield
 
 
 def connect(ray: Any, address: str | None) -> bool:
@@ -183,7 +197,6 @@ def connect(ray: Any, address: str | None) -> bool:
     if ray.is_initialized():
         return False
     here = {"include_dashboard": False, "object_store_memory": OBJECT_STORE} if address == LOCAL else {}
-    logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         _knock(address)
         ray.init(address=address, log_to_driver=False, configure_logging=False, **here)

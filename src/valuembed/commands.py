@@ -10,7 +10,6 @@ import gc
 import inspect
 import json
 import os
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +31,7 @@ from valuembed.errors import ValuembedError
 from valuembed.loading_line import LINE
 from valuembed.printable import printable, shortened
 from valuembed.recipes import METHODS
+from valuembed.streams import can_hold, is_watched
 from valuembed.templates import TEMPLATES
 
 if TYPE_CHECKING:
@@ -312,7 +312,8 @@ def _errors_in_one_line() -> Iterator[None]:
 
     def show(kind: str, message: object, style: str) -> None:
         LINE.end()
-        stderr.print(Text(f"{kind}: {message}", style=style), soft_wrap=True)
+        line = printable(" ".join(str(message).split("\n")))
+        stderr.print(Text(f"{kind}: {line}", style=style), soft_wrap=True)
 
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *where, **more: show("warning", message, "yellow")
@@ -323,6 +324,13 @@ def _errors_in_one_line() -> Iterator[None]:
             yield
         except ValuembedError as error:
             show("error", error, "red")
+            raise typer.Exit(1) from None
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            # What no function could name better, such as a full disk under a folder for temporary files.
+            named = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+            show("error", f"{named}: {error.strerror}" if named and error.strerror else error, "red")
             raise typer.Exit(1) from None
         except KeyboardInterrupt as interrupt:
             kept = interrupt.args[0] if interrupt.args else "nothing was written"
@@ -391,7 +399,7 @@ def quiet() -> None:
         if variable not in os.environ:
             log.set_verbosity_error()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    if sys.stderr.isatty() and not os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS"):
+    if is_watched() and not os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS"):
         enable_progress_bars()
     else:
         disable_progress_bars()
@@ -427,6 +435,7 @@ def shown(text: str, limit: int) -> Text:
 
 
 def print_json(value: object) -> None:
-    """Print plain data as JSON."""
+    """Print plain data as JSON, in ASCII where stdout could not hold it else."""
     LINE.end()
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    typer.echo(text if can_hold(text) else json.dumps(value, indent=2))

@@ -12,14 +12,15 @@ import os
 import platform
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from valuembed import heap
 from valuembed.calls import warn_of_truncation
-from valuembed.cluster import KEPT, PATIENCE, Room, Team, connect, import_ray, nodes, reason
+from valuembed.cluster import KEPT, PATIENCE, Room, Team, connect, import_ray, nodes, ray_settings, reason
 from valuembed.corpus import Choices, CorpusSummary, run_job
 from valuembed.errors import ClusterError, InputError, ValuembedError
 from valuembed.manifest import Job, Settings, check_settings, read_manifest
@@ -121,6 +122,7 @@ class Worker:
 
     def __init__(self, model: ModelSpec, choices: Choices, environment: dict[str, str]) -> None:
         os.environ.update(environment)
+        heap.tune_memory()
         self.model, self.choices = model, choices
 
     def begun(self) -> bool:
@@ -203,15 +205,18 @@ class Cluster:
         self.ray, self.model, self.team, self.address, self.wait = ray, model, team, address, wait
         self.hands: list[_Hand] = []
         self.connected_here = False
+        self._settings = ExitStack()
 
     def __enter__(self) -> Cluster:
+        self._settings.enter_context(ray_settings(self.address))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for hand in list(self.hands):
-            self._dismiss(hand)
-        if self.connected_here:
-            self.ray.shutdown()
+        with self._settings:
+            for hand in list(self.hands):
+                self._dismiss(hand)
+            if self.connected_here:
+                self.ray.shutdown()
 
     def begin(self, choices: Choices) -> tuple[Make, Settings]:
         """Start the workers; what the choices come to with the model of the one that has loaded it first."""

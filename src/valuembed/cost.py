@@ -26,6 +26,7 @@ from valuembed.outputs import replace_text, results_folder
 from valuembed.panel import Panel
 from valuembed.progress import track
 from valuembed.segments import Documents
+from valuembed.torch_settings import default_device_and_precision
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -168,6 +169,7 @@ class CostReport:
         plots.save(self.figure(), folder / "cost.png")
 
 
+@default_device_and_precision()
 def measure_cost(
     model: str = "bundled",
     methods: str | Sequence[str] | Mapping[str, MethodSpec] | None = "all",

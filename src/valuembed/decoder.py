@@ -25,6 +25,8 @@ from valuembed.model_kwargs import check_model_kwargs
 from valuembed.prequantized import ask_to_dequantize, give_one_dtype, holds_quantized
 from valuembed.quantized import check_quantization, is_dequantized, quantization_method
 from valuembed.reader import open_door
+from valuembed.streams import stderr_is_open
+from valuembed.torch_settings import building
 from valuembed.weight_files import TEXT_DECODER_KEYS, find_weights, index_folder, is_needed, read_weights
 
 WORTH_A_BAR = 200_000_000
@@ -87,6 +89,7 @@ def load_decoder(
             given: dict[str, Any] = {"pretrained_model_name_or_path": stack.enter_context(index_folder(files))}
         else:
             given = {"pretrained_model_name_or_path": None, "state_dict": read_weights(checkpoint, files)}
+        stack.enter_context(building())
         stack.enter_context(_quiet(sum(anatomy.sizes[0][:keep_layers])))
         try:
             loaded: Any = model_class.from_pretrained(
@@ -203,7 +206,7 @@ def _quiet(parameters: int) -> Iterator[None]:
     """Silence transformers' report of tensors it did not use, which is the point here, and bars over in no time."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(logging.ERROR)
-    if parameters < WORTH_A_BAR:
+    if parameters < WORTH_A_BAR or not stderr_is_open():
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
 from inspect import signature
@@ -18,7 +17,7 @@ from sentence_transformers.util import truncate_embeddings
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from valuembed import calibration, cards
+from valuembed import calibration, cards, heap
 from valuembed.arrivals import Arrivals
 from valuembed.calibration_record import TYPE
 from valuembed.devices import check_device
@@ -28,6 +27,9 @@ from valuembed.module import ValueTransformer
 from valuembed.quantizing import precision_of
 from valuembed.recipes import Recipe
 from valuembed.resolution import NO_LIMIT
+from valuembed.streams import stderr_is_open
+from valuembed.text_warnings import warn_of_texts
+from valuembed.torch_settings import default_device_and_precision
 
 _NOT_GIVEN: Any = object()
 
@@ -145,6 +147,8 @@ class ValueEncoder(SentenceTransformer):
         """What is computed in, and what the weights are kept in where that is something else."""
         return precision_of(self.reader.model)
 
+    @torch.no_grad()
+    @default_device_and_precision()
     def encode(self, inputs: Any = _NOT_GIVEN, *args: Any, sentences: Any = _NOT_GIVEN, **kwargs: Any) -> Any:
         """As ``SentenceTransformer.encode``; steps are cut by tokens, so ``batch_size`` decides nothing.
 
@@ -236,7 +240,7 @@ class ValueEncoder(SentenceTransformer):
         if isinstance(result, np.ndarray):
             return np.zeros((0, width), dtype=kinds.get(precision or "", np.float32))
         if isinstance(result, Tensor):
-            return torch.zeros(0, width, device=result.device)
+            return torch.zeros(0, width, dtype=torch.float32, device=result.device)
         return result
 
     def _inference(self, inputs: list[Any], **kwargs: Any) -> Any:
@@ -250,6 +254,7 @@ class ValueEncoder(SentenceTransformer):
         return self._finish(*self._embed(inputs, **kwargs))
 
     @torch.inference_mode()
+    @default_device_and_precision()
     def _embed(
         self,
         texts: list[str],
@@ -274,7 +279,9 @@ class ValueEncoder(SentenceTransformer):
         tokens = truncated = reused = 0
         characters = [len(text) for text in texts]
         left, started = sum(characters), time.perf_counter()
-        with tqdm(total=len(texts), desc="Texts", unit="text", disable=not show_progress_bar) as bar:
+        with tqdm(
+            total=len(texts), desc="Texts", unit="text", disable=not (show_progress_bar and stderr_is_open())
+        ) as bar:
             for batch in self.reader.batches(texts, prompt, task):
                 # The reader moves what it feeds: planned on the CPU, nothing waits for the device.
                 vectors = self(batch.features)["sentence_embedding"]
@@ -328,6 +335,7 @@ class ValueEncoder(SentenceTransformer):
     @classmethod
     def _multi_process_worker(cls, target_device: str, model: Any, input_queue: Any, results_queue: Any) -> None:
         """Embed chunks in a process of its own; rows are checked and warnings given where the whole call is known."""
+        heap.tune_memory()
         while True:
             chunk, texts, kwargs = input_queue.get()
             try:
@@ -346,17 +354,17 @@ class ValueEncoder(SentenceTransformer):
 
     def _warn(self, report: EncodeReport) -> None:
         if report.truncated:
-            warnings.warn(
+            warn_of_texts(
                 f"{report.truncated} of {report.texts} texts were cut to fit max_tokens={self.reader.max_tokens} "
                 "(prompt and template included); model.report counts them",
                 TruncationWarning,
-                stacklevel=_callers_level(),
+                _callers_level(),
             )
         if report.blank:
-            warnings.warn(
+            warn_of_texts(
                 f"{report.blank} of {report.texts} texts are blank and were embedded as the template around nothing",
                 BlankTextWarning,
-                stacklevel=_callers_level(),
+                _callers_level(),
             )
 
     def _create_model_card(self, path: str, *args: Any, **kwargs: Any) -> None:

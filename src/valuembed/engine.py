@@ -25,6 +25,7 @@ from valuembed.other_methods import EncoderPlayground
 from valuembed.prefix import SharedPrefixes
 from valuembed.recipes import Recipe, resolve_recipe
 from valuembed.tokenizing import TokenRow
+from valuembed.torch_settings import default_device_and_precision
 from valuembed.vocabulary import embedding_rows
 
 PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}
@@ -65,6 +66,7 @@ class EncoderEngine(Engine):
             self._own_prefixes = shared_prefixes(encoder.reader, SHARED_FROM, encoder.recipe)
 
     @torch.inference_mode()
+    @default_device_and_precision()
     def prepare(self, texts: Sequence[Text], manner: Manner) -> list[Tokenized]:
         """Tokenize b texts.
 
@@ -98,6 +100,7 @@ class EncoderEngine(Engine):
         ]
 
     @torch.inference_mode()
+    @default_device_and_precision()
     def run(self, batch: Sequence[Tokenized]) -> NDArray[np.float32]:
         """Vectors ``[b, width]`` float32 of texts of one group.
 

@@ -35,6 +35,7 @@ from valuembed.mteb_encoder import AsLoaded, MethodEncoder, SharedVectors, Sourc
 from valuembed.outputs import results_folder
 from valuembed.panel import Panel
 from valuembed.plan import Plan, resolve_plan
+from valuembed.process_state import ignored_warnings, log_level, random_state
 from valuembed.progress import track
 from valuembed.quantizing import precision_name, split_dtype
 from valuembed.recipe_choice import DEFAULT_METHOD
@@ -43,12 +44,15 @@ from valuembed.resolution import prepare
 from valuembed.results import Evaluation, Failure, Kept, Score, check_finite, layers_of, write
 from valuembed.saved_record import saved_config
 from valuembed.templates import TemplateSpec
+from valuembed.torch_settings import default_device_and_precision
 
 if TYPE_CHECKING:
     from mteb import AbsTask, TaskResult
     from mteb.models import ModelMeta
 
 
+@random_state()
+@default_device_and_precision()
 def evaluate(
     model: str | os.PathLike[str] = BUNDLED,
     methods: str | Sequence[str] | Mapping[str, MethodSpec] | None = None,
@@ -345,18 +349,18 @@ def _titles(tasks: Sequence[AbsTask]) -> list[str]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep off the screen what mteb and its libraries say on the side: bars, log, doubts about other metrics."""
-    datasets, log = require("datasets", "eval"), logging.getLogger("mteb")
-    hidden, level = datasets.are_progress_bars_disabled(), log.level
+    datasets = require("datasets", "eval")
+    hidden = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
-    log.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with (
+            log_level("mteb", logging.CRITICAL),
             # Precision and the like of classes that are never predicted; no main score is among them.
-            warnings.filterwarnings("ignore", ".* is ill-defined and being set to 0.0")
+            ignored_warnings(".* is ill-defined and being set to 0.0"),
             # A correlation that is not defined becomes an error, which names task and method.
-            warnings.filterwarnings("ignore", "An input array is constant")
+            ignored_warnings("An input array is constant"),
+        ):
             yield
     finally:
-        log.setLevel(level)
         if not hidden:
             datasets.enable_progress_bars()

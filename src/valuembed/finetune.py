@@ -33,11 +33,13 @@ from valuembed.layers import LayerSpec
 from valuembed.model import load
 from valuembed.outputs import check_model_folder, replace_text, save_model
 from valuembed.pairs import TrainingPairs, check_batch, overlap, read_training_pairs
+from valuembed.process_state import random_state
 from valuembed.recipe_choice import DEFAULT_METHOD
 from valuembed.recipes import Recipe
 from valuembed.saved_record import saved_config
 from valuembed.task_files import read_sts
 from valuembed.templates import TemplateSpec
+from valuembed.torch_settings import building, gradients
 from valuembed.trainable import counts, reached
 from valuembed.training_settings import TrainSettings, count_processes, is_first_process
 
@@ -112,6 +114,8 @@ def loss_figure(record: Mapping[str, Any]) -> Figure:
     return curves(lines, title=title, xlabel="step", ylabel="contrastive loss (nats)")
 
 
+@random_state()
+@gradients()
 def train(
     model: str | os.PathLike[str] = "bundled",
     pairs: str | os.PathLike[str] | TrainingPairs = "",
@@ -256,6 +260,7 @@ def _settings(given: Mapping[str, Any]) -> TrainSettings:
     return TrainSettings(**given)
 
 
+@building()
 def _adapt(encoder: ValueEncoder, settings: TrainSettings) -> list[str]:
     """Put adapters on what the vectors depend on, freeze all else, and name the maps that have one.
 

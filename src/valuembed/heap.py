@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-from functools import cache
 
 MEGABYTE = 2**20
 TRIM, TOP_PAD, MMAP = (-1, 512 * MEGABYTE), (-2, 64 * MEGABYTE), (-3, 64 * MEGABYTE)
@@ -23,9 +22,12 @@ SHAPES = "64"
 """More than the layers of a step have, for all of which a shape is prepared once."""
 
 
-@cache
-def settle() -> None:
-    """Bound what this process keeps and gives back, once. After torch's first product caches stay as they are."""
+def tune_memory() -> None:
+    """Tune this process for decoders on a CPU, for as long as it runs; call it before torch computes anything.
+
+    It sets :data:`CAPACITIES` in the environment, unless they are there, and calls :func:`keep_freed_memory`. The
+    command line and the server do so for themselves; loading and encoding leave the process as it is.
+    """
     for name in CAPACITIES:
         os.environ.setdefault(name, SHAPES)
     keep_freed_memory()

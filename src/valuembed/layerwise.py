@@ -28,6 +28,7 @@ from valuembed.recipes import Recipe
 from valuembed.resolution import prepare
 from valuembed.saved_record import Origin, find_origin, saved_config
 from valuembed.templates import TemplateSpec
+from valuembed.torch_settings import default_device_and_precision
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ def look(
 
 
 @torch.inference_mode()
+@default_device_and_precision()
 def read_tensors(panel: Panel, texts: Sequence[str], bar: Any = None) -> tuple[dict[str, Tensor], EncodeReport]:
     """The raw vectors of every recipe of a panel, left on the device where the model runs.
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from valuembed.torch_settings import gradients
+
 EPOCHS, ROWS_PER_STEP, LEARNING_RATE = 3, 512, 0.01
 FEWEST_STEPS = 32
 """Steps of an epoch at least: with few positions each takes fewer rows."""
@@ -45,6 +47,7 @@ def as_classes(ids: Tensor, classes: Tensor) -> Tensor:
     return torch.where(classes[places] == ids, places, -1)
 
 
+@gradients()
 def fit(vectors: Tensor, targets: Tensor, held_out: Tensor, wanted: Tensor, classes: int, seed: int = 0) -> ProbeScore:
     """Train a linear softmax and score it.
 
@@ -63,7 +66,7 @@ def fit(vectors: Tensor, targets: Tensor, held_out: Tensor, wanted: Tensor, clas
     vectors, held_out = (vectors - centre) / spread, (held_out - centre) / spread
     device = vectors.device
     targets = targets.to(device)
-    probe = nn.Linear(vectors.shape[1], classes, device=device)
+    probe = nn.Linear(vectors.shape[1], classes, device=device, dtype=vectors.dtype)
     with torch.no_grad():
         probe.weight.zero_()
         probe.bias.copy_(torch.bincount(targets, minlength=classes).clamp(min=0.5).log())

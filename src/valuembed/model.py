@@ -24,8 +24,10 @@ from valuembed.resolution import prepare
 from valuembed.saved_record import saved_config
 from valuembed.saved_settings import SavedSettings, saved_settings
 from valuembed.templates import TemplateSpec
+from valuembed.torch_settings import building, default_device_and_precision
 
 
+@default_device_and_precision()
 def load(
     model: str | os.PathLike[str] = "bundled",
     method: str | Recipe | Mapping[str, Any] = DEFAULT_METHOD,
@@ -137,6 +139,7 @@ def load(
     return encoder
 
 
+@building()
 def _restore(
     reader: ValueTransformer, checkpoint: Checkpoint, device: str | None, prompts: dict[str, str] | None
 ) -> ValueEncoder:

@@ -32,6 +32,7 @@ from valuembed.recipes import Recipe
 from valuembed.resolution import load_tokenizer, prepare, token_limit
 from valuembed.saved_record import CONFIG_FILE, Origin, find_origin, saved_config
 from valuembed.tokenizing import TextTokenizer, TokenRow
+from valuembed.torch_settings import default_device_and_precision
 from valuembed.vocabulary import check_rows, check_template, embedding_rows, lacking
 
 
@@ -203,6 +204,7 @@ class ValueTransformer(Transformer):
             "truncated": torch.tensor([any(row.truncated for row in of_text) for of_text in by_text]),
         }
 
+    @default_device_and_precision()
     def preprocess(  # type: ignore[override]
         self, inputs: Any, prompt: str | None = None, task: str | None = None, **kwargs: Any
     ) -> dict[str, Tensor]:
@@ -238,6 +240,7 @@ class ValueTransformer(Transformer):
         features["sentence_embedding"] = self.read(features, [self.plan])[0]
         return features
 
+    @default_device_and_precision()
     def read(self, features: dict[str, Any], plans: Sequence[Plan]) -> list[Tensor]:
         """Read one or several plans in the same forward passes.
 
@@ -266,6 +269,7 @@ class ValueTransformer(Transformer):
         """Tell what a part of a call took, and what the rest will take, in seconds: what compiling hangs on."""
         self.compiling.after(self.model, self.plan, self.packed_up_to(), seconds, left)
 
+    @default_device_and_precision()
     def packed_up_to(self) -> int:
         """Tokens up to which a sequence takes the packed lane; found out once for each place the decoder is in."""
         if torch.is_grad_enabled():
@@ -275,6 +279,7 @@ class ValueTransformer(Transformer):
             self._packing[place] = packed_up_to(self.model, self.plan, self.lane)
         return self._packing[place]
 
+    @default_device_and_precision()
     def why_whole(self) -> str | None:
         """Why texts cannot share what they begin with; found out once for each place the decoder is in."""
         place = (self.model.config._attn_implementation, self.model.device, self.model.dtype)

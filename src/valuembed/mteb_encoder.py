@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -22,10 +21,11 @@ from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
 from valuembed.encoder import EncodeReport, ValueEncoder
-from valuembed.errors import BlankTextWarning, OutputError, ReadingError, TruncationWarning
+from valuembed.errors import OutputError, ReadingError
 from valuembed.extras import require
 from valuembed.progress import track
 from valuembed.recipes import Recipe
+from valuembed.text_warnings import text_warnings_held_back
 
 if TYPE_CHECKING:
     from mteb.models import ModelMeta
@@ -101,10 +101,8 @@ class AsLoaded:
     ) -> dict[str, NDArray[np.float32]]:
         """Vectors as ``encode``, ``encode_query`` or ``encode_document`` give them."""
         encode = {"query": self.encoder.encode_query, "document": self.encoder.encode_document}.get(role or "")
-        with warnings.catch_warnings():
-            # The report counts both, for a whole task.
-            warnings.simplefilter("ignore", TruncationWarning)
-            warnings.simplefilter("ignore", BlankTextWarning)
+        # The report counts them, for a whole task.
+        with text_warnings_held_back():
             vectors = (encode or self.encoder.encode)(list(texts), show_progress_bar=False)
         self.report = self.encoder.report
         return {self.name: np.asarray(vectors, np.float32)}

@@ -39,6 +39,7 @@ from valuembed.progress import track
 from valuembed.segments import Documents
 from valuembed.token_reader import AT_TOKEN, OF_PREFIX, TokenSignal, read_tokens
 from valuembed.tokenizing import TokenRow
+from valuembed.torch_settings import default_device_and_precision
 
 TOKEN_SIGNALS = {
     ("value", AT_TOKEN): "value at the token",
@@ -100,6 +101,7 @@ class Drawn:
         return train, held_out
 
 
+@default_device_and_precision()
 def probe_next_token(
     model: str | os.PathLike[str],
     corpus: str | Path,
@@ -339,7 +341,7 @@ class Projection:
         wide = vectors.shape[1]
         if wide not in self._directions:
             generator = torch.Generator().manual_seed(self._seed)
-            drawn = torch.randn(wide, self.width, generator=generator)
+            drawn = torch.randn(wide, self.width, generator=generator, dtype=torch.float32)
             self._directions[wide] = torch.linalg.qr(drawn)[0]
         scaled = (vectors - centre.to(vectors.device)) / spread.to(vectors.device)
         return (scaled @ self._directions[wide].to(vectors.device)).cpu()

@@ -29,6 +29,7 @@ from valuembed.recipe_choice import resolve_for
 from valuembed.recipes import Recipe
 from valuembed.resolution import prepare
 from valuembed.saved_record import saved_config
+from valuembed.torch_settings import default_device_and_precision
 
 SIGNALS: dict[str, Recipe] = {
     "values raw": Recipe(signal="value", weights="mean"),
@@ -69,6 +70,7 @@ class Panel:
         self.report: EncodeReport | None = None
 
     @classmethod
+    @default_device_and_precision()
     def load(
         cls,
         model: str | os.PathLike[str],
@@ -159,6 +161,7 @@ class Panel:
         return list(shared.values())
 
     @torch.inference_mode()
+    @default_device_and_precision()
     def encode(
         self,
         texts: Sequence[str],

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from valuembed import heap
 from valuembed.batching import plan_steps, reset_dynamic_rope, rope_groups, usual_step
 from valuembed.errors import InputError, ReadingError
 from valuembed.lanes import Beginning, Lane, PackedLane, PaddedLane
@@ -76,8 +75,6 @@ def read(
         InputError: rows are padded on the left.
         ReadingError: see :class:`valuembed.reader.Reading`.
     """
-    if model.device.type == "cpu":
-        heap.settle()
     sequences = _Sequences.of(features, whole=plans[0].recipe.span == "all")
     vectors = []
     steps = _steps(model, sequences, budget, packed_up_to)

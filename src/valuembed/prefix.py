@@ -82,7 +82,8 @@ class _Keeping(Reading):
 
     def __init__(self, model: PreTrainedModel, anatomy: Anatomy, tokens: int) -> None:
         whole = Plan(Recipe(signal="hidden", weights="last"), (), anatomy)
-        last, mask = torch.tensor([tokens - 1], device=model.device), torch.ones(1, tokens, device=model.device)
+        last = torch.tensor([tokens - 1], device=model.device)
+        mask = torch.ones(1, tokens, dtype=torch.long, device=model.device)
         super().__init__(model, [whole], PaddedLane(last, mask))
         self.kept = Beginning(tokens)
 

@@ -29,6 +29,7 @@ from valuembed.panel import SIGNALS, Panel, every_layer
 from valuembed.progress import track
 from valuembed.recipes import Recipe
 from valuembed.segments import SEGMENTS, TOKENS, Documents, cut, match
+from valuembed.torch_settings import default_device_and_precision
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -144,6 +145,7 @@ def _cell(figures: Figures | None) -> str:
     return "-" if figures is None else " / ".join(f"{figure:.2f}" for figure in figures)
 
 
+@default_device_and_precision()
 def probe_segments(
     model: str | os.PathLike[str],
     corpus: str | Path,

@@ -13,6 +13,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from valuembed.streams import is_watched, stderr_is_open
+
 LINE_EVERY = 60.0
 """Seconds between two lines in a log."""
 
@@ -120,7 +122,7 @@ class Watch:
             return tell
         if not tell:
             return lambda progress: None
-        return self._bar() if sys.stderr.isatty() else every(LINE_EVERY, _line)
+        return self._bar() if is_watched() else every(LINE_EVERY, _line)
 
     def _bar(self) -> Callable[[Progress], object]:
         bar: Any = tqdm(total=1, desc="embedding", bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}")
@@ -147,6 +149,8 @@ def every(seconds: float, tell: Callable[[Progress], object]) -> Callable[[Progr
 
 
 def _line(progress: Progress) -> None:
+    if not stderr_is_open():
+        return
     sys.stderr.write(f"{progress.share:.1%}: {progress}\n")
     sys.stderr.flush()
 
@@ -172,9 +176,9 @@ def track(show: bool, over: Any = None, **about: Any) -> Any:
     Returns:
         A ``tqdm``, to be gone through or used in a ``with`` block.
     """
-    if show and not sys.stderr.isatty():
+    if show and stderr_is_open() and not is_watched():
         return _Counted(over, **about)
-    return tqdm(over, disable=not show, **about)
+    return tqdm(over, disable=not (show and stderr_is_open()), **about)
 
 
 class _Counted(tqdm):  # type: ignore[misc]

@@ -14,6 +14,7 @@ from valuembed.dtypes import QUANTIZED
 from valuembed.errors import RecipeError
 from valuembed.extras import require
 from valuembed.model_kwargs import check_model_kwargs
+from valuembed.process_state import log_level
 
 
 def split_dtype(
@@ -53,11 +54,7 @@ def precision_name(computed: torch.dtype | None, kept: Sequence[str] = ()) -> st
 
 
 def _config(dtype: str) -> TorchAoConfig:
-    before = logging.root.manager.disable
     # It tells at length which of its kernels for other machines it cannot load.
-    logging.disable(logging.WARNING)
-    try:
+    with log_level("torchao", logging.ERROR):
         quantization = require("torchao.quantization", "quantize")
-    finally:
-        logging.disable(before)
     return TorchAoConfig(getattr(quantization, QUANTIZED[dtype])())

@@ -28,6 +28,7 @@ from valuembed.recipes import Recipe, write_recipe
 from valuembed.saved_record import saved_config
 from valuembed.segments import SEGMENTS, Documents, cut
 from valuembed.templates import TemplateSpec
+from valuembed.torch_settings import default_device_and_precision
 
 MARGIN = 0.01
 """Sets of layers whose scores differ by no more than this, on the scale of 100, count as equally good (ours)."""
@@ -127,6 +128,7 @@ class Selection:
         return "\n".join([*lines, "", self.verdict, *self.notes()]) + "\n"
 
 
+@default_device_and_precision()
 def select_layers(
     model: str | os.PathLike[str] = "bundled",
     method: str | Recipe | Mapping[str, Any] = DEFAULT_METHOD,

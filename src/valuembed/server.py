@@ -22,7 +22,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from valuembed import __version__, routes_docs, routes_health, routes_openai, routes_page
+from valuembed import __version__, heap, routes_docs, routes_health, routes_openai, routes_page
 from valuembed.addresses import is_loopback, listen, url_of
 from valuembed.admission import Admission, Limits
 from valuembed.batcher import PROBE, Batcher
@@ -226,6 +226,7 @@ def serve(
             OpenServerWarning,
             stacklevel=2,
         )
+    heap.tune_memory()
     if not isinstance(embedder, Engine):
         embedder.encode([PROBE], show_progress_bar=False)
     app = create_app(

@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,6 +20,7 @@ from valuembed import __version__
 from valuembed.checkpoint import LoadedFrom
 from valuembed.errors import InputError
 from valuembed.precision import PRECISIONS, check_precision, pack, shorten, stored_width, unpack
+from valuembed.text_warnings import text_warnings_held_back
 
 if TYPE_CHECKING:
     import numpy as np
@@ -171,9 +171,8 @@ class Make:
         """
         import numpy as np
 
-        with warnings.catch_warnings():
-            # Under a very small token limit even the probe is cut: the same on both sides, and no news to anyone.
-            warnings.simplefilter("ignore")
+        # Under a very small token limit even the probe is cut: the same on both sides, and no news to anyone.
+        with text_warnings_held_back():
             probe = np.asarray(model.encode_document([PROBE], show_progress_bar=False), np.float32)[0]
         if dim is not None and not 1 <= dim <= len(probe):
             raise InputError(f"dim={dim}: the vectors of this model are {len(probe)} wide; legal: 1 to {len(probe)}")

@@ -24,6 +24,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from valuembed.anatomy import Anatomy, AttentionBlock
 from valuembed.errors import UnsupportedModelError
 from valuembed.layers import describe
+from valuembed.torch_settings import building
 
 PROBE = "valuembed_probe"
 PROBE_TOKENS = 4
@@ -66,6 +67,7 @@ def _is_causal(module: nn.Module, given: bool | None) -> bool:
 ALL_ATTENTION_FUNCTIONS.register(PROBE, _probe_attention)
 
 
+@building()
 def survey(config: PretrainedConfig, *, trust_remote_code: bool = False) -> Anatomy:
     """Learn the anatomy of the decoder that a configuration describes.
 

@@ -26,6 +26,7 @@ from valuembed.panel import SIGNALS, Panel, every_layer
 from valuembed.recipes import Recipe
 from valuembed.task_files import StsFile, read_sts
 from valuembed.templates import TemplateSpec
+from valuembed.torch_settings import default_device_and_precision
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -152,6 +153,7 @@ class Sweep:
         return paths
 
 
+@default_device_and_precision()
 def sweep(
     model: str | os.PathLike[str],
     task: str | AbsTask,

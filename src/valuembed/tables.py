@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -55,12 +56,11 @@ def csv_records(path: Path, file: IO[bytes]) -> Iterator[tuple[int, list[str] | 
     Raises:
         InputError: the header cannot be read, or a line is too long to hold.
     """
-    # The module's own limit, 131,072 characters, would refuse texts that are legal here; it can only be set for all.
-    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
     # Strict: a stray quote is an error of its row, instead of silently joining rows or dropping characters.
     reader = csv.reader(_csv_lines(path, file), strict=True)
     try:
-        header = next(reader, None)
+        with _long_fields:
+            header = next(reader, None)
     except csv.Error as error:
         raise InputError(f"input {path} has no readable header line: {error}") from error
     if header is None:
@@ -69,7 +69,8 @@ def csv_records(path: Path, file: IO[bytes]) -> Iterator[tuple[int, list[str] | 
     while True:
         line = reader.line_num + 1
         try:
-            fields = next(reader)
+            with _long_fields:
+                fields = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
@@ -78,6 +79,35 @@ def csv_records(path: Path, file: IO[bytes]) -> Iterator[tuple[int, list[str] | 
             continue
         ragged = fields and len(fields) != len(header)
         yield line, f"{len(fields)} fields where the header has {len(header)}" if ragged else fields
+
+
+class _LongFields:
+    """While a record is read: fields up to :data:`MAX_LINE_BYTES` characters, which no program around us asked for.
+
+    The module's own limit, 131,072 characters, would refuse texts that are legal here, and it can only be set for the
+    whole process. The first reader raises it and the last one puts it back, whichever threads they are on.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._readers = 0
+        self._before = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._readers:
+                self._before = csv.field_size_limit()
+                csv.field_size_limit(max(self._before, MAX_LINE_BYTES))
+            self._readers += 1
+
+    def __exit__(self, *ended: object) -> None:
+        with self._lock:
+            self._readers -= 1
+            if not self._readers:
+                csv.field_size_limit(self._before)
+
+
+_long_fields = _LongFields()
 
 
 def _csv_lines(path: Path, file: IO[bytes]) -> Iterator[str]:

@@ -33,6 +33,7 @@ from transformers import (
 from valuembed.errors import UnsupportedModelError
 from valuembed.tiny_configs import FAMILIES, HYBRIDS
 from valuembed.tiny_tokenizers import TOKENIZERS, tiny_tokenizer
+from valuembed.torch_settings import building
 
 __all__ = [
     "ARCHITECTURES",
@@ -160,6 +161,7 @@ def tiny_checkpoint(
     return folder
 
 
+@building()
 def _build(
     auto_class: Any,
     architecture: str,
@@ -181,7 +183,7 @@ def _build(
             # A generator per name, so that the LM head takes no numbers away from the decoder's weights.
             own_name = name.removeprefix(path).lstrip(".")
             generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {own_name}".encode()))
-            noise = torch.randn(tensor.shape, generator=generator)
+            noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float32)
             center, scale = _law(name, tensor, id(tensor) in embeddings)
             tensor.copy_(center + scale * noise)
     model.config.dtype = dtype

@@ -21,6 +21,7 @@ from valuembed.module import ValueTransformer
 from valuembed.plan import Plan
 from valuembed.recipes import METHODS, Recipe
 from valuembed.tokenizing import TokenRow
+from valuembed.torch_settings import default_device_and_precision
 from valuembed.weight_reader import read_weights
 
 if TYPE_CHECKING:
@@ -180,6 +181,7 @@ class Explanation:
         )
 
 
+@default_device_and_precision()
 def explain(
     model: ValueEncoder | ValueTransformer,
     text: str,

@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from valuembed.errors import RecipeError
 from valuembed.module import ValueTransformer
+from valuembed.torch_settings import gradients
 
 Scope = Literal["attention", "all"]
 """``"attention"``: maps inside attention blocks. ``"all"``: all others too, but for the experts of a mixture, whose
@@ -22,6 +23,7 @@ SCOPES: tuple[str, ...] = get_args(Scope)
 _TEXT = "Some words to run through."
 
 
+@gradients()
 def reached(reader: ValueTransformer, scope: Scope = "attention") -> list[str]:
     """Names of the linear maps that have a say in a reader's vectors.
 
@@ -50,10 +52,9 @@ def reached(reader: ValueTransformer, scope: Scope = "attention") -> list[str]:
     try:
         reader.model.train(False)
         features = {name: tensor.to(reader.model.device) for name, tensor in reader.preprocess([_TEXT]).items()}
-        with torch.enable_grad():
-            total = reader.read(features, [reader.plan])[0].sum()
-            names = list(probes)
-            depends = torch.autograd.grad(total, [probes[name] for name in names], allow_unused=True) if names else ()
+        total = reader.read(features, [reader.plan])[0].sum()
+        names = list(probes)
+        depends = torch.autograd.grad(total, [probes[name] for name in names], allow_unused=True) if names else ()
     finally:
         for hook in hooks:
             hook.remove()

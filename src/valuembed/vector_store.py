@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from valuembed.embedding_files import is_remote
 from valuembed.errors import InputError, OutputError, ValuembedError
 from valuembed.extras import require
+from valuembed.process_state import environment
 from valuembed.storage import EMBEDDING, FILE, TEXT
 
 if TYPE_CHECKING:
@@ -285,8 +286,8 @@ def languages() -> list[str]:
 def _lancedb(module: str = "lancedb") -> Any:
     """LanceDB, or one of its modules."""
     # Read when it is imported: it would tell of its own deprecations on stderr, which is for our users.
-    os.environ.setdefault("LANCE_LOG", "error")
-    return require(module, "store")
+    with environment({"LANCE_LOG": os.environ.get("LANCE_LOG", "error")}):
+        return require(module, "store")
 
 
 def _connect(address: str) -> Any:

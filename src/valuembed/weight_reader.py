@@ -21,6 +21,7 @@ from valuembed.plan import Plan
 from valuembed.pooling import expand_heads
 from valuembed.reader import AttentionCall, Reading, Take, find_kernel
 from valuembed.recipes import Recipe
+from valuembed.torch_settings import default_device_and_precision
 
 KERNELS = ("eager", "sdpa")
 """Kernels whose mask has a row for each token; the others' say what a token sees in ways of their own."""
@@ -39,7 +40,9 @@ class WeightReading(Reading):
     def __init__(self, model: PreTrainedModel, anatomy: Anatomy, layers: Sequence[int], tokens: int) -> None:
         recipe = Recipe(signal="value", weights="last")
         plans = [Plan(recipe, (layer,), anatomy) for layer in layers]
-        super().__init__(model, plans, PaddedLane(last=torch.tensor([tokens - 1]), mask=torch.ones(1, tokens)))
+        super().__init__(
+            model, plans, PaddedLane(last=torch.tensor([tokens - 1]), mask=torch.ones(1, tokens, dtype=torch.long))
+        )
 
     def on_call(self, call: AttentionCall) -> None:
         """Take the last token's weights and the lengths of all values, before the kernel runs."""
@@ -100,6 +103,7 @@ def _mask_row(mask: Tensor | None) -> Tensor | None:
 
 
 @torch.inference_mode()
+@default_device_and_precision()
 def read_weights(
     model: PreTrainedModel, anatomy: Anatomy, layers: Sequence[int], ids: Sequence[int]
 ) -> list[tuple[Tensor, Tensor]]:
