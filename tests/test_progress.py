@@ -3,7 +3,7 @@ import io
 import pytest
 
 from valuembed import progress
-from valuembed.progress import Progress, Watch, duration, every
+from valuembed.progress import Progress, Watch, duration, every, step_done, watching_steps
 
 
 @pytest.fixture
@@ -104,3 +104,13 @@ def test_what_is_not_there_is_not_said():
     assert str(Progress(1, 1, 0, 0, 2, 2.0, 0.5, 1.0, 3.0, True)) == (
         "1 rows, 2 tokens/s, 3 s left, waiting for other processes"
     )
+
+
+def test_steps_are_told_to_whoever_watches():
+    told = []
+    step_done(1)
+    with watching_steps(told.append):
+        step_done(2)
+        step_done(3)
+    step_done(4)
+    assert told == [2, 3]

@@ -25,6 +25,7 @@ from valuembed import (  # noqa: F401
     cli_train,
 )
 from valuembed.cli_explain import explain
+from valuembed.cli_texts import given_texts
 from valuembed.commands import BUNDLED, app, command, load_encoder, new_table, note, out, print_json, shown
 from valuembed.layers import describe
 
@@ -36,7 +37,12 @@ __all__ = ["app"]
 
 @command
 def similarity(
-    texts: Annotated[list[str], typer.Argument(metavar="TEXT TEXT ...", help="Two texts or more.", show_default=False)],
+    texts: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TEXT TEXT ...", help="Two texts or more; - reads lines from stdin.", show_default=False
+        ),
+    ],
     options: dict[str, Any],
     plot: Annotated[
         Path | None, typer.Option(help="Write the matrix as a picture to this .png file too.", show_default=False)
@@ -44,6 +50,7 @@ def similarity(
     as_json: Annotated[bool, typer.Option("--json", help="Print the texts and the matrix as JSON.")] = False,
 ) -> None:
     """Compare texts: the cosine similarity of each with each."""
+    texts = given_texts(texts)
     if len(texts) < 2:
         raise typer.BadParameter("give two texts or more", param_hint="TEXT")
     from valuembed import plots

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from valuembed.cli_texts import given_text
 from valuembed.commands import MODEL_OPTIONS, command, load_encoder, new_table, out, print_json, shown
 
 if TYPE_CHECKING:
@@ -82,7 +83,9 @@ def _tell(source: str, output: str, done: "IndexSummary") -> None:
 
 @command
 def search(
-    query: Annotated[str, typer.Argument(metavar="QUERY", help="What to look for.", show_default=False)],
+    query: Annotated[
+        str, typer.Argument(metavar="QUERY", help="What to look for; - reads it from stdin.", show_default=False)
+    ],
     source: Annotated[
         str,
         typer.Option(
@@ -130,6 +133,7 @@ def search(
     embeddings = open_embeddings(source)
     asked: dict[str, Any] = {"where": where, "hybrid": hybrid, "probes": probes, "refine": refine}
     check_options(embeddings, **asked)
+    query = given_text(query)
     hits = find(load_encoder(options), query, embeddings, k, **asked)
     if as_json:
         print_json([hit.to_dict() for hit in hits])
