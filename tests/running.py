@@ -16,21 +16,21 @@ from valuembed.__main__ import main
 from valuembed.commands import app
 
 
-def run(*arguments: object, width: int = 200) -> Any:
+def run(*arguments: object, stdin: bytes | None = None, width: int = 200) -> Any:
     """What a command gives, on a terminal that is wide enough to break no line unless another width is asked for."""
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": str(width)})
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin, env={"COLUMNS": str(width)})
 
 
-def succeeds(*arguments: object, width: int = 200) -> str:
+def succeeds(*arguments: object, stdin: bytes | None = None, width: int = 200) -> str:
     """What a command prints on stdout; it has to end well."""
-    result = run(*arguments, width=width)
+    result = run(*arguments, stdin=stdin, width=width)
     assert result.exit_code == 0, result.output
     return str(result.stdout)
 
 
-def fails(*arguments: object, code: int = 1) -> str:
+def fails(*arguments: object, code: int = 1, stdin: bytes | None = None) -> str:
     """A command's error as one line, without a frame around it; nothing else is printed."""
-    result = run(*arguments)
+    result = run(*arguments, stdin=stdin)
     assert result.exit_code == code, result.output
     assert result.stdout == ""
     return " ".join(result.stderr.replace("│", " ").split())

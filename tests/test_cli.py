@@ -126,7 +126,7 @@ def test_embed(loaded, texts, tmp_path):
     shown = succeeds("embed", texts, "-o", output)
     assert f"{output}: 3 of 4 rows embedded, 16 wide, in " in shown
     assert "(4 tokens, " in shown
-    assert f"{output}.rejected.jsonl: 1 rows set aside, each with its reason\n" in shown
+    assert f"{output}.rejected.jsonl: 1 row was set aside, each with its reason; the first, row " in shown
     assert pq.read_table(output)["text"].to_pylist() == ["abc abc", "xyz", "abc"]
 
 
@@ -140,11 +140,12 @@ def test_embed_takes_columns_and_overwrites(loaded, tmp_path):
     assert pq.read_table(output)["id"].to_pylist() == ["one"]
 
 
-def test_embed_says_that_an_input_holds_no_rows(loaded, tmp_path):
+def test_embed_says_that_an_input_holds_no_rows_before_a_model_is_loaded(loaded, tmp_path):
     (tmp_path / "in.txt").touch()
-    shown = succeeds("embed", tmp_path / "in.txt", "-o", tmp_path / "out.parquet")
-    assert "0 of 0 rows embedded, 16 wide" in shown
-    assert f"{tmp_path / 'in.txt'} holds no rows\n" in shown
+    message = fails("embed", tmp_path / "in.txt", "-o", tmp_path / "out.parquet")
+    assert message.endswith("in.txt holds no rows: there is nothing in it")
+    assert loaded == []
+    assert not (tmp_path / "out.parquet").exists()
 
 
 @pytest.mark.filterwarnings("default::valuembed.encoder.TruncationWarning")
@@ -238,7 +239,7 @@ def test_similarity_wants_two_texts(loaded):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["nothing"], ["embed"], ["embed", "in.txt"], ["search", "query"], ["info", "a", "--model", "b"], ["--no"]],
+    [["nothing"], ["embed"], ["search", "query"], ["info", "a", "--model", "b"], ["--no"]],
 )
 def test_wrong_usage_exits_with_2(arguments):
     assert fails(*arguments, code=2)

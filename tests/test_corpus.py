@@ -56,8 +56,8 @@ def test_a_folder_of_shards(here):
         "000000-last.parquet",
     ]
     table = pq.read_table(Path("out", names()[1]))
-    assert table.schema.names == ["id", "file", "row", "text", "embedding"]
-    kinds = [pa.int64(), pa.string(), pa.int64(), pa.string(), pa.list_(pa.float32(), 16)]
+    assert table.schema.names == ["id", "file", "row", "text", "input_id", "embedding"]
+    kinds = [pa.int64(), pa.string(), pa.int64(), pa.string(), pa.string(), pa.list_(pa.float32(), 16)]
     assert table.schema.types == kinds
     assert table["id"].to_pylist() == table["row"].to_pylist() == list(range(10, 20))
     assert set(table["file"].to_pylist()) == {"in/a.jsonl"}
@@ -354,7 +354,7 @@ class TestRowsSetAside:
         ]
 
     def test_the_list_goes_when_there_is_nothing_in_it(self, here):
-        (here / "a.txt").write_text("\n")
+        (here / "a.txt").write_text("one\n\n")
         embed("a.txt")
         assert len(rejected()) == 1
         write_texts(here / "a.txt", 3)

@@ -18,6 +18,7 @@ from some_texts import some_texts
 from valuembed.encoder import BlankTextWarning, EncodeReport, TruncationWarning
 from valuembed.errors import InputError, ReadingError, RecipeError
 from valuembed.model import load
+from valuembed.progress import watching_steps
 from valuembed.recipes import METHODS
 
 
@@ -346,3 +347,13 @@ def test_an_instruction_is_no_part_of_a_text_mean(folder: Path) -> None:
     features = model.preprocess(["x y z"], prompt="instruction ")
     start, end = features["text_span"][0, 0].tolist()
     assert model.tokenizer.decode(features["input_ids"][0][start:end]).strip() == "x y z"
+
+
+def test_every_step_is_told_to_whoever_watches(monkeypatch):
+    model = load("bundled")
+    monkeypatch.setattr(model.reader, "_tokens_per_step", 64)
+    told = []
+    with watching_steps(told.append):
+        model.encode(["a text"] * 20)
+    assert sum(told) == 20
+    assert len(told) > 1

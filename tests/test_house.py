@@ -16,7 +16,8 @@ SOURCE = Path(valuembed.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 
 LEVELS = {
-    0: "recipes templates layers pooling errors extras inputs cleaning rows row_files tables compressed sources "
+    0: "recipes templates layers pooling errors extras inputs cleaning rows row_files tables column_types compressed "
+    "file_hints sources "
     "precision heap cpu_features devices locks new_file task_rows task_files pairs backbones printable plane quantized "
     "loading_line torch_settings process_state streams text_warnings",
     1: "anatomy survey plan saved_record recipe_choice decoder_facts dtypes "
@@ -28,14 +29,14 @@ LEVELS = {
     2: "module feeding calibration",
     3: "model model_info encoder panel fingerprint cards plots method_specs layerwise segments linear_probe "
     "local_tasks mteb_encoder results outputs keeping trainable training_settings glyphs token_weights "
-    "storage calls chunks vector_writer manifest shards progress sharing accounts cluster "
+    "storage kept_columns calls chunks vector_writer manifest shards progress sharing accounts cluster "
     "embedding_files recorded hits vector_store index_rows index_parts index_update "
     "embedding_jobs batcher engine admission gate openai_api server_metrics serving routes_openai routes_health "
     "playground other_methods routes_page request_body http_errors addresses routes_docs",
     4: "corpus one_file corpus_ray index search evaluate sweep select evidence probe next_token calibrate "
     "calibration_report cost reproduce reproduction workload finetune training_loop server",
     5: "commands completion cli cli_embed cli_explain cli_evaluate cli_layers cli_probe cli_calibrate cli_reproduce "
-    "cli_search cli_train cli_serve __main__",
+    "cli_search cli_train cli_serve cli_texts __main__",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
 

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tqdm.auto
 from fakes import FakeEncoder
 
 from valuembed import calls
@@ -17,6 +18,7 @@ from valuembed.corpus import check_files, embed_file, rejected_path
 from valuembed.encoder import TruncationWarning
 from valuembed.errors import InputError, OutputError, ReadingError
 from valuembed.new_file import NewFile
+from valuembed.progress import step_done
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ def test_embed_file_writes_what_the_model_returns(tmp_path, source):
     summary = embed_file(model, source, output, rows_per_chunk=3, progress=False)
     table = pq.read_table(output)
     texts = [f"text number {n}" for n in range(10)]
-    assert table.schema.names == ["id", "text", "embedding"]
+    assert table.schema.names == ["id", "text", "input_id", "embedding"]
     assert table.schema.field("id").type == pa.int64()
     assert table.schema.field("text").type == pa.string()
     assert table.schema.field("embedding").type == pa.list_(pa.float32(), 16)
@@ -100,19 +102,33 @@ def test_an_output_is_an_input(tmp_path, source):
     assert pq.read_table(tmp_path / "two.parquet").equals(pq.read_table(tmp_path / "one.parquet"))
 
 
-def test_an_input_without_rows_gives_an_output_without_rows(tmp_path):
-    (tmp_path / "in.txt").touch()
-    summary = embed_file(FakeEncoder(), tmp_path / "in.txt", tmp_path / "out.parquet")
-    assert (summary.rows, summary.embedded, summary.rejected, summary.tokens) == (0, 0, 0, 0)
-    table = pq.read_table(tmp_path / "out.parquet")
-    assert (table.num_rows, table.schema.names) == (0, ["id", "text", "embedding"])
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("in.txt", "", r"in\.txt holds no rows: there is nothing in it$"),
+        ("in.csv", "id,text\n", r"in\.csv holds no rows: there is nothing in it but a header$"),
+        ("in.txt", "\n\n\n", r"in\.txt holds no text: all 3 rows are blank$"),
+        ("in.jsonl", "{broken\n", r"its one row cannot be used; the first, in line 1: not valid JSON: Expecting"),
+        (
+            "in.jsonl",
+            '{"text": 1}\n{"text": null}\n',
+            r"none of its 2 rows can be used; the first, in line 1: not a str",
+        ),
+    ],
+)
+def test_an_input_that_yields_nothing_is_an_error_before_any_work(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    model = FakeEncoder()
+    fails(tmp_path, tmp_path / name, InputError, message, model)
+    assert model.calls == []
 
 
-def test_an_input_of_rejected_rows_only(tmp_path):
-    (tmp_path / "in.txt").write_text("\n\n\n")
-    summary = embed_file(FakeEncoder(), tmp_path / "in.txt", tmp_path / "out.parquet", rows_per_chunk=2)
-    assert (summary.rows, summary.embedded, summary.rejected) == (3, 0, 3)
-    assert [row["row"] for row in rejects(tmp_path / "out.parquet")] == [1, 2, 3]
+def test_the_first_row_set_aside_is_told(tmp_path, source):
+    first = embed_file(FakeEncoder(), source, tmp_path / "out.parquet", rows_per_chunk=3).first_rejected
+    assert first.row == 5
+    assert first.reason.startswith("not valid JSON: ")
+    (tmp_path / "good.txt").write_text("a good text\n")
+    assert embed_file(FakeEncoder(), tmp_path / "good.txt", tmp_path / "good.parquet").first_rejected is None
 
 
 def test_truncated_texts_are_counted_and_warned_about_once(tmp_path):
@@ -301,3 +317,23 @@ def test_the_new_file_has_the_usual_rights(tmp_path, source):
     embed_file(FakeEncoder(), source, tmp_path / "out.parquet")
     (tmp_path / "plain").touch()
     assert (tmp_path / "out.parquet").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_the_bar_moves_with_every_step_of_the_model(tmp_path, source, monkeypatch):
+    class Stepping(FakeEncoder):
+        def encode_document(self, inputs, **options):
+            for _ in inputs:
+                step_done(1)
+            return super().encode_document(inputs, **options)
+
+    moved = []
+
+    class Bar(tqdm.auto.tqdm):
+        def update(self, n=1):
+            moved.append(n)
+            self.n += n
+
+    monkeypatch.setattr(tqdm.auto, "tqdm", Bar)
+    embed_file(Stepping(), source, tmp_path / "out.parquet")
+    # A step for each of ten texts, then the two rows that were set aside.
+    assert moved == [1] * 10 + [2]

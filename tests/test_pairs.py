@@ -186,7 +186,7 @@ class TestRefusals:
             read_training_pairs(pairs)
 
     def test_of_files(self, tmp_path, write):
-        legal = "expected .jsonl, .csv, .parquet, or the first two packed as .gz or .zst"
+        legal = "expected .jsonl, .csv, .tsv, .parquet, or one of the first three packed as .gz or .zst"
         missing, unknown, packed = tmp_path / "no.jsonl", tmp_path / "a.txt", tmp_path / "a.parquet.gz"
         unknown.touch()
         packed.touch()

@@ -4,7 +4,7 @@ import threading
 import pytest
 
 from valuembed import progress
-from valuembed.progress import Progress, Watch, duration, every, track
+from valuembed.progress import Progress, Watch, duration, every, step_done, track, watching_steps
 
 
 @pytest.fixture
@@ -161,3 +161,13 @@ class TestTrack:
         monkeypatch.setattr(log, "isatty", lambda: True, raising=False)
         assert list(track(True, [1, 2], desc="Probes", ncols=60)) == [1, 2]
         assert "Probes: 100%|" in log.getvalue()
+
+
+def test_steps_are_told_to_whoever_watches():
+    told = []
+    step_done(1)
+    with watching_steps(told.append):
+        step_done(2)
+        step_done(3)
+    step_done(4)
+    assert told == [2, 3]

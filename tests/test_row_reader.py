@@ -9,7 +9,7 @@ import pytest
 import zstandard
 
 from valuembed.errors import InputError
-from valuembed.rows import Rejected, Row, RowReader, check_columns, check_input, count_rows, read_rows
+from valuembed.rows import Rejected, Row, RowReader, check_input, count_rows, look_for_text, read_rows
 
 TEXTS = [f"text {n}" for n in range(25)]
 
@@ -114,7 +114,11 @@ def test_compressed_files(tmp_path, kind, compress):
     with pytest.raises(InputError, match=rf"in\.txt\.{kind} is damaged after row \d+: Truncated compressed stream"):
         list(read_rows(path))
     path.write_bytes(b"no such thing")
-    with pytest.raises(InputError, match=rf"in\.txt\.{kind} is damaged after row 0: .* decompress|inflate failed"):
+    named = {"gz": "gzip", "zst": "zstd"}[kind]
+    with pytest.raises(InputError, match=rf"in\.txt\.{kind} is no readable \.{kind} file: it is not {named}; if it is"):
+        list(read_rows(path))
+    path.write_bytes(whole[:30] + b"\xff" * 200_000)
+    with pytest.raises(InputError, match=rf"in\.txt\.{kind} is damaged after row 0: (?i:{named}) decompress failed"):
         list(read_rows(path))
     path.write_bytes(b"")
     assert list(read_rows(path)) == []
@@ -132,15 +136,30 @@ def test_kinds_that_are_compressed_inside_or_unknown_are_refused(tmp_path):
 def test_columns_are_looked_for_before_the_work(tmp_path):
     path = tmp_path / "in.jsonl"
     path.write_text('{"body": "x"}\n{"text": "y"}\n')
-    check_columns(path)
+    look = look_for_text(path)
+    assert (look.rows, look.has_text, look.ended, look.first, look.is_empty) == (2, True, False, None, False)
     with pytest.raises(InputError, match=r"in\.jsonl has no column 'title'; its columns are 'body', 'text'$"):
-        check_columns(path, "title")
+        look_for_text(path, "title")
     path.write_text('{"body": "x"}\n' * 1000 + '{"text": "y"}\n')
     with pytest.raises(InputError, match=r"in\.jsonl has no column 'text'; its columns are 'body'$"):
-        check_columns(path)
-    # Nothing was found in it, so nothing can be said of it.
-    path.write_text("{broken\n")
-    check_columns(path)
+        look_for_text(path, most_rows=1000)
+    assert look_for_text(path).rows == 1001
     (tmp_path / "in.csv").write_text("body\nx\n")
     with pytest.raises(InputError, match=r"in\.csv has no column 'text'"):
-        check_columns(tmp_path / "in.csv")
+        look_for_text(tmp_path / "in.csv")
+
+
+def test_a_look_tells_files_that_are_empty_from_those_that_cannot_be_used(tmp_path):
+    path = tmp_path / "in.jsonl"
+    for content in ("", "\n\n", '{"text": " "}\n'):
+        path.write_text(content)
+        look = look_for_text(path)
+        assert look.is_empty
+        look.check()
+    path.write_text("\n{broken\n{more\n")
+    look = look_for_text(path)
+    assert (look.rows, look.is_empty, look.first.row) == (3, False, 2)
+    with pytest.raises(InputError, match=r"none of its 3 rows can be used; the first, in line 2: not valid JSON: "):
+        look.check()
+    # What comes further down is not known.
+    look_for_text(path, most_rows=2).check()

@@ -68,9 +68,21 @@ def test_ids_come_back_as_they_were_stored(tmp_path):
 
 
 def test_a_file_without_rows_has_no_hits(tmp_path):
-    (tmp_path / "in.txt").touch()
-    embed_file(FakeEncoder(), tmp_path / "in.txt", tmp_path / "out.parquet")
+    write_embeddings(tmp_path / "out.parquet", [])
     assert search(FakeEncoder(), "anything", tmp_path / "out.parquet") == []
+
+
+def test_hits_of_exact_search_show_kept_columns_of_one_value(tmp_path):
+    lines = [{"text": "ab", "label": "x", "n": 1}, {"text": "zz", "label": "y", "n": None}]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    embed_file(FakeEncoder(), tmp_path / "in.jsonl", tmp_path / "out.parquet")
+    first, second = search(FakeEncoder(), "ab", tmp_path / "out.parquet")
+    assert (first.id, first.more, second.more) == (0, {"label": "x", "n": 1}, {"label": "y", "n": None})
+    assert first.to_dict()["more"] == {"label": "x", "n": 1}
+    table = pq.read_table(tmp_path / "out.parquet")
+    tagged = table.append_column("tags", pa.array([["t"], []]))
+    pq.write_table(tagged, tmp_path / "tagged.parquet")
+    assert search(FakeEncoder(), "ab", tmp_path / "tagged.parquet", 1)[0].more == {"label": "x", "n": 1}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,26 @@ from valuembed.locks import Lock
 from valuembed.manifest import Job, note_complete, read_manifest, recorded_sources
 from valuembed.new_file import NewFile, fresh_name
 from valuembed.progress import Progress
+from valuembed.row_files import BLANK
 from valuembed.shards import REJECTED, Standing, read_notes, standings
+
+
+@dataclass(frozen=True)
+class FirstRejected:
+    """A row of an input that was set aside.
+
+    Attributes:
+        file: name of the input.
+        line: number of the row as a person counts.
+        reason: what is wrong with it.
+    """
+
+    file: str
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"the first, {self.file}, row {self.line}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -27,6 +46,8 @@ class CorpusSummary:
         tokens: that were computed.
         width: of a vector, in numbers of it.
         precision: in which they are stored.
+        first_rejected: the first of the rows set aside, with its file; None where there is none.
+        barren: inputs that have rows, and none that could be embedded; blank rows do not count.
         unfinished: inputs of earlier runs, not given to this one, of which shards are missing.
         run: this run's own share, and its pace.
     """
@@ -41,6 +62,8 @@ class CorpusSummary:
     tokens: int
     width: int
     precision: str
+    first_rejected: FirstRejected | None
+    barren: tuple[str, ...]
     unfinished: tuple[str, ...]
     run: Progress
 
@@ -52,6 +75,9 @@ def account(job: Job, run: Progress) -> CorpusSummary:
         OutputError: a shard is damaged, or the list cannot be written.
     """
     counts = dict.fromkeys(("rows", "embedded", "rejected", "vectors", "truncated", "tokens"), 0)
+    first: FirstRejected | None = None
+    with_vectors: set[str] = set()
+    with_faults: dict[str, None] = {}
     # One at a time, so that the list of whoever looked last is the one that stays.
     with Lock(job.work / "account.lock"), NewFile(job.folder / REJECTED, fresh_name(job.work, REJECTED)) as rejects:
         record = read_manifest(job.folder)
@@ -62,7 +88,12 @@ def account(job: Job, run: Progress) -> CorpusSummary:
         for notes in read_notes(paths):
             for name in counts:
                 counts[name] += getattr(notes, name)
+            if notes.embedded:
+                with_vectors.add(notes.file)
             for row in notes.aside:
+                first = first or FirstRejected(notes.file, row.line, row.reason)
+                if row.reason not in BLANK:
+                    with_faults[notes.file] = None
                 rejects.write(json.dumps({"file": notes.file, **asdict(row)}, ensure_ascii=False).encode() + b"\n")
         rejects.seal()
         if counts["rejected"]:
@@ -79,6 +110,8 @@ def account(job: Job, run: Progress) -> CorpusSummary:
         **counts,
         width=job.make.width,
         precision=job.make.precision,
+        first_rejected=first,
+        barren=tuple(name for name in with_faults if name not in with_vectors),
         unfinished=unfinished,
         run=run,
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from valuembed.errors import NotFiniteError, ReadingError, TruncationWarning, UnknownTokenError
+from valuembed.row_files import InBatch
 from valuembed.rows import Rejected, Row
 from valuembed.storage import Encoder
 from valuembed.text_warnings import text_warnings_held_back
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from valuembed.chunks import Cutter
 
 CALL_CHARACTERS = 32_000_000
-"""A call ends here even when it has fewer texts than asked for, so that long texts do not fill the memory."""
+CALL_BYTES = 512_000_000
+"""A call ends here even when it has fewer texts than asked for, so that long texts, or bytes of columns that are kept
+beside them, do not fill the memory."""
 
 MOST_FAULTS = 16
 """Texts of a call that may have no finite vector; when there are more, the fault is not the texts'."""
@@ -39,6 +42,7 @@ class Text:
         text: the row's, or a chunk of it.
         chunk: which chunk, from 0.
         start, end: of the chunk in the row's text, in characters.
+        kept: the row's values of further columns, see :class:`valuembed.rows.Row`.
     """
 
     id: int | str
@@ -48,6 +52,7 @@ class Text:
     chunk: int
     start: int
     end: int
+    kept: Any = ()
 
 
 @dataclass
@@ -90,26 +95,34 @@ def gather(rows: Iterable[tuple[int, int, Row | Rejected]], size: int, cutter: C
         size: texts, or rows set aside, of a call; the chunks of one row are never parted.
         cutter: cuts the texts into chunks.
     """
-    call, characters = Call(), 0
+    call, characters, kept = Call(), 0, 0
     for index, line, row in rows:
         call.rows += 1
         if isinstance(row, Row):
             call.texts += _texts(index, line, row, cutter)
             characters += len(row.text)
+            kept += _size(row.kept)
         else:
             call.aside[index] = row
-        if max(len(call.texts), len(call.aside)) >= size or characters >= CALL_CHARACTERS:
+        if max(len(call.texts), len(call.aside)) >= size or characters >= CALL_CHARACTERS or kept >= CALL_BYTES:
             yield call
-            call, characters = Call(), 0
+            call, characters, kept = Call(), 0, 0
     if call.rows:
         yield call
 
 
+def _size(kept: Any) -> int:
+    """About how many bytes the values of a row take."""
+    if isinstance(kept, InBatch):
+        return kept.size
+    return sum(len(value) for value in kept if isinstance(value, (str, list, dict)))
+
+
 def _texts(index: int, line: int, row: Row, cutter: Cutter | None) -> list[Text]:
     if cutter is None:
-        return [Text(row.id, index, line, row.text, 0, 0, len(row.text))]
+        return [Text(row.id, index, line, row.text, 0, 0, len(row.text), row.kept)]
     chunks = enumerate(cutter.cut(row.text))
-    return [Text(row.id, index, line, chunk.text, number, chunk.start, chunk.end) for number, chunk in chunks]
+    return [Text(row.id, index, line, chunk.text, number, chunk.start, chunk.end, row.kept) for number, chunk in chunks]
 
 
 def encode(model: Encoder, texts: list[str], width: int) -> Encoded:

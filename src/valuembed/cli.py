@@ -25,6 +25,7 @@ from valuembed import (  # noqa: F401
     cli_train,
 )
 from valuembed.cli_explain import explain
+from valuembed.cli_texts import given_texts
 from valuembed.commands import (
     BUNDLED,
     JSON_HELP,
@@ -55,7 +56,11 @@ __all__ = ["app"]
 def similarity(
     texts: Annotated[
         list[str],
-        typer.Argument(metavar="TEXT TEXT ...", help="The texts to compare, two or more.", show_default=False),
+        typer.Argument(
+            metavar="TEXT TEXT ...",
+            help="The texts to compare, two or more; - reads them from the lines of stdin.",
+            show_default=False,
+        ),
     ],
     options: dict[str, Any],
     plot: Annotated[
@@ -75,6 +80,7 @@ def similarity(
     ] = False,
 ) -> None:
     """Compare texts: the cosine similarity of each with each."""
+    texts = given_texts(texts)
     if len(texts) < 2:
         raise typer.BadParameter("give two texts or more", param_hint="TEXT")
     from valuembed import plots

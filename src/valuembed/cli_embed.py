@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from valuembed.cli_texts import STDIN, as_file, check_are_texts, given_texts, print_vectors
 from valuembed.commands import BUNDLED, INPUT, LOADING, OUTPUT, command, load_encoder, note, print_json
 from valuembed.precision import PRECISIONS, check_precision
+from valuembed.printable import printable
 
 if TYPE_CHECKING:
     from valuembed.corpus import CorpusSummary
@@ -42,6 +44,7 @@ NOTHING_KEPT = "nothing was written; a folder as OUTPUT (no .parquet at its end)
 @command(
     recorded="",
     examples=(
+        'valuembed embed "A cat sleeps." --json',
         "valuembed embed examples/sentences.txt -o sentences.parquet",
         "valuembed embed examples/sentences.txt -o vectors --precision int8 --dim 128",
     ),
@@ -51,23 +54,24 @@ def embed(
         list[str],
         typer.Argument(
             metavar="INPUT...",
-            help="The files with the texts: .txt (one text a line), .jsonl or .csv, each also as .gz or .zst, or "
-            ".parquet. If OUTPUT is a folder, any number of files, folders and patterns may be given.",
-            show_default=False,
-        ),
-    ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            help="The Parquet file to create; or, without that ending, a folder of them, in which a run goes on where "
-            "the last one ended.",
-            rich_help_panel=OUTPUT,
+            help="With OUTPUT: a file of texts, which is .txt (one text a line), .jsonl, .csv or .tsv, each of them "
+            "also as .gz or .zst, or .parquet. If OUTPUT is a folder, give any number of files, folders and patterns. "
+            "Without OUTPUT: texts, whose vectors are printed. In both cases, - stands for the lines of stdin.",
             show_default=False,
         ),
     ],
     options: dict[str, Any],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The Parquet file to create, or, without that ending, a folder of them, in which a run goes on where "
+            "the last one ended. Without it the vectors are printed.",
+            rich_help_panel=OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
     text_column: Annotated[
         str | None,
         typer.Option(
@@ -102,6 +106,19 @@ def embed(
             show_default=False,
         ),
     ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN...",
+            help="Columns of the input to keep beside the vectors, such as --keep label date, or 'none'. By default "
+            "all of them are kept.",
+            show_default=False,
+        ),
+    ] = None,
+    query: Annotated[
+        bool,
+        typer.Option("--query", help="Embed the texts as queries rather than as documents; for texts without OUTPUT."),
+    ] = False,
     compiled: Annotated[
         Compile,
         typer.Option(
@@ -212,15 +229,17 @@ def embed(
         ),
     ] = False,
 ) -> None:
-    """Embed every text of files. Rows without a usable text are set aside in a rejected.jsonl, and the rest goes on.
+    """Embed the texts of files, or texts given as arguments.
 
-    A folder in which a job was begun is gone on with: what it records, its model included, is the default.
+    Rows of a file without a usable text are set aside in a rejected.jsonl, and the rest goes on. A folder in which a
+    job was begun is gone on with: what it records, its model included, is the default.
     """
     if precision is not None:
         check_precision(precision)
     options["compile"] = {"yes": True, "no": False}.get(compiled.value, compiled.value)
     job: dict[str, Any] = {"text_column": text_column, "id_column": id_column}
-    kept: dict[str, Any] = {"precision": precision, "dim": dim}
+    columns = None if keep in (None, [], ["all"]) else [] if keep == ["none"] else keep
+    kept: dict[str, Any] = {"precision": precision, "dim": dim, "keep": columns}
     shards: dict[str, Any] = {"chunk": chunk, "overlap": overlap, "rows_per_shard": rows_per_shard}
     cluster: dict[str, Any] = {
         "workers": workers,
@@ -235,21 +254,42 @@ def embed(
     if cluster and engine != "ray":
         option = next(iter(cluster)).replace("_", "-")
         raise typer.BadParameter("is for --engine ray", param_hint=f"--{option}")
+    if output is None:
+        given = {**job, **shards, "keep": keep, "overwrite": overwrite}
+        if wrong := [name for name, value in given.items() if value]:
+            raise typer.BadParameter(
+                "is for files; name where their embeddings go with --output",
+                param_hint=f"--{wrong[0].replace('_', '-')}",
+            )
+        if engine == "ray":
+            raise typer.BadParameter("ray is for a folder as OUTPUT", param_hint="--engine")
+        check_are_texts(inputs)
+        texts = given_texts(inputs)
+        encoder = load_encoder({"model": BUNDLED, **options})
+        stored_as = precision or "float32"
+        print_vectors(encoder, texts, as_query=query, precision=stored_as, dim=dim, as_json=as_json)
+        return
+    if query:
+        raise typer.BadParameter("is for texts without OUTPUT; files hold documents", param_hint="--query")
     if output.suffix.lower() == ".parquet":
         if engine == "ray":
             raise typer.BadParameter("ray is for a folder as OUTPUT, not for a .parquet file", param_hint="--engine")
         if len(inputs) > 1:
             raise typer.BadParameter("several inputs need a folder as OUTPUT", param_hint="INPUT")
-        if given := [name for name, value in shards.items() if value]:
-            option = given[0].replace("_", "-")
+        if wrong := [name for name, value in shards.items() if value]:
+            option = wrong[0].replace("_", "-")
             raise typer.BadParameter("is for a folder as OUTPUT, not for a .parquet file", param_hint=f"--{option}")
         options.setdefault("model", BUNDLED)
         kept["precision"] = precision or "float32"
-        _embed_file(inputs[0], output, options, as_json, {**job, "overwrite": overwrite}, kept)
+        with as_file(inputs[0]) as input:
+            _embed_file(input, output, options, as_json, {**job, "overwrite": overwrite}, kept)
         return
+    if STDIN in inputs:
+        raise typer.BadParameter("- needs a .parquet file as OUTPUT, or none", param_hint="INPUT")
     if overwrite:
         raise typer.BadParameter("a folder is gone on with, not replaced; remove it first", param_hint="--overwrite")
-    options, choices = _gone_on_with(output, options, {**job, **kept, **shards})
+    options, choices = _gone_on_with(output, options, {**job, "precision": precision, "dim": dim, **shards})
+    choices["keep"] = columns
     run = functools.partial(_on_ray, options, cluster) if engine == "ray" else functools.partial(_here, options)
     _embed_folder(run, inputs, output, as_json, choices)
 
@@ -274,7 +314,7 @@ def _embed_file(
 ) -> None:
     from valuembed.one_file import check_files, embed_file, rejected_path
 
-    check_files(input, output, **job)
+    check_files(input, output, **job, keep=kept["keep"])
     encoder = load_encoder(options)
     try:
         done = embed_file(encoder, input, output, **job, **kept, progress=not as_json)
@@ -288,10 +328,9 @@ def _embed_file(
         f"{output}: {done.embedded:,} of {done.rows:,} rows embedded, {width} wide, "
         f"in {done.seconds:.1f} s ({_pace(done.tokens, done.seconds)})"
     )
-    if not done.rows:
-        typer.echo(f"{input} holds no rows")
-    if done.rejected:
-        typer.echo(f"{rejected_path(output)}: {done.rejected:,} rows set aside, each with its reason")
+    if done.first_rejected:
+        first = done.first_rejected
+        _tell_rejected(rejected_path(output), done.rejected, f"the first, row {first.row}: {first.reason}")
 
 
 def _embed_folder(
@@ -351,10 +390,15 @@ def _tell(output: Path, done: "CorpusSummary") -> None:
         if run.rows
         else "this run: nothing was left to do"
     )
-    if done.rejected:
-        typer.echo(f"{output / 'rejected.jsonl'}: {done.rejected:,} rows set aside, each with its reason")
+    if done.first_rejected:
+        _tell_rejected(output / "rejected.jsonl", done.rejected, str(done.first_rejected))
     if done.unfinished:
         typer.echo(f"unfinished inputs of earlier runs: {', '.join(done.unfinished)}")
+
+
+def _tell_rejected(path: Path, count: int, first: str) -> None:
+    rows = "1 row was" if count == 1 else f"{count:,} rows were"
+    typer.echo(f"{path}: {rows} set aside, each with its reason; {printable(first)}")
 
 
 def _pace(tokens: int, seconds: float) -> str:

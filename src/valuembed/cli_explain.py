@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from valuembed.cli_texts import given_text
 from valuembed.commands import OUTPUT, load_encoder, new_table, out, print_json
 from valuembed.printable import printable, shortened
 
@@ -23,7 +24,12 @@ _TOP = 4
 
 
 def explain(
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="The text to look at, in quotes.", show_default=False)],
+    text: Annotated[
+        str,
+        typer.Argument(
+            metavar="TEXT", help="The text to look at, in quotes; - reads it from stdin.", show_default=False
+        ),
+    ],
     options: dict[str, Any],
     by: Annotated[
         str,
@@ -53,6 +59,7 @@ def explain(
 
     if plot is not None:
         check_picture(plot)
+    text = given_text(text)
     found = run(load_encoder(options), text, by=by)
     if plot is not None:
         plots.save(found.figure(), plot)

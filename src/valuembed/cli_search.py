@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from valuembed.cli_texts import given_text
 from valuembed.commands import (
     INPUT,
     MODEL_OPTIONS,
@@ -122,7 +123,10 @@ def _tell(source: str, output: str, done: "IndexSummary") -> None:
     ),
 )
 def search(
-    query: Annotated[str, typer.Argument(metavar="QUERY", help="The text to look for.", show_default=False)],
+    query: Annotated[
+        str,
+        typer.Argument(metavar="QUERY", help="The text to look for; - reads it from stdin.", show_default=False),
+    ],
     source: Annotated[
         str,
         typer.Option(
@@ -193,6 +197,7 @@ def search(
     embeddings = open_embeddings(source)
     asked: dict[str, Any] = {"where": where, "hybrid": hybrid, "probes": probes, "refine": refine}
     check_options(embeddings, **asked)
+    query = given_text(query)
     options = recorded_options(embeddings.make, embeddings.address, options)
     with telling_what_made(embeddings.make, embeddings.address):
         encoder = load_encoder(options)

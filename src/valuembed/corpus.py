@@ -22,8 +22,8 @@ from valuembed.errors import InputError, OutputError
 from valuembed.manifest import Job, Settings, check_folder, open_job, read_manifest
 from valuembed.one_file import EmbedSummary, check_files, embed_file, rejected_path
 from valuembed.progress import Progress, Watch
-from valuembed.rows import Rejected, Row, check_columns, read_rows
-from valuembed.sharing import embed_free, embed_source, has_free_shard, unfinished
+from valuembed.rows import Rejected, Row, look_for_text, nothing_usable, read_rows
+from valuembed.sharing import MAX_DOCUMENT_BYTES, embed_free, embed_source, has_free_shard, unfinished
 from valuembed.sources import Source, find_sources
 from valuembed.storage import Encoder, Make
 
@@ -46,6 +46,9 @@ __all__ = [
 
 ROWS_PER_SHARD = 16_384
 """What a run that is killed loses at most; and with vectors 1024 wide, a shard of 64 MB."""
+
+ROWS_LOOKED_AT = 1000
+"""Rows of each input in which a usable one is looked for before any work is done."""
 
 CHUNKED_ROWS_PER_SHARD = 1024
 """The same for documents that are cut: each may have many vectors."""
@@ -70,6 +73,7 @@ class Choices:
     chunk: int | None = None
     overlap: int = 0
     rows_per_shard: int | None = None
+    keep: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.shard_size <= MOST_ROWS_PER_SHARD:
@@ -145,6 +149,7 @@ def embed_corpus(
     chunk: int | None = None,
     overlap: int = 0,
     rows_per_shard: int | None = None,
+    keep: Sequence[str] | None = None,
     progress: bool | Callable[[Progress], object] = True,
 ) -> CorpusSummary:
     """Embed every text of files and folders as documents, into a folder of Parquet files; go on where it was left.
@@ -154,8 +159,8 @@ def embed_corpus(
     What ends it early, Ctrl-C included, costs no more than the shard at hand.
 
     The folder holds ``*.parquet``, each complete by itself, with the columns ``id`` (string, or int64 row number
-    without an id column), ``file``, ``row``, for texts in chunks ``chunk``, ``start`` and ``end``, then ``text`` and
-    ``embedding``; ``manifest.json``; and ``rejected.jsonl``, if rows were set aside.
+    without an id column), ``file``, ``row``, for texts in chunks ``chunk``, ``start`` and ``end``, then ``text``, the
+    columns that are kept, and ``embedding``; ``manifest.json``; and ``rejected.jsonl``, if rows were set aside.
 
     Args:
         model: what :func:`valuembed.load` returns.
@@ -168,16 +173,20 @@ def embed_corpus(
         chunk: cut texts into chunks of at most so many tokens, each with its own vector; None embeds them whole.
         overlap: tokens that a chunk shares with the one before.
         rows_per_shard: rows of an input in one file of the output; None is 16,384, or 1,024 with ``chunk``.
+        keep: columns of the inputs to keep, see :mod:`valuembed.kept_columns`; None is all that the inputs have when
+            the job begins, and an empty list none. What a job keeps is settled when it begins.
         progress: True shows where it stands on stderr, as a bar on a terminal, else as a line a minute; or what is
             called with a :class:`valuembed.progress.Progress` after each step.
 
     Raises:
-        InputError: an input cannot be read or lacks a column, changed since shards were made of it, or changes now.
-            What is found out about one in the middle of the work is told when the others are done.
+        InputError: an input cannot be read, has rows and none that can be used, lacks a column, changed since shards
+            were made of it, or changes now; or all inputs are empty. What is found out about one in the middle of the
+            work is told when the others are done.
         OutputError: the folder was begun with other settings, cannot be written, or the disk is full.
         ReadingError: the model does not give what it should.
     """
-    choices = Choices(text_column, id_column, precision, dim, chunk, overlap, rows_per_shard)
+    kept = None if keep is None else tuple(keep)
+    choices = Choices(text_column, id_column, precision, dim, chunk, overlap, rows_per_shard, kept)
     done = run_job(_Here(model), inputs, output, choices, progress)
     warn_of_truncation(done.run.truncated, done.run.embedded)
     return done
@@ -199,12 +208,14 @@ def run_job(
     if passed_over:
         named = ", ".join(passed_over[:5]) + (", ..." if len(passed_over) > 5 else "")
         warnings.warn(f"{len(passed_over)} files are of no kind that is read: {named}", UserWarning, stacklevel=3)
-    job = open_job(Path(output), *engine.begin(choices), sources)
+    job = open_job(Path(output), *engine.begin(choices), sources, choices.keep)
     watch = Watch({name: state.size for name, state in job.states.items()}, progress)
     try:
         with closing(watch):
             _embed_all(job, engine, watch)
-        return account(job, watch.now())
+        done = account(job, watch.now())
+        _check_done(job, done)
+        return done
     except OutputError as error:
         raise OutputError(f"{error}; finished shards are kept, the same command goes on from there") from error
 
@@ -237,11 +248,40 @@ def _check(
     """Files that are read, and names of those that are not."""
     given = [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs
     folder = check_folder(output)
-    read_manifest(folder)
+    record = read_manifest(folder)
     sources, passed_over = find_sources(given, folder, text_column, id_column)
+    empty = []
     for source in sources:
-        check_columns(source.path, text_column, id_column)
+        look = look_for_text(
+            source.path, text_column, id_column, most_rows=ROWS_LOOKED_AT, max_bytes=MAX_DOCUMENT_BYTES
+        )
+        look.check()
+        empty += [look] if look.is_empty else []
+    # One that is empty is fine among others, of this run or of those before.
+    if len(empty) == len(sources) and not (
+        record and {entry["name"] for entry in record["inputs"]} - {s.name for s in sources}
+    ):
+        error = nothing_usable(empty[0].path, empty[0].rows, None)
+        raise (
+            error
+            if len(empty) == 1
+            else InputError(f"none of the {len(empty)} inputs holds a text; the first: {error}")
+        )
     return sources, passed_over
+
+
+def _check_done(job: Job, done: CorpusSummary) -> None:
+    """Raise where a job that ended well gave nothing; warn of inputs that gave nothing."""
+    if not done.embedded and done.rows:
+        raise InputError(
+            f"none of {done.rows:,} rows of {done.inputs:,} inputs could be embedded; {done.first_rejected}; remove "
+            f"{job.folder} and give other inputs"
+        )
+    if done.barren:
+        named = ", ".join(done.barren[:5]) + (", ..." if len(done.barren) > 5 else "")
+        warnings.warn(
+            f"none of the rows of {len(done.barren)} inputs could be embedded: {named}", UserWarning, stacklevel=4
+        )
 
 
 def _embed_all(job: Job, engine: Engine, watch: Watch) -> None:

@@ -54,6 +54,7 @@ def embed_corpus_on_ray(
     chunk: int | None = None,
     overlap: int = 0,
     rows_per_shard: int | None = None,
+    keep: Sequence[str] | None = None,
     workers: int | str | None = None,
     cpus_per_worker: float = 1.0,
     gpus_per_worker: float | None = None,
@@ -70,8 +71,8 @@ def embed_corpus_on_ray(
     Args:
         model: the arguments of :func:`valuembed.load`, or a function without arguments that loads a model and can be
             sent to other processes.
-        inputs, output, text_column, id_column, precision, dim, chunk, overlap, rows_per_shard, progress: as there;
-            progress is told shard by shard.
+        inputs, output, text_column, id_column, precision, dim, chunk, overlap, rows_per_shard, keep: as there.
+        progress: as there; it is told shard by shard.
         workers: a number of workers, or ``"2:8"``: two have to fit, and up to eight run when there is room for them,
             for which an autoscaler is asked. None is as many as the cluster has room for.
         cpus_per_worker: CPUs of a worker, and threads that it computes with. Less than one is legal.
@@ -88,7 +89,8 @@ def embed_corpus_on_ray(
         InputError, OutputError, ReadingError: as there; what is wrong with a model as :func:`valuembed.load`.
     """
     ray = import_ray(address)
-    choices = Choices(text_column, id_column, precision, dim, chunk, overlap, rows_per_shard)
+    kept = None if keep is None else tuple(keep)
+    choices = Choices(text_column, id_column, precision, dim, chunk, overlap, rows_per_shard, kept)
     if not callable(model):
         model = _findable(model)
         if gpus_per_worker is None and str(model.get("device") or "").startswith("cpu"):

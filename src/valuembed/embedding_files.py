@@ -77,14 +77,11 @@ class EmbeddingFile:
         with self._open() as file:
             return int(file.metadata.num_rows)
 
-    def batches(
-        self, make: Make, *, columns: tuple[str, ...] | None = None, rows_per_batch: int = ROWS_PER_BATCH, skip: int = 0
-    ) -> Iterator[Batch]:
-        """Its rows in order.
+    def batches(self, make: Make, *, rows_per_batch: int = ROWS_PER_BATCH, skip: int = 0) -> Iterator[Batch]:
+        """Its rows in order, with all columns that hold one value a row.
 
         Args:
             make: what its vectors have to be comparable with.
-            columns: those to read of the ones that are there, beside id, text and embedding; None are all.
             rows_per_batch: at most so many at a time.
             skip: leave out so many rows at the beginning.
 
@@ -95,8 +92,7 @@ class EmbeddingFile:
 
         with self._open() as file:
             schema = self._checked(file.schema_arrow, make)
-            wanted = schema.names if columns is None else [ID, TEXT, EMBEDDING, *columns]
-            names = [name for name in schema.names if name in wanted]
+            names = [field.name for field in schema if field.name == EMBEDDING or holds_one_value(field.type)]
             first = 0
             try:
                 for rows in file.iter_batches(rows_per_batch, columns=names):
@@ -193,13 +189,20 @@ class EmbeddingFiles:
         name = location.rstrip("/").rpartition("/")[2]
         return cls(str(address), name, location, is_folder, files, files[0].make())
 
-    def batches(
-        self, *, columns: tuple[str, ...] | None = None, rows_per_batch: int = ROWS_PER_BATCH
-    ) -> Iterator[tuple[EmbeddingFile, Batch]]:
+    def batches(self, *, rows_per_batch: int = ROWS_PER_BATCH) -> Iterator[tuple[EmbeddingFile, Batch]]:
         """The rows of all files, file after file; arguments and errors as in :meth:`EmbeddingFile.batches`."""
         for file in self.files:
-            for batch in file.batches(self.make, columns=columns, rows_per_batch=rows_per_batch):
+            for batch in file.batches(self.make, rows_per_batch=rows_per_batch):
                 yield file, batch
+
+
+def holds_one_value(kind: Any) -> bool:
+    """Whether a column of an Arrow type holds strings, numbers, times or the like: one value a row, and no bytes."""
+    import pyarrow.types as kinds
+
+    kind = kind.value_type if kinds.is_dictionary(kind) else kind
+    checks = (kinds.is_string, kinds.is_large_string, kinds.is_string_view, kinds.is_primitive, kinds.is_decimal)
+    return any(check(kind) for check in checks) and not kinds.is_null(kind)
 
 
 def is_remote(address: str | Path) -> bool:

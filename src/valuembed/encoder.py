@@ -24,6 +24,7 @@ from valuembed.devices import check_device
 from valuembed.errors import BlankTextWarning, InputError, NotFiniteError, RecipeError, TruncationWarning
 from valuembed.inputs import as_text, as_texts, check_texts
 from valuembed.module import ValueTransformer
+from valuembed.progress import step_done
 from valuembed.quantizing import precision_of
 from valuembed.recipes import Recipe
 from valuembed.resolution import NO_LIMIT
@@ -297,6 +298,7 @@ class ValueEncoder(SentenceTransformer):
                 left, started = left - done, time.perf_counter()
                 self.reader.has_taken(took, took * left / max(1, done))
                 bar.update(len(batch.rows))
+                step_done(len(batch.rows))
         blank = sum(not text.strip() for text in texts)
         return arrivals.all(), EncodeReport(len(texts), tokens, truncated, blank, reused)
 

@@ -34,7 +34,7 @@ class Hit:
         end: offset behind its last character.
         fused: of a hybrid search, what decided the rank, see :func:`fuse`.
         source: in an index, the name of the source that the row belongs to.
-        more: what the row's further columns hold; an index keeps them.
+        more: what the row's further columns hold.
     """
 
     rank: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from valuembed.embedding_files import PLACES, Batch
+from valuembed.embedding_files import PLACES, Batch, holds_one_value
 from valuembed.errors import InputError
 from valuembed.hits import Hit, unit
 from valuembed.storage import CHUNK, EMBEDDING, END, FILE, ID, ROW, START, TEXT, Make
@@ -61,7 +61,7 @@ def further_fields(file: Any) -> list[Any]:
     for column in file:
         kind = column.type.value_type if kinds.is_dictionary(column.type) else column.type
         is_text = kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind)
-        if column.name in (ID, TEXT, EMBEDDING, *PLACES) or not (is_text or kinds.is_primitive(kind)):
+        if column.name in (ID, TEXT, EMBEDDING, *PLACES) or not holds_one_value(column.type):
             continue
         if column.name in OWN or column.name.startswith("_"):
             raise InputError(

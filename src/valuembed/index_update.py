@@ -195,7 +195,8 @@ class Update:
             if field.name in own.names and own.field(field.name).type != field.type:
                 raise InputError(
                     f"{file.path}: column {field.name!r} holds {field.type}, and in {self.rows.address} "
-                    f"{own.field(field.name).type}; give one of them another name or type"
+                    f"{own.field(field.name).type}; give one of them another name or type, or "
+                    "embed one without it (--keep)"
                 )
         if missing := [field for field in further if field.name not in own.names]:
             self.rows.add_columns(missing)

@@ -16,8 +16,10 @@ from typing import Any
 
 from valuembed import __version__
 from valuembed.errors import InputError, OutputError
+from valuembed.kept_columns import LOOKED_AT, KeptColumns, check_further, find_columns
 from valuembed.locks import Lock
 from valuembed.new_file import NewFile, fresh_name
+from valuembed.rows import DEFAULT_TEXT_COLUMN
 from valuembed.sources import Source, State, look
 from valuembed.storage import Encoder, Make
 
@@ -67,6 +69,7 @@ class Job:
         settings: see there.
         sources: the inputs of this run.
         states: what each of them was when the run began, by name.
+        kept: columns of the inputs that are kept beside the vectors, in all shards alike.
     """
 
     folder: Path
@@ -74,6 +77,7 @@ class Job:
     settings: Settings
     sources: tuple[Source, ...]
     states: Mapping[str, State]
+    kept: KeptColumns
 
     @property
     def work(self) -> Path:
@@ -110,8 +114,9 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
     Returns:
         ``make`` (see :meth:`Make.from_record`), ``settings`` (see :class:`Settings`), ``inputs`` (a list of ``name``,
-        ``size``, ``modified``, ``digest``), ``versions`` of the run that began the job, and ``complete``: None, or the
-        counts of a run that found everything done.
+        ``size``, ``modified``, ``digest``), ``versions`` of the run that began the job, ``kept`` (see
+        :meth:`valuembed.kept_columns.KeptColumns.from_record`; absent where nothing is kept), and ``complete``: None,
+        or the counts of a run that found everything done.
 
     Raises:
         OutputError: it cannot be read, is damaged, or of another version's form.
@@ -124,6 +129,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
             Make.from_record(record["make"])
             Settings(**record["settings"])
             _states(record)
+            _kept(record)
             return dict(record)
     except FileNotFoundError:
         return None
@@ -138,13 +144,23 @@ def _states(record: Mapping[str, Any]) -> dict[str, State]:
     return {entry["name"]: State(entry["size"], entry["modified"], entry["digest"]) for entry in record["inputs"]}
 
 
+def _kept(record: Mapping[str, Any]) -> KeptColumns:
+    return KeptColumns.from_record(record["kept"]) if record.get("kept") else KeptColumns.none()
+
+
 def recorded_sources(record: Mapping[str, Any]) -> list[Source]:
     """Every input that a manifest records, of all runs."""
     return [Source.named(entry["name"]) for entry in record["inputs"]]
 
 
-def open_job(folder: Path, make: Make, settings: Settings, sources: Sequence[Source]) -> Job:
+def open_job(
+    folder: Path, make: Make, settings: Settings, sources: Sequence[Source], keep: Sequence[str] | None = None
+) -> Job:
     """Begin a job, or join it: make its manifest, or compare with it, and enter inputs that are new.
+
+    Args:
+        folder, make, settings, sources: of the job.
+        keep: columns of the inputs to keep; None is all that the inputs of the run that begins the job have.
 
     Raises:
         OutputError: the job has other settings, each of which is named; or the folder cannot be used.
@@ -161,12 +177,43 @@ def open_job(folder: Path, make: Make, settings: Settings, sources: Sequence[Sou
         if record is not None:
             check_settings(folder, record, make, settings)
         known = _states(record) if record else {}
+        new_sources = [source for source in sources if source.name not in known]
+        kept = _kept_columns(folder, record, settings, new_sources, keep)
         states = {source.name: look(source, known.get(source.name)) for source in sources}
         _check_inputs(folder, known, states, sources)
         if record is None or any(known.get(name) != state for name, state in states.items()):
             new = any(name not in known or not known[name].same_content(state) for name, state in states.items())
-            _write(folder, record, make, settings, known | states, None if new else (record or {}).get("complete"))
-    return Job(folder, make, settings, tuple(sources), states)
+            begun = record or _begin(make, settings, kept)
+            _write(folder, begun, known | states, None if new else (record or {}).get("complete"))
+    return Job(folder, make, settings, tuple(sources), states, kept)
+
+
+def _kept_columns(
+    folder: Path,
+    record: Mapping[str, Any] | None,
+    settings: Settings,
+    sources: Sequence[Source],
+    keep: Sequence[str] | None,
+) -> KeptColumns:
+    """The columns that a job keeps: those that its first run settled on.
+
+    Args:
+        folder, record, settings, keep: of the job.
+        sources: the inputs that the job does not know.
+    """
+    paths = [source.path for source in sources]
+    if record is None:
+        return find_columns(paths, settings.text_column, settings.id_column, keep, most_bytes=LOOKED_AT)
+    kept = _kept(record)
+    own = (settings.text_column or DEFAULT_TEXT_COLUMN, settings.id_column)
+    if keep is not None and {name for name in keep if name not in own} != set(kept.names):
+        raise OutputError(
+            f"output {folder} was begun with other settings (there against here): keep {list(kept.names)} against "
+            f"{list(keep)}; give the same or leave it out, or name another folder"
+        )
+    if keep is None:
+        check_further(kept, paths, folder, settings.text_column, settings.id_column)
+    return kept
 
 
 def note_complete(job: Job, counts: Mapping[str, int]) -> None:
@@ -178,22 +225,25 @@ def note_complete(job: Job, counts: Mapping[str, int]) -> None:
     with Lock(job.work / "job.lock"):
         record = read_manifest(job.folder)
         if record is not None and record["complete"] != counts:
-            _write(job.folder, record, job.make, job.settings, _states(record), counts)
+            _write(job.folder, record, _states(record), counts)
+
+
+def _begin(make: Make, settings: Settings, kept: KeptColumns) -> dict[str, Any]:
+    """What all runs of a job share, as plain data."""
+    shared = {"make": make.to_record(), "settings": asdict(settings), "versions": _versions()}
+    return {**shared, "kept": kept.to_record()} if kept.names else shared
 
 
 def _write(
     folder: Path,
-    record: Mapping[str, Any] | None,
-    make: Make,
-    settings: Settings,
+    record: Mapping[str, Any],
     states: Mapping[str, State],
     complete: Mapping[str, int] | None,
 ) -> None:
-    record = record or {"make": make.to_record(), "settings": asdict(settings), "versions": _versions()}
     content = {
         "format": FORMAT,
         "complete": complete,
-        **{key: record[key] for key in ("make", "settings", "versions")},
+        **{key: record[key] for key in ("make", "settings", "versions", "kept") if key in record},
         "inputs": [{"name": name, **asdict(state)} for name, state in states.items()],
     }
     with NewFile(folder / MANIFEST, fresh_name(folder / WORK, MANIFEST)) as new:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from valuembed.calls import NOT_FINITE, NOT_STORED, Call, Encoded, encode, gather, warn_of_truncation
 from valuembed.errors import OutputError, ReadingError, ValuembedError
+from valuembed.kept_columns import LOOKED_AT, find_columns
 from valuembed.new_file import NewFile
-from valuembed.progress import track
-from valuembed.rows import Rejected, RowReader, check_input, count_rows, read_rows
+from valuembed.progress import track, watching_steps
+from valuembed.rows import Rejected, RowReader, check_input, count_rows, look_for_text, nothing_usable
 from valuembed.storage import ID, TEXT, Encoder, Make
 from valuembed.vector_writer import VectorWriter
 
@@ -29,6 +31,7 @@ class EmbedSummary:
         truncated: embedded texts of which only the beginning was read.
         seconds: time from the first row read to the file in place.
         tokens: tokens that were computed.
+        first_rejected: the first of the rows set aside; None where there is none.
     """
 
     rows: int
@@ -37,6 +40,7 @@ class EmbedSummary:
     truncated: int
     seconds: float
     tokens: int
+    first_rejected: Rejected | None = None
 
 
 def embed_file(
@@ -48,59 +52,76 @@ def embed_file(
     id_column: str | None = None,
     precision: str = "float32",
     dim: int | None = None,
+    keep: Sequence[str] | None = None,
     overwrite: bool = False,
     rows_per_chunk: int = 2048,
     progress: bool = True,
 ) -> EmbedSummary:
     """Embed every text of a file as documents, into a Parquet file.
 
-    The output has the columns ``id`` (string, or int64 counted from 0 without an id column), ``text`` and
-    ``embedding`` (fixed-size list of float32, or of what the precision stores), in the input's order, and records the
-    model and the recipe in its schema metadata. It appears under its name only when it is complete. Rows without a
-    usable text are set aside in :func:`rejected_path`. An input without rows is legal and gives an output without rows.
+    The output has the columns ``id`` (string, or int64 counted from 0 without an id column), ``text``, those that are
+    kept, and ``embedding`` (fixed-size list of float32, or of what the precision stores), in the input's order, and
+    records the model and the recipe in its schema metadata. It appears under its name only when it is complete. Rows
+    without a usable text are set aside in :func:`rejected_path`; where no row is usable, that is an error.
 
     Args:
         model: what :func:`valuembed.load` returns.
-        input: see :func:`read_rows`.
+        input: see :func:`valuembed.rows.read_rows`.
         output: a ``.parquet`` file to create; its folder has to exist.
-        text_column: see :func:`read_rows`.
-        id_column: see :func:`read_rows`.
+        text_column: see :func:`valuembed.rows.read_rows`.
+        id_column: see :func:`valuembed.rows.read_rows`.
         precision: how numbers are stored, see :data:`valuembed.precision.PRECISIONS`.
         dim: keep so many numbers of each vector, which is scaled to length 1 again; None is all.
+        keep: columns of the input to keep, see :mod:`valuembed.kept_columns`; None is all, and an empty list none.
         overwrite: replace the output when it exists; an earlier list of rejected rows goes with it.
         rows_per_chunk: texts given to the model at a time, and rows in a row group of the output.
         progress: show a progress bar on stderr if that is a terminal, else a line a minute.
 
     Raises:
-        InputError: the input cannot be read (see :func:`read_rows`).
+        InputError: the input cannot be read (see :func:`valuembed.rows.read_rows`), holds no usable text, or lacks a
+            column.
         OutputError: the output exists, its folder is missing or not writable, or the disk is full.
         ReadingError: the model returned numbers that are not finite; the message names the rows.
     """
     if rows_per_chunk < 1:
         raise ValueError(f"rows_per_chunk={rows_per_chunk} has to be at least 1")
-    source, target = check_files(input, output, text_column=text_column, id_column=id_column, overwrite=overwrite)
+    source, target = check_files(
+        input, output, text_column=text_column, id_column=id_column, keep=keep, overwrite=overwrite
+    )
     start = time.perf_counter()
     embedded = rejected = truncated = tokens = 0
+    first: Rejected | None = None
     columns = {ID: "string" if id_column else "int64", TEXT: "string"}
+    kept = find_columns([source], text_column, id_column, keep)
     with NewFile(target) as vectors, NewFile(rejected_path(target)) as rejects:
         make = Make.of(model, precision, dim)
-        bar = track(progress, total=count_rows(source), unit=" rows", desc="embedding")
-        with bar, VectorWriter(vectors, make, columns) as writer, RowReader(source, text_column, id_column) as reader:
+        # Every step of the model shows, however few texts it has.
+        bar = track(progress, total=count_rows(source), unit=" rows", desc="embedding", miniters=1)
+        with (
+            bar,
+            VectorWriter(vectors, make, columns, kept.schema) as writer,
+            RowReader(source, text_column, id_column, keep=kept.names) as reader,
+        ):
             for call in gather(reader.take(), rows_per_chunk):
                 if call.texts:
-                    encoded = _encoded(model, make, call, source)
-                    kept = [at for at, text in enumerate(call.texts) if text.row not in call.aside]
-                    ids = [call.texts[at].id for at in kept]
-                    texts = [call.texts[at].text for at in kept]
-                    writer.write({ID: ids, TEXT: texts}, make.pack(encoded.vectors[kept]))
+                    with watching_steps(bar.update):
+                        encoded = _encoded(model, make, call, source)
+                    fine = [at for at, text in enumerate(call.texts) if text.row not in call.aside]
+                    ids = [call.texts[at].id for at in fine]
+                    texts = [call.texts[at].text for at in fine]
+                    further = kept.arrays([call.texts[at].kept for at in fine], str(source))
+                    writer.write({ID: ids, TEXT: texts}, make.pack(encoded.vectors[fine]), further)
                     truncated += encoded.truncated
                     tokens += encoded.tokens
                 for _, row in sorted(call.aside.items()):
+                    first = first or row
                     rejects.write(json.dumps({"row": row.row, "reason": row.reason}).encode() + b"\n")
                 embedded += call.rows - len(call.aside)
                 rejected += len(call.aside)
-                bar.update(call.rows)
+                bar.update(embedded + rejected - bar.n)
             reader.check_columns()
+        if not embedded:
+            raise nothing_usable(source, rejected, first)
         # Both are on the disk before either gets its name, and the list of rejected rows gets it first: an output that
         # is there has its list.
         vectors.seal()
@@ -112,7 +133,7 @@ def embed_file(
         vectors.commit()
     warn_of_truncation(truncated, embedded)
     seconds = time.perf_counter() - start
-    return EmbedSummary(embedded + rejected, embedded, rejected, truncated, seconds, tokens)
+    return EmbedSummary(embedded + rejected, embedded, rejected, truncated, seconds, tokens, first)
 
 
 def rejected_path(output: str | Path) -> Path:
@@ -126,6 +147,7 @@ def check_files(
     *,
     text_column: str | None = None,
     id_column: str | None = None,
+    keep: Sequence[str] | None = None,
     overwrite: bool = False,
 ) -> tuple[Path, Path]:
     """Raise what :func:`embed_file` would raise before it embeds a row: worth calling before a model is loaded.
@@ -152,8 +174,11 @@ def check_files(
             raise OutputError(f"output {target} exists; give another name, or --overwrite (overwrite=True)")
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise OutputError(f"output {target}: folder {target.parent} is not writable")
-    # The first row is enough to find out that a table lacks the column.
-    next(iter(read_rows(source, text_column, id_column)), None)
+    # Up to the first text: most files have it in their first row, and others should not wait for a model in vain.
+    look = look_for_text(source, text_column, id_column)
+    if not look.has_text:
+        raise nothing_usable(source, look.rows, look.first)
+    find_columns([source], text_column, id_column, keep, most_bytes=LOOKED_AT)
     return source, target
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from valuembed.compressed import compression, extension
+from valuembed.compressed import compression, extension, read_content
 from valuembed.errors import InputError
 from valuembed.inputs import check_file_name
 from valuembed.tables import UNREADABLE, check_column_type, column_index, csv_records, open_parquet, parquet_cells
@@ -72,7 +72,7 @@ def read_training_pairs(path: str | os.PathLike[str], columns: Sequence[str] | N
     """Read pairs to train on, every row checked.
 
     Args:
-        path: ``.jsonl``, ``.csv`` (comma, with a header line), either of them also packed (``.gz``, ``.zst``), or
+        path: ``.jsonl``, ``.csv`` or ``.tsv`` (with a header line), each of them also packed (``.gz``, ``.zst``), or
             ``.parquet``; with the split behind it if need be: ``FILE@SPLIT``. Blank lines count as none.
         columns: names of at least two columns: the anchor's, the positive's, then those of hard negatives. None takes
             the first of ``LAYOUTS`` that the file has, with all its columns "negative", "negative_1", "negative_2"...
@@ -229,26 +229,18 @@ def _side(row: TaskRow, name: str, *, negative: bool) -> str:
 _Reader = Callable[[Path, bytes, Sequence[str] | None], list[TaskRow]]
 
 
-def _content(path: Path) -> tuple[_Reader, tuple[bytes, ...]]:
-    """How to read a file, and its bytes: as they are and, if they are packed, unpacked."""
-    packing, kind = compression(path), extension(path)
-    legal = kind in _KINDS and not (packing and kind == ".parquet")
+def _content(path: Path) -> tuple[_Reader, tuple[bytes, bytes]]:
+    """How to read a file, and its bytes as they are stored, and unpacked."""
+    kind = extension(path)
+    legal = kind in _KINDS and not (compression(path) and kind == ".parquet")
     try:
         # A file that is not there is said to be missing, whatever it would be.
         if path.is_file() and not legal:
             raise InputError(f"{path} has the unknown extension {path.suffix!r}; expected {_LEGAL}")
-        content = path.read_bytes()
+        content = read_content(path) if kind != ".parquet" else (path.read_bytes(),) * 2
+        return _KINDS[kind], content
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}; expected {_LEGAL}") from error
-    if packing is None:
-        return _KINDS[kind], (content,)
-    import pyarrow as pa
-
-    try:
-        with pa.CompressedInputStream(pa.BufferReader(content), packing) as stream:
-            return _KINDS[kind], (content, stream.read())
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path} is no readable {path.suffix.lower()} file: {error}") from error
 
 
 def _jsonl(path: Path, content: bytes, columns: Sequence[str] | None) -> list[TaskRow]:
@@ -256,7 +248,7 @@ def _jsonl(path: Path, content: bytes, columns: Sequence[str] | None) -> list[Ta
 
 
 def _csv(path: Path, content: bytes, columns: Sequence[str] | None) -> list[TaskRow]:
-    records = csv_records(path, io.BytesIO(content))
+    records = csv_records(path, io.BytesIO(content), [columns] if columns else LAYOUTS)
     _, header = next(records, (0, None))
     if not header or isinstance(header, str):
         found = "is empty" if header is None else "has a blank first line"
@@ -310,5 +302,11 @@ def _with_remarks(found: Sequence[str], sides: Sequence[str]) -> list[str]:
     return [*sides, *(name for name in ("split", *_GRADES) if name in found and name not in sides)]
 
 
-_KINDS: dict[str, _Reader] = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
-_LEGAL = ".jsonl, .csv, .parquet, or the first two packed as .gz or .zst"
+_KINDS: dict[str, _Reader] = {
+    ".jsonl": _jsonl,
+    ".ndjson": _jsonl,
+    ".csv": _csv,
+    ".tsv": _csv,
+    ".parquet": _parquet,
+}
+_LEGAL = ".jsonl, .csv, .tsv, .parquet, or one of the first three packed as .gz or .zst"

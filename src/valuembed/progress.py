@@ -6,8 +6,9 @@ import io
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,6 +134,25 @@ class Watch:
             bar.set_postfix_str(str(progress))
 
         return show
+
+
+_steps: ContextVar[Callable[[int], object] | None] = ContextVar("_steps", default=None)
+
+
+@contextmanager
+def watching_steps(tell: Callable[[int], object]) -> Iterator[None]:
+    """Have a model that is called in the block tell after each of its steps how many texts it has embedded."""
+    before = _steps.set(tell)
+    try:
+        yield
+    finally:
+        _steps.reset(before)
+
+
+def step_done(texts: int) -> None:
+    """Tell whoever watches that a step of so many texts is done."""
+    if (tell := _steps.get()) is not None:
+        tell(texts)
 
 
 def every(seconds: float, tell: Callable[[Progress], object]) -> Callable[[Progress], None]:

@@ -7,15 +7,39 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from valuembed import tables
+from valuembed.column_types import EXACT, NOTHING, json_type
 from valuembed.compressed import open_stream
+from valuembed.errors import InputError
 from valuembed.inputs import check_text
 from valuembed.tables import UNREADABLE
 
 PARQUET = ".parquet"
 _PARQUET_BATCH = 1024
+_BATCH_BYTES = 64_000_000
+"""A batch of Parquet has fewer rows where they are large, as rows with pictures are."""
+
+BLANK = ("blank", "blank line")
+"""Reasons of rows that hold nothing: a file of these alone is as good as empty."""
+
+MOST_COLUMNS = 1000
+"""Keys that JSON Lines may have as columns; when there are more, they are data."""
+
+
+class InBatch(NamedTuple):
+    """Where the values of a row stand that are kept of Parquet.
+
+    Attributes:
+        batch: a record batch; None where the file has none of the columns.
+        at: the row's place in it.
+        size: of a row, in bytes.
+    """
+
+    batch: Any
+    at: int
+    size: int
 
 
 class RejectionError(Exception):
@@ -28,6 +52,7 @@ class RowFile:
     Args:
         path: of the file.
         columns: the text's, and the id's if there is one.
+        keep: further columns, whose values go along with each row; a file need not have them.
 
     Attributes:
         rows: each with the number that a person gives it, as it is stored.
@@ -36,16 +61,33 @@ class RowFile:
 
     rows: Iterator[tuple[int, Any]]
 
-    def __init__(self, path: Path, columns: list[str]) -> None:
+    def __init__(self, path: Path, columns: list[str], keep: tuple[str, ...] = ()) -> None:
+        self.path = path
         self.columns = columns
+        self.keep = keep
         self.keys: dict[str, None] = {}
         self.stream = open_stream(path)
         self.size = path.stat().st_size
         self.rows = tables.numbered_lines(path, self.stream.file)
 
-    def parse(self, row: Any) -> list[object]:
-        """What stands in the place of the text, and of the id if there is one."""
-        return [_decoded(row)]
+    def parse(self, row: Any) -> tuple[list[object], Any]:
+        """What stands in the place of the text, and of the id if there is one; and the values that are kept.
+
+        Values are a tuple, None where there is none; of Parquet, an :class:`InBatch`.
+        """
+        return [_decoded(row)], (None,) * len(self.keep)
+
+    def column_types(self, most_bytes: int | None = None) -> list[tuple[str, Any]]:
+        """All columns in order, with their Arrow types; it may read the file to its end.
+
+        Args:
+            most_bytes: of a file whose rows tell its columns, look at so much of the file, as it is stored; None is
+                all.
+
+        Raises:
+            InputError: there are more of them than columns can be.
+        """
+        return []
 
     def missing(self) -> list[str]:
         """Columns that were not found so far."""
@@ -67,13 +109,34 @@ class RowFile:
 class _JsonLines(RowFile):
     """One JSON object a line."""
 
-    def parse(self, row: Any) -> list[object]:
+    def parse(self, row: Any) -> tuple[list[object], Any]:
         record = _record(_decoded(row))
         if len(self.keys) < 50 or self.missing():
             self.keys.update(dict.fromkeys(record))
         if missing := [key for key in self.columns if key not in record]:
             raise RejectionError(f"no key {missing[0]!r}")
-        return [record[key] for key in self.columns]
+        return [record[key] for key in self.columns], tuple(record.get(key) for key in self.keep)
+
+    def column_types(self, most_bytes: int | None = None) -> list[tuple[str, Any]]:
+        import pyarrow as pa
+
+        found: dict[str, str] = {}
+        for _, line in self.rows:
+            if most_bytes is not None and self.stream.position > most_bytes:
+                break
+            try:
+                record = _record(_decoded(line))
+            except RejectionError:
+                continue
+            if self.columns[0] in record:
+                for key, value in record.items():
+                    found[key] = json_type(value, found.get(key, NOTHING))
+            if len(found) > MOST_COLUMNS:
+                raise InputError(
+                    f"input {self.path} has more than {MOST_COLUMNS:,} different keys, too many for columns; keep no "
+                    "columns of it (--keep none, keep=[])"
+                )
+        return [(key, pa.type_for_alias(kind)) for key, kind in found.items()]
 
     def missing(self) -> list[str]:
         return [key for key in self.columns if key not in self.keys]
@@ -82,36 +145,47 @@ class _JsonLines(RowFile):
 class _Csv(RowFile):
     """Records of CSV under a header."""
 
-    def __init__(self, path: Path, columns: list[str]) -> None:
-        super().__init__(path, columns)
-        self.rows = tables.csv_records(path, self.stream.file)
+    def __init__(self, path: Path, columns: list[str], keep: tuple[str, ...] = ()) -> None:
+        super().__init__(path, columns, keep)
+        self.rows = tables.csv_records(path, self.stream.file, [columns])
         try:
             _, header = next(self.rows, (0, None))
+            self.header = [] if header is None else list(header)
             self.at = [] if header is None else [tables.column_index(path, header, column) for column in columns]
+            self.kept_at = [self.header.index(name) if name in self.header else None for name in keep]
         except BaseException:
             self.close()
             raise
 
-    def parse(self, row: Any) -> list[object]:
+    def parse(self, row: Any) -> tuple[list[object], Any]:
         if isinstance(row, str):
             raise RejectionError(row)
         if not row:
-            raise RejectionError("blank line")
-        return [_csv_cell(row[at]) for at in self.at]
+            raise RejectionError(BLANK[1])
+        kept = tuple(None if at is None else row[at] for at in self.kept_at)
+        return [_csv_cell(row[at]) for at in self.at], kept
+
+    def column_types(self, most_bytes: int | None = None) -> list[tuple[str, Any]]:
+        import pyarrow as pa
+
+        return [(name, pa.string()) for name in self.header]
 
 
 class _Parquet(RowFile):
     """Columns of Parquet. Row groups that are passed over are not read."""
 
-    def __init__(self, path: Path, columns: list[str]) -> None:
+    def __init__(self, path: Path, columns: list[str], keep: tuple[str, ...] = ()) -> None:
+        self.path = path
         self.columns = columns
+        self.keep = keep
         self.keys = {}
         self.file = tables.open_parquet(path)
         try:
-            schema = self.file.schema_arrow
+            self.schema = self.file.schema_arrow
             for column in columns:
-                tables.column_index(path, schema.names, column)
-                tables.check_column_type(path, schema, column, whole_numbers=column != columns[0])
+                tables.column_index(path, self.schema.names, column)
+                tables.check_column_type(path, self.schema, column, whole_numbers=column != columns[0])
+            self.kept_here = [name for name in keep if name in self.schema.names]
         except BaseException:
             self.close()
             raise
@@ -123,13 +197,31 @@ class _Parquet(RowFile):
     def _rows(self, group: int) -> Iterator[tuple[int, Any]]:
         """Rows from the beginning of a row group on."""
         groups = range(group, len(self.starts) - 1)
-        for batch in self.file.iter_batches(_PARQUET_BATCH, row_groups=list(groups), columns=self.columns):
-            for cells in zip(*(tables.parquet_cells(batch.column(name)) for name in self.columns), strict=True):
+        names = list(dict.fromkeys([*self.columns, *self.kept_here]))
+        rows = self._batch_size() if self.kept_here else _PARQUET_BATCH
+        for batch in self.file.iter_batches(rows, row_groups=list(groups), columns=names):
+            kept = batch.select(self.kept_here) if self.kept_here else None
+            texts = zip(*(tables.parquet_cells(batch.column(name)) for name in self.columns), strict=True)
+            size = kept.nbytes // max(1, kept.num_rows) if kept is not None else 0
+            for at, cells in enumerate(texts):
                 self.read += 1
-                yield self.read, cells
+                yield self.read, (cells, InBatch(kept, at, size) if self.keep else ())
 
-    def parse(self, row: Any) -> list[object]:
-        return list(row)
+    def _batch_size(self) -> int:
+        groups = [self.file.metadata.row_group(group) for group in range(self.file.metadata.num_row_groups)]
+        largest = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
+        return max(1, min(_PARQUET_BATCH, _BATCH_BYTES // max(1, largest)))
+
+    def parse(self, row: Any) -> tuple[list[object], Any]:
+        cells, kept = row
+        return list(cells), kept
+
+    def column_types(self, most_bytes: int | None = None) -> list[tuple[str, Any]]:
+        import pyarrow.types as kinds
+
+        types = [(field.name, field.type) for field in self.schema]
+        # A dictionary is a way to store values, which differs from file to file.
+        return [(name, kind.value_type if kinds.is_dictionary(kind) else kind) for name, kind in types]
 
     def skip(self, count: int) -> int:
         before, target = self.read, min(self.read + count, self.starts[-1])
@@ -159,7 +251,7 @@ def _decoded(line: bytes | None) -> str:
 
 def _record(line: str) -> dict[str, Any]:
     if not line.strip():
-        raise RejectionError("blank line")
+        raise RejectionError(BLANK[1])
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -178,18 +270,20 @@ def text_of(value: object, max_bytes: int) -> str:
     """The value as a text that can be embedded."""
     if value is UNREADABLE:
         raise RejectionError("not valid UTF-8")
-    if value is None:
-        raise RejectionError("null, not a text")
+    if value is None or value != value:
+        raise RejectionError("null, not a text" if value is None else "NaN, not a text")
     if reason := check_text(value, max_bytes):
         raise RejectionError(reason)
     assert isinstance(value, str)
     if not value.strip():
-        raise RejectionError("blank")
+        raise RejectionError(BLANK[0])
     return value
 
 
 def id_of(value: object, column: str) -> str:
-    """The value as an id."""
+    """The value as an id; a whole number may come as a float, which is how tables with gaps store them."""
+    if isinstance(value, float) and value.is_integer() and abs(value) <= EXACT:
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         kind = "null" if value is None else "not valid UTF-8" if value is UNREADABLE else f"a {type(value).__name__}"
         raise RejectionError(f"id {column!r} is {kind}, not a string or a whole number")
@@ -198,5 +292,12 @@ def id_of(value: object, column: str) -> str:
     return str(value)
 
 
-KINDS: dict[str, type[RowFile]] = {".txt": RowFile, ".jsonl": _JsonLines, ".csv": _Csv, PARQUET: _Parquet}
+KINDS: dict[str, type[RowFile]] = {
+    ".txt": RowFile,
+    ".jsonl": _JsonLines,
+    ".ndjson": _JsonLines,
+    ".csv": _Csv,
+    ".tsv": _Csv,
+    PARQUET: _Parquet,
+}
 """By extension."""

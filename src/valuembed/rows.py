@@ -17,8 +17,9 @@ from typing import Any
 from valuembed import tables
 from valuembed.compressed import COMPRESSIONS, compression, extension, open_stream
 from valuembed.errors import InputError
+from valuembed.file_hints import JSON_ADVICE, head_of, hint
 from valuembed.inputs import MAX_TEXT_BYTES, check_file_name
-from valuembed.row_files import KINDS, PARQUET, RejectionError, id_of, text_of
+from valuembed.row_files import BLANK, KINDS, PARQUET, RejectionError, id_of, text_of
 
 DEFAULT_TEXT_COLUMN = "text"
 LINES_LOOKED_AT = 1000
@@ -32,10 +33,12 @@ class Row:
     Attributes:
         id: the id column's value as a string; without an id column, the row's position counted from 0.
         text: the text as it stands in the file.
+        kept: values of further columns, as :meth:`valuembed.row_files.RowFile.parse` gives them.
     """
 
     id: int | str
     text: str
+    kept: Any = ()
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,10 @@ def read_rows(
     """Stream the texts of a file.
 
     Args:
-        path: ``.txt`` (UTF-8, one text a line), ``.jsonl`` (one object a line), ``.csv`` (comma, with a header line),
-            each of them also as ``.gz`` or ``.zst``, or ``.parquet``. CRLF and a UTF-8 byte order mark are understood.
+        path: ``.txt`` (UTF-8, one text a line), ``.jsonl`` or ``.ndjson`` (one object a line), ``.csv`` or ``.tsv``
+            (with a header line; separated by comma, semicolon, tab or bar, whichever gives the header its columns),
+            each of them also as ``.gz`` or ``.zst``, or ``.parquet``. Lines end in LF, CRLF or CR, and a UTF-8 byte
+            order mark is understood.
         text_column: column, or JSON key, that holds the text; ``"text"`` when None. A ``.txt`` file has no columns.
         id_column: column, or JSON key, of strings or whole numbers that identify the rows.
 
@@ -90,9 +95,10 @@ def check_input(path: str | Path, text_column: str | None = None, id_column: str
     if not is_readable_kind(path):
         last = "".join(path.suffixes[-2:]) if compression(path) else path.suffix
         packed = " or ".join(COMPRESSIONS)
+        advice = f"; {JSON_ADVICE}" if extension(path) == ".json" else ""
         raise InputError(
             f"input {path} has the unknown extension {last!r}; legal: {', '.join(KINDS)}; all but the last also with "
-            f"{packed} behind it"
+            f"{packed} behind it{advice}"
         )
     if extension(path) == ".txt" and (text_column or id_column):
         named = text_column or id_column
@@ -106,29 +112,101 @@ def is_readable_kind(path: Path) -> bool:
     return kind in KINDS and not (kind == PARQUET and compression(path))
 
 
-def check_columns(path: str | Path, text_column: str | None = None, id_column: str | None = None) -> None:
-    """Raise where a file has no such columns, as far as its header, schema or first :data:`LINES_LOOKED_AT` lines tell.
+@dataclass(frozen=True)
+class Look:
+    """What a look at the beginning of a file found.
+
+    Attributes:
+        path: of the file.
+        rows: that were looked at.
+        has_text: whether one of them can be used.
+        ended: whether the file ended with them.
+        first: the first row that cannot be used, for another reason than that it is blank.
+    """
+
+    path: Path
+    rows: int
+    has_text: bool
+    ended: bool
+    first: Rejected | None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the whole file was looked at and holds nothing, or nothing but blank rows."""
+        return self.ended and not self.has_text and self.first is None
+
+    def check(self) -> None:
+        """Raise where the whole file was looked at and none of its rows can be used, though it is not empty.
+
+        Raises:
+            InputError: with the first reason, and what to do where that is known.
+        """
+        if self.ended and not self.has_text and self.first is not None:
+            raise nothing_usable(self.path, self.rows, self.first)
+
+
+def look_for_text(
+    path: str | Path,
+    text_column: str | None = None,
+    id_column: str | None = None,
+    *,
+    most_rows: int | None = None,
+    max_bytes: int = MAX_TEXT_BYTES,
+) -> Look:
+    """Read a file up to the first row that can be used, or to its end: worth doing before a model is loaded.
+
+    Args:
+        path, text_column, id_column: as :func:`read_rows`.
+        most_rows: read no further than these; None is to the end.
+        max_bytes: a text has to be shorter than this in UTF-8.
 
     Raises:
-        InputError: as :func:`read_rows`.
+        InputError: as :func:`read_rows`; the columns are looked for in the rows that are read.
     """
-    with RowReader(path, text_column, id_column) as reader:
-        for _ in reader.take(LINES_LOOKED_AT if extension(reader.path) == ".jsonl" else 1):
-            if reader.has_columns():
-                return
+    first = None
+    with RowReader(path, text_column, id_column, max_bytes=max_bytes) as reader:
+        for _, _, row in reader.take(most_rows):
+            if isinstance(row, Row):
+                return Look(reader.path, reader.read, True, False, None)
+            if first is None and row.reason not in BLANK:
+                first = row
         reader.check_columns()
+        return Look(reader.path, reader.read, False, most_rows is None or reader.read < most_rows, first)
+
+
+def nothing_usable(path: Path, rows: int, first: Rejected | None) -> InputError:
+    """The error that no row of a file can be used.
+
+    Args:
+        path: of the file.
+        rows: how many there are.
+        first: the first that cannot be used for another reason than that it is blank; None where all are blank.
+    """
+    if not rows:
+        header = " but a header" if extension(path) in (".csv", ".tsv") and head_of(path).strip() else ""
+        return InputError(f"input {path} holds no rows: there is nothing in it{header}")
+    if first is None:
+        return InputError(
+            f"input {path} holds no text: {'its one row is' if rows == 1 else f'all {rows:,} rows are'} blank"
+        )
+    where = "row" if extension(path) == PARQUET else "line"
+    advice = None if extension(path) == PARQUET else hint(path, head_of(path), first.reason)
+    return InputError(
+        f"input {path}: {'its one row cannot be used' if rows == 1 else f'none of its {rows:,} rows can be used'}; the "
+        f"first, in {where} {first.row}: {first.reason}{f'; {advice}' if advice else ''}"
+    )
 
 
 def count_rows(path: Path) -> int:
     """About how many rows a file has, for a progress bar: exact for Parquet, else the number of line ends."""
     if extension(path) == PARQUET:
         return int(tables.open_parquet(path).metadata.num_rows)
-    with _reading(path), open_stream(path) as stream:
-        return sum(block.count(b"\n") for block in iter(lambda: stream.file.read(1 << 20), b""))
+    with reading(path), open_stream(path) as stream:
+        return tables.count_lines(stream.file)
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
     """Turn the system's refusals into an error that names the file."""
     try:
         yield
@@ -141,6 +219,7 @@ class RowReader:
 
     Args:
         path, text_column, id_column: as :func:`read_rows`.
+        keep: further columns whose values rows carry.
         max_bytes: a text has to be shorter than this in UTF-8.
 
     Attributes:
@@ -157,6 +236,7 @@ class RowReader:
         text_column: str | None = None,
         id_column: str | None = None,
         *,
+        keep: tuple[str, ...] = (),
         max_bytes: int = MAX_TEXT_BYTES,
     ) -> None:
         self.path = check_input(path, text_column, id_column)
@@ -164,8 +244,8 @@ class RowReader:
         self.max_bytes = max_bytes
         self.read = 0
         columns = [text_column or DEFAULT_TEXT_COLUMN, *([id_column] if id_column is not None else [])]
-        with _reading(self.path):
-            self._file = KINDS[extension(self.path)](self.path, columns)
+        with reading(self.path):
+            self._file = KINDS[extension(self.path)](self.path, columns, keep)
 
     def __enter__(self) -> RowReader:
         return self
@@ -191,9 +271,9 @@ class RowReader:
             index = self.read
             self.read += 1
             try:
-                text, *ids = self._file.parse(content)
+                (text, *ids), kept = self._file.parse(content)
                 checked = text_of(text, self.max_bytes)
-                yield index, line, Row(id_of(ids[0], str(self.id_column)) if ids else index, checked)
+                yield index, line, Row(id_of(ids[0], str(self.id_column)) if ids else index, checked, kept)
             except RejectionError as reason:
                 yield index, line, Rejected(line, str(reason))
 
@@ -203,10 +283,6 @@ class RowReader:
             skipped = self._file.skip(count)
         self.read += skipped
         return skipped
-
-    def has_columns(self) -> bool:
-        """Whether the columns are known to be there: by header or schema at once, in JSON Lines by the lines taken."""
-        return not self._file.missing()
 
     def check_columns(self) -> None:
         """Raise where keys were found in the lines taken so far, and a wanted one is not among them.
@@ -226,7 +302,7 @@ class RowReader:
         """Say of a file that can be damaged where it is."""
         import pyarrow as pa
 
-        with _reading(self.path):
+        with reading(self.path):
             try:
                 yield
             except (pa.ArrowInvalid, OSError) as error:

@@ -13,7 +13,7 @@ from valuembed.hits import Hit, check_make, check_query, embed_query, unit
 from valuembed.index import Index
 from valuembed.inputs import as_text, as_texts
 from valuembed.recorded import recorded_options, telling_what_made
-from valuembed.storage import EMBEDDING, Encoder
+from valuembed.storage import EMBEDDING, ID, TEXT, Encoder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,7 +95,7 @@ def nearest(vector: NDArray[np.float32], source: EmbeddingFiles, k: int = 10) ->
 
     best: list[tuple[float, int, dict[str, Any]]] = []
     seen = 0
-    for file, batch in source.batches(columns=PLACES, rows_per_batch=ROWS_PER_BATCH):
+    for file, batch in source.batches(rows_per_batch=ROWS_PER_BATCH):
         scores = unit(batch.vectors, f"{file.path}, rows from {batch.first}") @ vector
         # Only rows that can still enter the best k are turned into Python objects.
         for at in np.argsort(-scores, kind="stable")[:k].tolist():
@@ -106,7 +106,12 @@ def nearest(vector: NDArray[np.float32], source: EmbeddingFiles, k: int = 10) ->
             (heapq.heappush if len(best) < k else heapq.heapreplace)(best, (*entry, row))
         seen += batch.rows.num_rows
     best.sort(reverse=True)
-    return [Hit(rank, score, **row) for rank, (score, _, row) in enumerate(best, start=1)]
+    return [_hit(rank, score, row) for rank, (score, _, row) in enumerate(best, start=1)]
+
+
+def _hit(rank: int, score: float, row: dict[str, Any]) -> Hit:
+    own = {name: row.pop(name) for name in (ID, TEXT, *PLACES) if name in row}
+    return Hit(rank, score, **own, more=row)
 
 
 def open_embeddings(address: str | Path) -> EmbeddingFiles | Index:

@@ -18,7 +18,8 @@ from valuembed.errors import InputError
 from valuembed.inputs import iter_texts
 from valuembed.offsets import token_starts
 from valuembed.progress import track
-from valuembed.rows import Row, check_input, read_rows
+from valuembed.row_files import BLANK
+from valuembed.rows import Rejected, Row, check_input, nothing_usable, read_rows
 
 TOKENS = 128
 """Tokens of a segment (ours)."""
@@ -44,7 +45,7 @@ class Documents:
         rejected: rows passed over so far, because they hold no usable text.
 
     Raises:
-        InputError: as :func:`valuembed.rows.read_rows`.
+        InputError: as :func:`valuembed.rows.read_rows`; or, once all is read, no row could be used.
     """
 
     def __init__(self, path: str | Path, text_column: str | None = None) -> None:
@@ -54,12 +55,17 @@ class Documents:
 
     def __iter__(self) -> Iterator[str]:
         self.read = self.rejected = 0
+        first: Rejected | None = None
         for row in read_rows(self.path, self.text_column):
             if isinstance(row, Row):
                 self.read += 1
                 yield row.text
             else:
                 self.rejected += 1
+                if first is None and row.reason not in BLANK:
+                    first = row
+        if not self.read:
+            raise nothing_usable(self.path, self.rejected, first)
 
 
 @dataclass(frozen=True)

@@ -231,10 +231,11 @@ def write_shard(
     assert reader.read == shard.start
     notes = Notes(shard.source.name, shard.start)
     columns = {ID: "string" if settings.id_column else "int64", FILE: "string", ROW: "int64"}
+    kept = job.kept.schema
     if cutter is not None:
         columns |= dict.fromkeys((CHUNK, START, END), "int32")
     with NewFile(shard.path(last=False), fresh_name(shard.work, shard.name)) as new:
-        with VectorWriter(new, job.make, columns | {TEXT: "string"}) as writer:
+        with VectorWriter(new, job.make, columns | {TEXT: "string"}, kept) as writer:
             for call in gather(reader.take(settings.rows_per_shard), TEXTS_PER_CALL, cutter):
                 _embed(job, model, call, writer, notes)
                 step(notes)
@@ -258,10 +259,14 @@ def _embed(job: Job, model: Encoder, call: Call, writer: VectorWriter, notes: No
             text = call.texts[at]
             aside[text.row] = SetAside(text.row, text.line, reason)
         # A row is embedded whole or not at all.
-        kept = [at for at, text in enumerate(call.texts) if text.row not in aside]
-        if kept:
-            writer.write(_columns([call.texts[at] for at in kept], notes.file), job.make.pack(encoded.vectors[kept]))
-        notes.vectors += len(kept)
+        whole = [at for at, text in enumerate(call.texts) if text.row not in aside]
+        if whole:
+            texts = [call.texts[at] for at in whole]
+            kept = job.kept.arrays([text.kept for text in texts], notes.file)
+            writer.write(
+                _columns(texts, notes.file, job.settings.chunk is not None), job.make.pack(encoded.vectors[whole]), kept
+            )
+        notes.vectors += len(whole)
         notes.tokens += encoded.tokens
         notes.truncated += encoded.truncated
     notes.aside += [aside[row] for row in sorted(aside)]
@@ -270,13 +275,16 @@ def _embed(job: Job, model: Encoder, call: Call, writer: VectorWriter, notes: No
     notes.embedded += call.rows - len(aside)
 
 
-def _columns(texts: list[Text], file: str) -> dict[str, list[Any]]:
+def _columns(texts: list[Text], file: str, in_chunks: bool) -> dict[str, list[Any]]:
+    chunks = {
+        CHUNK: [text.chunk for text in texts],
+        START: [text.start for text in texts],
+        END: [text.end for text in texts],
+    }
     return {
         ID: [text.id for text in texts],
         FILE: [file] * len(texts),
         ROW: [text.row for text in texts],
-        CHUNK: [text.chunk for text in texts],
-        START: [text.start for text in texts],
-        END: [text.end for text in texts],
+        **(chunks if in_chunks else {}),
         TEXT: [text.text for text in texts],
     }

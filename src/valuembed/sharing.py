@@ -81,7 +81,9 @@ def _embed_source(
     # Which shard is the last that is missing is known only where the input's end is.
     final = max(standing.missing(size), default=-1) if standing.last is not None else None
     max_bytes = MAX_TEXT_BYTES if cutter is None else MAX_DOCUMENT_BYTES
-    with RowReader(source.path, settings.text_column, settings.id_column, max_bytes=max_bytes) as reader:
+    with RowReader(
+        source.path, settings.text_column, settings.id_column, keep=job.kept.names, max_bytes=max_bytes
+    ) as reader:
         for start in count(0, size):
             if final is not None and start > final:
                 break

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from valuembed.compressed import read_content
 from valuembed.errors import InputError
+from valuembed.file_hints import HEAD, hint, json_hint
 from valuembed.inputs import check_text
 
 
@@ -132,7 +134,7 @@ def read_task_file(path: str | Path, split: str | None = None, default: str | No
     """Read the rows of one split, every one of them an object.
 
     Args:
-        path: JSON Lines, with the split behind it if need be: ``FILE@SPLIT``.
+        path: JSON Lines, also packed (``.gz``, ``.zst``), with the split behind it if need be: ``FILE@SPLIT``.
         split: the split, whatever ``path`` says.
         default: the split that counts in a file that mixes several, where none is named; None takes all rows.
 
@@ -143,10 +145,10 @@ def read_task_file(path: str | Path, split: str | None = None, default: str | No
     path, named = file_and_split(path)
     split = split or named
     try:
-        content = path.read_bytes()
+        stored, content = read_content(path)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}; expected a JSON Lines file") from error
-    return rows_of_split(path, content, json_rows(path, content), split, default)
+    return rows_of_split(path, stored, json_rows(path, content), split, default)
 
 
 def rows_of_split(path: Path, content: bytes, rows: list[TaskRow], split: str | None, default: str | None) -> TaskFile:
@@ -197,22 +199,32 @@ def json_rows(path: Path, content: bytes) -> list[TaskRow]:
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise InputError(f"{path} is UTF-16; convert it to UTF-8 first")
     rows = []
-    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+    # Lines of bytes end in LF, CRLF or CR, and in nothing else.
+    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
         where = f"{path}, line {number}"
         if not line.strip():
             continue
         try:
             fields = json.loads(line.decode())
         except UnicodeDecodeError as error:
-            raise InputError(f"{where}: byte 0x{line[error.start]:02x} is not valid UTF-8") from None
+            reason = f"byte 0x{line[error.start]:02x} is not valid UTF-8"
+            raise InputError(f"{where}: {reason}{_advice(path, content, reason)}") from None
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{where}: not valid JSON ({error}); expected one JSON object a line") from None
+            reason = f"not valid JSON ({error}); expected one JSON object a line"
+            raise InputError(f"{where}: {reason}{_advice(path, content, reason)}") from None
         if not isinstance(fields, dict):
-            raise InputError(f"{where}: {shown(fields)} is no JSON object; expected one with named fields a line")
+            reason = f"{shown(fields)} is no JSON object; expected one with named fields a line"
+            raise InputError(f"{where}: {reason}{_advice(path, content, reason)}")
         rows.append(TaskRow(path, number, fields))
     if not rows:
         raise InputError(f"{path} is empty; expected one JSON object a line")
     return rows
+
+
+def _advice(path: Path, content: bytes, reason: str) -> str:
+    found = json_hint(path, content[:HEAD]) if "JSON" in reason else None
+    found = found or hint(path, content[:HEAD], reason)
+    return f"; {found}" if found else ""
 
 
 def shown(value: object) -> str:
