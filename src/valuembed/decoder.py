@@ -84,12 +84,12 @@ def load_decoder(
     model_class = _lean_class(base_class, removed)
     files = find_weights(checkpoint, config, keep_layers, removed)
     with ExitStack() as stack:
+        stack.enter_context(building())
         if places is not None or quantized:
             # Transformers looks into the files themselves: at notes on quantization, and for what stays on the disk.
             given: dict[str, Any] = {"pretrained_model_name_or_path": stack.enter_context(index_folder(files))}
         else:
             given = {"pretrained_model_name_or_path": None, "state_dict": read_weights(checkpoint, files)}
-        stack.enter_context(building())
         stack.enter_context(_quiet(sum(anatomy.sizes[0][:keep_layers])))
         try:
             loaded: Any = model_class.from_pretrained(
