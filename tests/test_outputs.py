@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 from saved_models import WHITENED, assert_saved_alike
 from some_texts import some_texts
 
@@ -15,6 +16,7 @@ from valuembed.calibrate import calibrate
 from valuembed.calibration import Calibration, find_calibration
 from valuembed.errors import InputError, MissingExtraError, OutputError
 from valuembed.model import load
+from valuembed.new_file import NewFile
 from valuembed.outputs import check_model_folder, check_picture, replace_text, replacing, results_folder, save_model
 
 TEXTS = some_texts(20)
@@ -238,3 +240,22 @@ class TestSaveModel:
             check_model_folder(tmp_path / "file", overwrite=True)
         assert check_model_folder(tmp_path / "empty") == tmp_path / "empty"
         assert check_model_folder(str(tmp_path / "new")) == tmp_path / "new"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_results_take_the_place_of_no_pipe_and_no_device(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)
+    with pytest.raises(OutputError, match=r"pipe\.png is a device or a pipe.*name a file"), replacing(pipe) as new:
+        new.write_text("new")
+    with pytest.raises(OutputError, match=r"pipe\.png is a device or a pipe.*name a file"), NewFile(pipe):
+        pass
+    assert pipe.is_fifo()
+
+
+def test_a_full_disk_under_weights_names_the_folder(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OutputError, match=r"cannot write .*model: I/O error: No space left"),
+        replacing(tmp_path / "model"),
+    ):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")

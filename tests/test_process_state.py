@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import ctypes
 import locale
@@ -152,6 +153,48 @@ def test_evaluating_does_too(folder: Path, tmp_path: Path) -> None:
     after = process_wide()
     for name in changed(before, after):
         assert after[name] == before[name], name
+
+
+def test_another_thread_without_streams_or_a_working_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = valuembed.load(folder, "va", device="cpu")
+    expected = model.encode(TEXTS)
+    (tmp_path / "in.txt").write_text("a cat\na dog\n", encoding="utf-8")
+    found: list[Any] = []
+
+    def calls() -> None:
+        try:
+            again = valuembed.load(folder, "va", device="cpu")
+            found.append(again.encode(TEXTS, show_progress_bar=True))
+            found.append(valuembed.embed_file(again, tmp_path / "in.txt", tmp_path / "out.parquet"))
+            found.append(valuembed.embed_corpus(again, tmp_path / "in.txt", tmp_path / "corpus"))
+        except BaseException as error:
+            found.append(error)
+
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    with np.errstate(all="raise"):
+        thread = threading.Thread(target=calls)
+        thread.start()
+        thread.join()
+    monkeypatch.undo()
+    assert not [error for error in found if isinstance(error, BaseException)]
+    assert np.allclose(found[0], expected, atol=1e-6)
+    assert (found[1].embedded, found[2].embedded) == (2, 2)
+
+
+def test_encode_within_a_running_event_loop(folder: Path) -> None:
+    model = valuembed.load(folder, "va", device="cpu")
+
+    async def encode() -> Any:
+        return model.encode(TEXTS)
+
+    assert np.array_equal(asyncio.run(encode()), model.encode(TEXTS))
 
 
 class TestChangedForAWhile:

@@ -116,7 +116,7 @@ class TestErrorsOfTheSystem:
         [
             (OSError(errno.ENOSPC, "No space left on device", "some/file"), "some/file: No space left on device"),
             (OSError(errno.EXDEV, "Invalid link", "one", None, "two"), "one and two: Invalid link"),
-            (OSError(errno.ENOSPC, "No space left on device"), "[Errno 28] No space left on device"),
+            (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
             (InputError("first\nsecond\x1b[0m"), "first second\N{REPLACEMENT CHARACTER}[0m"),
         ],
     )

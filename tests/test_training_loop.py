@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from training_runs import (
@@ -25,7 +26,7 @@ from training_runs import (
 )
 from watching import hooks_of
 
-from valuembed.errors import InputError, ReadingError
+from valuembed.errors import InputError, OutputError, ReadingError
 from valuembed.model import load
 from valuembed.module import ValueTransformer
 from valuembed.training_loop import TRAINED, _batches, _Trainer
@@ -345,3 +346,17 @@ def test_pairs_that_fill_no_batch_with_different_texts_are_refused(
     )
     with pytest.raises(InputError, match=message):
         trained(folder, file, tmp_path / "out", steps=None)
+
+
+@pytest.mark.parametrize(
+    "error", [SafetensorError("I/O error: No space left"), RuntimeError("No space left\nat: zip.cc")]
+)
+def test_a_checkpoint_that_cannot_be_written_names_its_folder(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr("valuembed.training_loop.save_file", full)
+    with pytest.raises(OutputError, match=r"cannot write a checkpoint into .*No space left$"):
+        trained("bundled", pairs_file(tmp_path / "pairs.jsonl"), tmp_path / "out", steps=2)

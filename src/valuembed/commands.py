@@ -330,7 +330,8 @@ def _errors_in_one_line() -> Iterator[None]:
         except OSError as error:
             # What no function could name better, such as a full disk under a folder for temporary files.
             named = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
-            show("error", f"{named}: {error.strerror}" if named and error.strerror else error, "red")
+            said = error.strerror or error
+            show("error", f"{named}: {said}" if named else said, "red")
             raise typer.Exit(1) from None
         except KeyboardInterrupt as interrupt:
             kept = interrupt.args[0] if interrupt.args else "nothing was written"

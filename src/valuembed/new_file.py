@@ -29,6 +29,16 @@ def fresh_name(folder: Path, name: str) -> Path:
     return folder / f"{name}.{secrets.token_hex(6)}.tmp"
 
 
+def check_replaceable(path: Path) -> None:
+    """Raise where a new file would take the place of a device, a pipe or a socket.
+
+    Raises:
+        OutputError: with the path.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OutputError(f"output {path} is a device or a pipe, and results take the place of a file; name a file")
+
+
 class NewFile:
     """A file that is there whole or not at all: written, sealed, then committed; else it is gone when the block ends.
 
@@ -45,6 +55,7 @@ class NewFile:
         self.temporary = temporary or target.with_name(f".valuembed-{secrets.token_hex(6)}.tmp")
 
     def __enter__(self) -> NewFile:
+        check_replaceable(self.target)
         try:
             self.file = self.temporary.open("xb")
         except OSError as error:

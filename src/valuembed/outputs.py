@@ -11,8 +11,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safetensors import SafetensorError
+
 from valuembed.errors import OutputError, ValuembedError
 from valuembed.extras import require
+from valuembed.new_file import check_replaceable
 from valuembed.saved_record import CONFIG_FILE
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     _check_not_around(path)
+    check_replaceable(path)
     # The ending says what is left after a crash, and keeps whoever looks for results from finding it.
     temporary = path.with_name(f".valuembed-{secrets.token_hex(6)}.tmp")
     try:
@@ -42,6 +46,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    except SafetensorError as error:
+        # It has no errno, also where the disk is full.
+        raise OutputError(f"cannot write {path}: {error}") from error
     finally:
         with suppress(OSError):
             shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from transformers.trainer_callback import PrinterCallback, TrainerCallback, TrainerState
 
 from valuembed.encoder import ValueEncoder
-from valuembed.errors import InputError, ReadingError
+from valuembed.errors import InputError, OutputError, ReadingError, ValuembedError
 from valuembed.pairs import TrainingPairs
 from valuembed.progress import track
 from valuembed.task_files import StsFile
@@ -210,6 +211,20 @@ class _Trainer(SentenceTransformerTrainer):
                 f"{self.args.output_dir}: lower learning_rate, or use dtype='float32'"
             )
         return made
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            OutputError: it cannot be written; torch and safetensors have errors of their own for a full disk.
+        """
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        except ValuembedError:
+            raise
+        except (OSError, RuntimeError, SafetensorError) as error:
+            reason = " ".join((str(error).strip().splitlines() or [type(error).__name__])[:1])
+            raise OutputError(f"cannot write a checkpoint into {self.args.output_dir}: {reason}") from error
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         trained = _trained(self.model)
