@@ -27,7 +27,7 @@ def test_a_folder(loaded):
     lines = succeeds("embed", "in", "-o", "out", "--rows-per-shard", 10).splitlines()
     assert lines[0] == "out: 27 of 28 rows of 2 inputs embedded, 16 wide, in 4 shards"
     assert lines[1].startswith("this run: 28 rows in ")
-    assert lines[2] == "out/rejected.jsonl: 1 rows set aside, each with its reason"
+    assert lines[2] == "out/rejected.jsonl: 1 row set aside, each with its reason"
     assert len(held(Path("out"))) == 27
     lines = succeeds("embed", "in/*", "-o", "out", "--rows-per-shard", 10).splitlines()
     assert lines[1] == "this run: nothing was left to do"

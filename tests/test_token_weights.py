@@ -173,7 +173,7 @@ def test_what_cannot_be_explained(encoder):
         explain(encoder, TEXT, by="weight")
     with pytest.raises(InputError, match=r"^the text ' ' is blank, so there is nothing to explain$"):
         explain(encoder, " ")
-    with pytest.raises(InputError, match="1 of 1 texts cannot be embedded: row 0 is not a string but int"):
+    with pytest.raises(InputError, match="1 of 1 text cannot be embedded: row 0 is not a string but int"):
         explain(encoder, 7)
     with pytest.raises(InputError, match=r"^prompt 7 cannot be embedded: it is not a string but int$"):
         explain(encoder, TEXT, prompt=7)

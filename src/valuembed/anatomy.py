@@ -22,7 +22,8 @@ from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from valuembed.errors import LayerError, UnsupportedModelError
-from valuembed.layers import describe
+from valuembed.layers import named_layers
+from valuembed.printable import inflected
 
 PROBE = "valuembed_probe"
 PROBE_TOKENS = 4
@@ -93,8 +94,7 @@ class Anatomy:
             if lacking and weights == "mean":
                 raise LayerError(
                     f"aligned values need the output projection, and {self.model_class.__name__} has no linear map "
-                    f"from its heads to the model width in layers {describe(lacking)}; use aligned=False (methods va, "
-                    "wva)"
+                    f"from its heads to the model width in {named_layers(lacking)}; use aligned=False (methods va, wva)"
                 )
             return self.model_width
         widths: dict[int, list[int]] = {}
@@ -103,7 +103,7 @@ class Anatomy:
             heads = block.value_heads if weights == "mean" else block.query_heads
             widths.setdefault(heads * block.head_width, []).append(layer)
         if len(widths) > 1:
-            groups = "; ".join(f"{width} wide: layers {describe(group)}" for width, group in sorted(widths.items()))
+            groups = "; ".join(f"{width} wide: {named_layers(group)}" for width, group in sorted(widths.items()))
             raise LayerError(f"layers of unequal width cannot be averaged ({groups}); choose layers of one group")
         return next(iter(widths))
 
@@ -158,9 +158,9 @@ def survey(config: PretrainedConfig, *, trust_remote_code: bool = False) -> Anat
     """
     if shared := getattr(config, "num_kv_shared_layers", 0):
         raise UnsupportedModelError(
-            f"{config.model_type}: the last {shared} layers reuse the keys and values of earlier ones "
-            "(num_kv_shared_layers), so a layer has no values of its own to read; choose a decoder without "
-            "shared layers"
+            f"{config.model_type}: {inflected(shared, 'the last layer reuses', f'the last {shared} layers reuse')} the "
+            "keys and values of earlier ones (num_kv_shared_layers), so a layer has no values of its own to read; "
+            "choose a decoder without shared layers"
         )
     with _built_on_meta(config, trust_remote_code) as model:
         notes = _run(model)
@@ -289,8 +289,9 @@ def _refuse_repeated(model: PreTrainedModel, blocks: list[AttentionBlock]) -> No
     repeated = {block.layer for block in blocks if block.calls > 1 or seen.count(block.layer) > 1}
     if repeated:
         raise UnsupportedModelError(
-            f"{model.config.model_type}: layers {describe(sorted(repeated))} compute attention more than once, so "
-            "'the values of a layer' are not one thing there; choose a decoder with one attention call per layer"
+            f"{model.config.model_type}: {named_layers(sorted(repeated))} "
+            f"{inflected(len(repeated), 'computes', 'compute')} attention more than once, so 'the values of a layer' "
+            "are not one thing there; choose a decoder with one attention call per layer"
         )
 
 
@@ -302,9 +303,9 @@ def _refuse_encoder(model: PreTrainedModel, blocks: list[AttentionBlock], notes:
     ]
     if both_ways:
         raise UnsupportedModelError(
-            f"{model.config.model_type}: layers {describe(both_ways)} attend to later tokens too, so it is an encoder "
-            "and no decoder; choose a decoder, for example a llama, mistral, qwen3 or gemma3 model "
-            "(sentence-transformers embeds with encoders)"
+            f"{model.config.model_type}: {named_layers(both_ways)} {inflected(len(both_ways), 'attends', 'attend')} to "
+            "later tokens too, so it is an encoder and no decoder; choose a decoder, for example a llama, mistral, "
+            "qwen3 or gemma3 model (sentence-transformers embeds with encoders)"
         )
 
 

@@ -16,6 +16,7 @@ from valuembed.commands import (
     note,
     out,
     print_json,
+    print_table,
     quiet,
 )
 
@@ -261,5 +262,5 @@ def train(
     table = new_table("", "", header=False)
     for name, value in made.rows():
         table.add_row(name, value)
-    out().print(table)
+    print_table(table)
     out().print(f"{output}: load it with --model {output}", soft_wrap=True)

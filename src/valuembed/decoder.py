@@ -20,6 +20,7 @@ from valuembed.checkpoint import Checkpoint
 from valuembed.decoder_config import cut_config
 from valuembed.errors import CheckpointError, RecipeError
 from valuembed.extras import require
+from valuembed.printable import counted, inflected
 from valuembed.reader import open_door
 from valuembed.weight_files import TEXT_DECODER_KEYS, is_needed, weights_folder
 
@@ -140,8 +141,8 @@ def _check_report(checkpoint: Checkpoint, report: dict[str, Any], removed: tuple
     if missing:
         listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise CheckpointError(
-            f"model {checkpoint.name!r}: {len(missing)} needed weights are not in the checkpoint: {listed}; they "
-            "would be random"
+            f"model {checkpoint.name!r}: {counted(len(missing), 'needed weight is', 'needed weights are')} not in the "
+            f"checkpoint: {listed}; {inflected(len(missing), 'it', 'they')} would be random"
         )
 
 

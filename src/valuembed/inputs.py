@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from valuembed.errors import InputError
+from valuembed.printable import counted
 
 MAX_TEXT_BYTES = 1_000_000
 """A text has to be shorter than this in UTF-8: so far beyond any context, it is a whole file taken for one text."""
@@ -30,7 +31,7 @@ def check_text(text: object, max_bytes: int = MAX_TEXT_BYTES) -> str | None:
     except UnicodeEncodeError as error:
         return f"not valid Unicode: lone surrogate U+{ord(text[error.start]):04X} at character {error.start}"
     if size >= max_bytes:
-        return f"{size:,} bytes long; a text has to be shorter than {max_bytes:,} bytes"
+        return f"{counted(size, 'byte')} long; a text has to be shorter than {max_bytes:,} bytes"
     if (position := text.find("\0")) >= 0:
         return f"not text: NUL character at character {position}"
     return None
@@ -46,7 +47,7 @@ def check_texts(texts: Sequence[Any]) -> None:
     if wrong:
         listed = "; ".join(f"row {row} is {reason}" for row, reason in wrong[:5])
         more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise InputError(f"{len(wrong)} of {len(texts)} texts cannot be embedded: {listed}{more}")
+        raise InputError(f"{len(wrong)} of {counted(len(texts), 'text')} cannot be embedded: {listed}{more}")
 
 
 def check_prompt(prompt: str | None) -> None:

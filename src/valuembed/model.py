@@ -16,7 +16,7 @@ from valuembed.checkpoint import Checkpoint, locate
 from valuembed.compiling import Compiling, Wish
 from valuembed.encoder import ValueEncoder
 from valuembed.errors import RecipeError
-from valuembed.layers import LayerSpec, describe
+from valuembed.layers import LayerSpec, named_layers
 from valuembed.module import ValueTransformer, build
 from valuembed.quantizing import split_dtype
 from valuembed.recipes import Recipe, resolve_recipe
@@ -299,7 +299,7 @@ def info(
         calibration=str(record) if record else None,
         kept_layers=kept,
         not_loaded=(
-            *((f"layers {describe(above)}",) if above else ()),
+            *((named_layers(above),) if above else ()),
             *(("the final norm",) if plan.layers else ()),
             "the language model head",
         ),

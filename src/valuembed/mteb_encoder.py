@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from valuembed.encoder import EncodeReport, ValueEncoder
 from valuembed.errors import BlankTextWarning, OutputError, ReadingError, TruncationWarning
 from valuembed.extras import require
+from valuembed.printable import counted
 from valuembed.recipes import Recipe
 
 if TYPE_CHECKING:
@@ -252,7 +253,7 @@ class SharedVectors:
                 file.seek(len(made.rows) * vectors.shape[1] * vectors.itemsize)
                 file.write(np.ascontiguousarray(vectors).data)
         except OSError as error:
-            where = f"vectors of {len(made.rows) + len(vectors):,} texts do not fit into {path.parent}"
+            where = f"vectors of {counted(len(made.rows) + len(vectors), 'text')} do not fit into {path.parent}"
             reason = f"{where}: {error.strerror or error}; set TMPDIR to a folder with more room"
             raise OutputError(reason) from error
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from valuembed.printable import counted
+
 LINE_EVERY = 60.0
 """Seconds between two lines in a log."""
 
@@ -41,7 +43,7 @@ class Progress:
     waiting: bool = False
 
     def __str__(self) -> str:
-        parts = [f"{self.rows:,} rows", f"{self.tokens_per_second:,.0f} tokens/s"]
+        parts = [counted(self.rows, "row"), f"{self.tokens_per_second:,.0f} tokens/s"]
         parts += [f"{self.truncated:,} truncated"] if self.truncated else []
         parts += [f"{self.rejected:,} rejected"] if self.rejected else []
         parts += [f"{duration(self.seconds_left)} left"] if self.seconds_left is not None else []

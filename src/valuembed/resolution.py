@@ -16,7 +16,8 @@ from valuembed.checkpoint import BUNDLED, Checkpoint
 from valuembed.decoder import checkpoint_dtype, parse_dtype, usable_dtype
 from valuembed.decoder_config import read_config
 from valuembed.errors import CheckpointError, RecipeError
-from valuembed.layers import describe, preset_for, resolve_layers
+from valuembed.layers import describe, named_layers, preset_for, resolve_layers
+from valuembed.printable import counted, inflected
 from valuembed.reader import Plan
 from valuembed.recipes import Recipe
 
@@ -129,8 +130,8 @@ def resolve_plan(
     if whole and (missing := [layer for layer in layers if layer >= anatomy.num_layers]):
         given = list(asked) if isinstance(asked, tuple) else asked
         raise CheckpointError(
-            f"layers={given!r} means layers {describe(layers)}, of which {describe(missing)} are not here: {gone}; "
-            f"load {whole['name']!r} instead"
+            f"layers={given!r} means {named_layers(layers)}, of which {describe(missing)} "
+            f"{inflected(len(missing), 'is', 'are')} not here: {gone}; load {whole['name']!r} instead"
         )
     anatomy.width(layers, signal=recipe.signal, weights=recipe.weights, aligned=recipe.aligned)
     return Plan(replace(recipe, layers=layers), layers, anatomy)
@@ -225,6 +226,6 @@ def token_limit(asked: int | None, tokenizer: PreTrainedTokenizerBase, config: P
         raise RecipeError(f"max_tokens={asked} has to be at least 1")
     if isinstance(positions, int) and asked > positions and not getattr(config, "rope_parameters", None):
         raise RecipeError(
-            f"max_tokens={asked} is more than the {positions} positions that {config.model_type} has learned"
+            f"max_tokens={asked} is more than the {counted(positions, 'position')} that {config.model_type} has learned"
         )
     return asked

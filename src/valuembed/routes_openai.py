@@ -18,6 +18,7 @@ from valuembed.openai_api import (
     answer_parts,
     responses,
 )
+from valuembed.printable import counted
 from valuembed.serving import Serving
 
 JSON = "application/json"
@@ -89,7 +90,7 @@ def _check_size(serving: Serving, body: EmbeddingsRequest) -> None:
     if len(body.texts) > limits.max_texts:
         raise RequestError(
             400,
-            f"input: {len(body.texts):,} texts; a request may hold {limits.max_texts:,}",
+            f"input: {counted(len(body.texts), 'text')}; a request may hold {limits.max_texts:,}",
             code="invalid_value",
             param="input",
         )
@@ -97,7 +98,7 @@ def _check_size(serving: Serving, body: EmbeddingsRequest) -> None:
     if ids > limits.max_ids:
         raise RequestError(
             400,
-            f"input: {ids:,} token ids; a request may hold {limits.max_ids:,}",
+            f"input: {counted(ids, 'token id')}; a request may hold {limits.max_ids:,}",
             code="invalid_value",
             param="input",
         )

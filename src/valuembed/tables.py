@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from valuembed.errors import InputError
+from valuembed.printable import counted
 
 MAX_LINE_BYTES = 64_000_000
 """A longer line is set aside unread: a text may sit in a row with much else, but not with this much."""
@@ -77,7 +78,7 @@ def csv_records(path: Path, file: IO[bytes]) -> Iterator[tuple[int, list[str] | 
             yield line, f"malformed CSV {lines}: {error}".replace(" :", ":")
             continue
         ragged = fields and len(fields) != len(header)
-        yield line, f"{len(fields)} fields where the header has {len(header)}" if ragged else fields
+        yield line, f"{counted(len(fields), 'field')} where the header has {len(header)}" if ragged else fields
 
 
 def _csv_lines(path: Path, file: IO[bytes]) -> Iterator[str]:
