@@ -220,7 +220,7 @@ def test_a_block_without_an_output_projection_can_be_read_but_not_aligned():
     )
     lacking = replace(anatomy, blocks=blocks)
     message = (
-        r"Qwen3Model has no linear map from its heads to the model width in layers 2; use aligned=False \(methods va"
+        r"Qwen3Model has no linear map from its heads to the model width in layer 2; use aligned=False \(methods va"
     )
     with pytest.raises(LayerError, match=message):
         lacking.width((1, 2), signal="value", weights="mean", aligned=True)

@@ -177,11 +177,11 @@ class TestBadInput:
                 fitted(np.ones(shape))
         with pytest.raises(InputError, match="all 4 vectors are the same, and nothing can be fitted on them"):
             fitted(np.full((4, 3), 0.1, "float32"))
-        with pytest.raises(InputError, match=r"2 of 4 vectors are not finite \(NaN or infinite\); try dtype='float32'"):
+        with pytest.raises(InputError, match=r"NaN or infinite numbers in 2 of 4 vectors; try dtype='float32'"):
             fitted([[1, 2], [float("nan"), 1], [float("inf"), 3], [4, 5]])
 
     def test_whitening_without_shrinkage_needs_texts(self):
-        with pytest.raises(InputError, match=r"3 texts vary in 2 directions only, .* scales 5; give more texts, a shr"):
+        with pytest.raises(InputError, match=r"3 texts vary in 2 of 5 directions, .* scales 5; give more texts, a shr"):
             fit_whitening(noise(3, 5), shrinkage=0)
         assert fit_whitening(noise(3, 5), shrinkage=0, size=2).matrix.shape == (5, 2)
 
@@ -305,13 +305,13 @@ class TestModule:
 
     def test_what_it_is_can_be_read(self, folder, tmp_path):
         model = calibrated(folder)
-        assert "(1): Calibration(whiten, shrinkage 0.01, 16 to 5 numbers, fitted on 9 texts)" in repr(model)
+        assert "(1): Calibration(whiten, shrinkage 0.01, 16 numbers to 5, fitted on 9 texts)" in repr(model)
         model.save_pretrained(str(tmp_path))
         card = (tmp_path / "README.md").read_text()
-        assert "| calibrated | whiten, shrinkage 0.01, 16 to 5 numbers, fitted on 9 texts |" in card
+        assert "| calibrated | whiten, shrinkage 0.01, 16 numbers to 5, fitted on 9 texts |" in card
         assert "It maps a text to 5 numbers." in card
         found = info(tmp_path)
-        assert (found.width, found.calibration) == (5, "whiten, shrinkage 0.01, 16 to 5 numbers, fitted on 9 texts")
+        assert (found.width, found.calibration) == (5, "whiten, shrinkage 0.01, 16 numbers to 5, fitted on 9 texts")
         assert (info(folder, "va").width, info(folder, "va").calibration) == (16, None)
         load(folder, "va").save_pretrained(str(tmp_path / "plain"))
         assert "| calibrated | no |" in (tmp_path / "plain" / "README.md").read_text()
@@ -330,7 +330,7 @@ class TestRecord:
 
     def test_every_kind_has_words(self):
         made = CalibrationRecord(kind=KINDS[-1], recipe=METHODS["aligned_va"], width=8, size=4)
-        assert str(made) == "filter, 8 to 4 numbers, from the language model head"
+        assert str(made) == "filter, 8 numbers to 4, from the language model head"
 
 
 class TestLoading:

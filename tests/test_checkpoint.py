@@ -223,9 +223,7 @@ def test_a_tensor_that_is_not_in_the_file_is_named(tmp_path):
     tensors = load_file(folder / SINGLE)
     del tensors["model.layers.1.self_attn.v_proj.weight"]
     save_file(tensors, folder / SINGLE, metadata={"format": "pt"})
-    refused(
-        folder, "1 needed weights are not in the checkpoint: layers.1.self_attn.v_proj.weight; they would be random"
-    )
+    refused(folder, "1 needed weight is not in the checkpoint: layers.1.self_attn.v_proj.weight; it would be random")
 
 
 def test_many_missing_tensors_are_counted(tmp_path):

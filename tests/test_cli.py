@@ -153,7 +153,7 @@ def test_embed_warns_in_one_line(loaded, tmp_path):
     (tmp_path / "in.txt").write_text("long " * 100)
     result = run("embed", tmp_path / "in.txt", "-o", tmp_path / "out.parquet")
     assert result.exit_code == 0
-    assert result.stderr == "warning: 1 of 1 texts were too long and lost their ends\n"
+    assert result.stderr == "warning: 1 of 1 text was too long and lost its end\n"
 
 
 def test_files_are_checked_before_a_model_is_loaded(loaded, texts, tmp_path):

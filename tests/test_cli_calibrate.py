@@ -47,10 +47,10 @@ def run(*arguments: object, code: int = 0) -> tuple[str, str]:
 def test_saves_the_model_that_the_function_makes(folder, corpus, tmp_path):
     out, err = run(folder, "--corpus", corpus, "--method", "va", "--size", 6, "--shrinkage", 0.1, "-o", tmp_path / "a")
     assert out == (
-        f"{tmp_path / 'a'}: whiten, shrinkage 0.1, 16 to 6 numbers, fitted on 50 texts; load it with --model "
+        f"{tmp_path / 'a'}: whiten, shrinkage 0.1, 16 numbers to 6, fitted on 50 texts; load it with --model "
         f"{tmp_path / 'a'}\n"
     )
-    assert f"{corpus}: 1 rows hold no usable text and were left out" in err
+    assert f"{corpus}: 1 row holds no usable text and was left out" in err
     expected = calibrate(load(folder, "va"), TEXTS[:50], size=6, shrinkage=0.1)
     assert_same_vectors(load(tmp_path / "a"), expected, TEXTS[:3], tolerance=WHITENED)
 
@@ -61,13 +61,13 @@ def test_fewer_texts_and_another_column(folder, tmp_path):
     out, err = run(
         folder, "--corpus", path, "--text-column", "body", "--texts", 9, "--kind", "pca", "-o", tmp_path / "a"
     )
-    assert "pca, 32 to 32 numbers, fitted on 9 texts" in out
+    assert "pca, 32 numbers to 32, fitted on 9 texts" in out
     assert err == ""
 
 
 def test_the_filter_needs_no_texts(tmp_path):
     out, err = run("--kind", "filter", "--size", 64, "-o", tmp_path / "a")
-    assert "filter, 256 to 64 numbers, from the language model head" in out
+    assert "filter, 256 numbers to 64, from the language model head" in out
     assert err.startswith("note: the bundled model is a small one for demonstration")
     assert load(tmp_path / "a").get_embedding_dimension() == 64
 

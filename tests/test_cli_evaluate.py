@@ -133,7 +133,7 @@ class TestPrinting:
 
     def test_says_where_results_lie(self, called, tmp_path):
         last = run("--tasks", "a", "-o", tmp_path, columns=300).stdout.splitlines()[-1]
-        assert last == f"{tmp_path}: results.md, results.png and mteb's JSON; 3 scores computed, 1 were there"
+        assert last == f"{tmp_path}: results.md, results.png and mteb's JSON; 3 scores computed, 1 was there"
 
     def test_a_narrow_terminal_loses_nothing(self, called):
         text = run("--tasks", "a", columns=20).stdout

@@ -16,7 +16,7 @@ import valuembed.cli_layers  # noqa: F401  (registers its commands)
 from valuembed.errors import InputError
 from valuembed.panel import SIGNALS
 from valuembed.recipes import METHODS, read_recipe
-from valuembed.select import Candidate, Selection
+from valuembed.selection import Candidate, Selection
 from valuembed.sweep import Sweep
 
 TEXTS = some_texts(60)
@@ -40,6 +40,7 @@ def called(monkeypatch):
         model="m",
         recipe=METHODS["va"],
         chosen="all layers",
+        reason="It holds up.",
         candidates=(
             Candidate("best window", (1,), {"MRR": (1.0, 2.0)}),
             Candidate("all layers", (0, 1), {"MRR": (3.0, 4.0)}),
@@ -64,8 +65,9 @@ class TestSweep:
         ]
         # Brackets of a template are text, and no markup.
         assert shown[0] == "accuracy x100: m, t, template [bold]{text}"
-        assert shown[5] == "default: of values, the mean over layers 1"
-        assert shown[6] == f"{tmp_path / 'out'}: sweep.png, sweep.md, sweep.json"
+        assert shown[5] == "default: of values, the mean over layer 1"
+        assert shown[6] == "-: no score, for all similarities are equal there"
+        assert shown[7] == f"{tmp_path / 'out'}: sweep.png, sweep.md, sweep.json"
 
     def test_passes_on_what_is_given(self, called, tmp_path):
         succeeds("sweep", "--task", "sts:x.jsonl")
@@ -120,7 +122,7 @@ class TestSelectLayers:
         assert shown[4:] == [
             "f, split dev: 1,200 pairs to choose on, 9 held out (by turns)",
             "second half: left out, gone",
-            "chosen: all layers, layers 0-1; MRR 4.00 held out",
+            "chosen: all layers, layers 0-1; MRR 4.00 held out. It holds up.",
             "va.json: written; use it with --method va.json",
         ]
 

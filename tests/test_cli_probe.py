@@ -57,6 +57,7 @@ def test_table(called):
         ["final norm", "-", "31.00 / 39.00"],
         ["chance", "0.50 / 2.00", "0.50 / 2.00"],
         ["Said below."],
+        ["-: the layer does not have this signal, or was not reached"],
     ]
 
 
@@ -112,7 +113,7 @@ def test_end_to_end(folder, tmp_path):
     shown = succeeds("probe", "segments", folder, "--corpus", tmp_path / "c.txt", "--tokens", 8, "--layers", "1")
     assert "Segment matching" in shown
     message = fails("probe", "segments", folder, "--corpus", tmp_path / "c.txt", "--tokens", 500)
-    assert "error: none of 2 documents has two segments of 500 tokens: 1000 tokens are needed" in message
+    assert "error: none of 2 documents has two segments of 500 tokens: 1,000 tokens are needed" in message
 
 
 @pytest.mark.parametrize("arguments", [["probe", "--help"], ["probe", "segments", "--help"], ["probe"]])

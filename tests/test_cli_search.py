@@ -41,7 +41,7 @@ def test_index_tells_what_it_did(source, tmp_path):
     assert second == "20 rows are in it; too few for an approximate index, so each search is exact"
     (source / "0.parquet").unlink()
     first, _, third = succeeds("index", source, "--output", index).splitlines()
-    assert first.endswith(" s (1 of 1 files unchanged)")
+    assert first.endswith(" s (1 of 1 file unchanged)")
     assert third == f"10 rows named 'out' are not in {source} and were kept; --prune removes them"
     done = json.loads(succeeds("index", source, "-o", index, "--prune", "--language", "English", "--json"))
     assert (done["removed"], done["rows"], done["name"], done["approximate"]) == (10, 10, "out", False)
@@ -113,5 +113,5 @@ def test_a_repeated_id_is_one_line(tmp_path):
     result = run("index", path, "-o", tmp_path / "index")
     assert result.exit_code == 0
     assert result.stderr == (
-        f"warning: {path}: 1 rows have an id that comes again further down; of each id the index holds the last row\n"
+        f"warning: {path}: 1 row has an id that comes again further down; of each id the index holds the last row\n"
     )

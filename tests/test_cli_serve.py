@@ -218,7 +218,7 @@ def test_a_port_that_is_taken_is_an_error(never):
 def test_a_model_that_cannot_embed_is_found_before_it_is_served(never):
     class Broken:
         def encode(self, texts, *, show_progress_bar):
-            raise ReadingError("the embedding of 1 texts is not finite")
+            raise ReadingError("the embedding of 1 text is not finite")
 
     with pytest.raises(ReadingError, match="not finite"):
         serve(Broken(), port=0)

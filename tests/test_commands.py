@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import typer
+from rich.text import Text
 from running import succeeds
 
-from valuembed import cli
+from valuembed import cli, commands
 from valuembed.commands import BUNDLED, INPUT, LOADING, MODEL, OUTPUT
 
 PROGRAM: Any = typer.main.get_command(cli.app)
@@ -102,3 +103,20 @@ def test_help_ends_with_the_examples():
         "valuembed info",
         f"valuembed info {BUNDLED} --method va --layers half",
     ]
+
+
+@pytest.mark.parametrize("width", [45, 60, 80, 120])
+def test_a_table_breaks_texts_and_no_number(width, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(width))
+    table = commands.new_table("name of it", "some score held out", "text", right=[1])
+    table.add_row("a", Text("61.23"), Text("several words that go on for more than one line of a narrow terminal"))
+    table.add_row("b", Text("-7.00"), Text("short"))
+    commands.print_table(table)
+    lines = capsys.readouterr().out.splitlines()
+    assert all(number in "\n".join(lines) for number in ("61.23", "-7.00"))
+    assert "".join("".join(lines).split()).count("name") == 1
+    letters = "".join("".join(lines).split())
+    assert all(word in letters for word in ("several", "words", "narrow", "terminal", "score", "held", "short"))
+    assert "\N{HORIZONTAL ELLIPSIS}" not in letters
+    first, second = (next(line for line in lines if number in line) for number in ("61.23", "-7.00"))
+    assert first.index("61.23") == second.index("-7.00")

@@ -320,7 +320,7 @@ class TestInputsThatComeAndGo:
     def test_files_of_other_kinds_are_named(self, here):
         write_texts(here / "in" / "a.txt", 5)
         (here / "in" / "notes.md").touch()
-        with pytest.warns(UserWarning, match=r"^1 files are of no kind that is read: in/notes\.md$"):
+        with pytest.warns(UserWarning, match=r"^1 file is of no kind that is read: in/notes\.md$"):
             assert embed("in").rows == 5
 
 
@@ -412,7 +412,7 @@ class TestThingsGoWrong:
         (here / "a.txt.gz").write_bytes(whole[: len(whole) // 2])
         write_texts(here / "b.txt", 12)
         message = (
-            r"^1 of 2 inputs could not be read to their end, the other 1 are done: input a\.txt\.gz is damaged after "
+            r"^1 of 2 inputs could not be read to its end, the other is done: input a\.txt\.gz is damaged after "
             r"row \d+: Truncated compressed stream; shards finished before are kept$"
         )
         with pytest.raises(InputError, match=message):

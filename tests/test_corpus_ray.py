@@ -124,7 +124,7 @@ def test_an_input_that_is_damaged_is_told_of_when_the_others_are_done(ray, here)
     draw = random.Random(1)
     whole = gzip.compress(b"".join(draw.randbytes(25_000).hex().encode() + b"\n" for _ in range(60)))
     (here / "in" / "d.txt.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match=r"^1 of 4 inputs could not be read to their end, the other 3 are done: input"):
+    with pytest.raises(InputError, match=r"^1 of 4 inputs could not be read to its end, the other 3 are done: input"):
         embed(here)
     rows = [row for file, row in held(here / "out") if file == "in/d.txt.gz"]
     assert rows == list(range(len(rows)))
@@ -133,13 +133,11 @@ def test_an_input_that_is_damaged_is_told_of_when_the_others_are_done(ray, here)
 
 def test_too_little_room_is_an_error_at_once(ray, here):
     message = (
-        r"^3 workers with 1 CPUs each do not fit into the cluster, but 2: it has 1 nodes with 2 CPUs and 0 GPUs; ask"
+        r"^3 workers with 1 CPU each do not fit into the cluster, but 2: it has 1 node with 2 CPUs and 0 GPUs; ask"
     )
     with pytest.raises(ClusterError, match=message):
         embed(here, workers=3, cpus_per_worker=1)
-    with pytest.raises(
-        ClusterError, match=r"^1 workers with 0\.5 CPUs and 1 GPUs each do not fit into the cluster, but 0"
-    ):
+    with pytest.raises(ClusterError, match=r"^1 worker with 0\.5 CPUs and 1 GPU does not fit into the cluster, but 0"):
         embed(here, workers="1:4", gpus_per_worker=1)
     assert not Path("out").exists()
 
@@ -169,16 +167,14 @@ class TestRoom:
     def test_what_others_use_is_not_free(self, monkeypatch):
         monkeypatch.setattr(cluster, "SETTLE", 0)
         room = Room(FakeRay([{"CPU": 4, "GPU": 1}, {"CPU": 4}], {"CPU": 1.5}), Team(2, 2, 1.0, 0.0), 0)
-        message = r"^2 workers with 1 CPUs each fit into the cluster, but 1 beside what others do on it; ask for fewer"
+        message = r"^2 workers with 1 CPU each fit into the cluster, but 1 beside what others do on it; ask for fewer"
         with pytest.raises(ClusterError, match=message):
             room.check()
 
     def test_nodes_that_are_gone_for_long(self, monkeypatch):
         monkeypatch.setattr(cluster, "PATIENCE", 0)
         room = Room(FakeRay([{"CPU": 4}], {}), Team(cpus=1, gpus=1), 0)
-        message = (
-            r"^no node is left with room for a worker that takes 1 CPUs and 1 GPUs: the cluster has 1 nodes with 4"
-        )
+        message = r"^no node is left with room for a worker that takes 1 CPU and 1 GPU: the cluster has 1 node with 4"
         with pytest.raises(ClusterError, match=message):
             room.check_some_is_left()
         room.ray = FakeRay([{"CPU": 4, "GPU": 1}], {})

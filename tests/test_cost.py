@@ -163,7 +163,7 @@ def test_rounds_that_are_finished_are_kept(folder, tmp_path):
     kept = json.loads((tmp_path / "cost.json").read_text())
     assert kept["unfinished"] == "Incomplete: ended after 2 of 4 rounds"
     assert [len(cost["seconds"]) for cost in kept["costs"]] == [2, 2]
-    assert "\nIncomplete: ended after 2 of 4 rounds.\n\n1 texts (given), 2 rounds" in (tmp_path / "cost.md").read_text()
+    assert "\nIncomplete: ended after 2 of 4 rounds.\n\n1 text (given), 2 rounds" in (tmp_path / "cost.md").read_text()
     found = measure_cost(folder, ["va", "wva"], [TEXT], rounds=2, clock=clock(), output=tmp_path)
     assert json.loads((tmp_path / "cost.json").read_text())["costs"][0]["seconds"] == list(found.costs[0].seconds)
 

@@ -198,5 +198,5 @@ def test_a_vector_that_is_not_finite_is_an_error(folder):
     prepared = engine.prepare(["x"], Manner())
     with torch.no_grad():
         encoder.reader.model.get_input_embeddings().weight.fill_(float("nan"))
-    with pytest.raises(ReadingError, match="the embedding of 1 texts is not finite"):
+    with pytest.raises(ReadingError, match="the embedding of 1 text is not finite"):
         engine.run(prepared)

@@ -69,7 +69,7 @@ class TestSearch:
             (PromptType.document, ["d10", "d20", "d30", "d80"]),
         ]
         assert task.metadata.description == (
-            "2 queries over 4 documents; 1 queries without a relevant document left out; "
+            "queries: 2; documents: 4; queries left out, without a relevant document: 1; "
             "from set.d.jsonl, set.q.jsonl, set.r.jsonl, split all"
         )
 
@@ -79,7 +79,7 @@ class TestSearch:
         encoder = Lookup(SEARCH_ENCODER | {"": at(180)})
         assert run(task, encoder)["recall_at_5"] == 1
         assert encoder.calls[1] == (PromptType.document, ["d10", "d20", "d30", "d80", ""])
-        assert "5 documents, of which 1 are blank" in task.metadata.description
+        assert "documents: 5, of them blank: 1" in task.metadata.description
 
     def test_reranking_score_by_hand(self, write):
         def row(question, answer, label):

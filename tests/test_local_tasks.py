@@ -96,10 +96,10 @@ class TestParse:
     @pytest.mark.parametrize(
         ("spec", "message"),
         [
-            ("sts:", "task 'sts:': expected sts:FILE; got 0 file names"),
-            ("retrieval:a,b", "expected retrieval:DOCS,QUERIES,QRELS; got 2 file names"),
-            ("retrieval:a,,b", "expected retrieval:DOCS,QUERIES,QRELS; got 2 file names"),
-            ("classification:a,b,c", "expected classification:TRAIN,TEST; got 3 file names"),
+            ("sts:", "task 'sts:': expected sts:FILE; file names given: 0"),
+            ("retrieval:a,b", "expected retrieval:DOCS,QUERIES,QRELS; file names given: 2"),
+            ("retrieval:a,,b", "expected retrieval:DOCS,QUERIES,QRELS; file names given: 2"),
+            ("classification:a,b,c", "expected classification:TRAIN,TEST; file names given: 3"),
             ("stss:a.jsonl", "task 'stss:a.jsonl': unknown kind 'stss'; legal: sts:FILE, classification:TRAIN,TEST, "),
             ("sts:none.jsonl", "cannot read none.jsonl: No such file"),
             ("sts:a,b.jsonl", "cannot read a,b.jsonl: No such file"),

@@ -209,9 +209,7 @@ class TestSharedVectors:
 
         with SharedVectors(Counting([["a"]])) as vectors:
             monkeypatch.setattr(Path, "open", full)
-            with pytest.raises(
-                OutputError, match=r"vectors of 1 texts do not fit into .*: No space left.*; set TMPDIR"
-            ):
+            with pytest.raises(OutputError, match=r"vectors of 1 text do not fit into .*: No space left.*; set TMPDIR"):
                 vectors.get("a", ["x"])
 
     def test_no_texts(self, shared):

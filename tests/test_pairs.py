@@ -304,7 +304,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("line", "message"),
         [
-            (b"c\n", "line 4: 1 fields where the header has 2; expected a field for each column of the header"),
+            (b"c\n", "line 4: 1 field where the header has 2; expected a field for each column of the header"),
             (b"c,d,e\n", "line 4: 3 fields where the header has 2; expected a field for each column of the header"),
             (b'c,"d\n', "line 4: malformed CSV"),
             (b"c,d\xff\n", "line 4: byte 0xff is not valid UTF-8"),

@@ -1,8 +1,12 @@
-"""Texts on one line, without what could steer a terminal."""
+"""Texts on one line, without what could steer a terminal; numbers with their nouns."""
 
 from __future__ import annotations
 
-from valuembed.printable import printable, shortened
+import re
+from pathlib import Path
+
+from valuembed import printable as printable_module
+from valuembed.printable import counted, inflected, printable, shortened
 
 
 def test_controls_become_visible():
@@ -18,3 +22,43 @@ def test_spelling_is_kept():
 def test_long_texts_end_in_an_ellipsis():
     assert shortened("abcdef", 6) == "abcdef"
     assert shortened("abcdefg", 6) == "abcde\u2026"
+
+
+def test_numbers_and_their_nouns():
+    assert [counted(count, "row") for count in (0, 1, 2, 2048)] == ["0 rows", "1 row", "2 rows", "2,048 rows"]
+    assert counted(1, "query", "queries") == "1 query"
+    assert counted(3, "query", "queries") == "3 queries"
+    assert counted(1, "row was", "rows were") == "1 row was"
+    assert (inflected(1, "is", "are"), inflected(0, "is", "are"), inflected(0.5, "CPU")) == ("is", "are", "CPUs")
+
+
+ALWAYS_SEVERAL = {
+    # Numbers that are refused, or do not come here, where they are 1; and an address, which is no number.
+    "adapters.py: len(names)} adapters",
+    "anatomy.py: shared} layers",
+    "calibration.py: b} texts",
+    "calibration.py: len(x)} vectors",
+    "calibration.py: self.texts:,} texts",
+    "calls.py: len(texts):,} texts",
+    "finetune.py: width} steps",
+    "index_update.py: self.files.address} vectors",
+    "local_tasks.py: len(data.labels)} texts",
+    "local_tasks.py: len(data.texts)} texts",
+    "local_tasks.py: len(scored.texts)} texts",
+    "local_tasks.py: len(set(data.labels))} classes",
+    "local_tasks.py: len(set(scored.labels))} classes",
+    "task_files.py: len(scores)} scores",
+}
+
+
+def test_no_message_counts_by_hand():
+    """A number that is worked out stands before its noun through ``counted``, or is never 1."""
+    nouns = "rows texts inputs shards files tokens layers heads scores documents segments chunks weights classes"
+    nouns += " positions workers nodes requests vectors candidates queries adapters steps"
+    several = r"\{((?:len\([^{}]*\)|[a-z_.]+)(?::,)?)\} (?:value |query |text )?(" + "|".join(nouns.split()) + r")\b"
+    found = set()
+    for path in sorted(Path(printable_module.__file__).parent.glob("*.py")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if 'f"' in line:
+                found |= {f"{path.name}: {number}}} {noun}" for number, noun in re.findall(several, line)}
+    assert found - ALWAYS_SEVERAL == set(), "write counted(number, noun) of printable.py"

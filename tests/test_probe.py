@@ -114,7 +114,7 @@ class TestSegments:
         n = details["segments"]
         assert (details["queries"], details["candidates"]) == (n - 12, n - 1)
         assert f"{n} segments of 20 tokens from 12 documents; 2 of 14 documents read are shorter" in found.notes[0]
-        assert "1 rows hold no text" in found.notes[0]
+        assert "1 row holds no text" in found.notes[0]
 
     def test_chance(self, found):
         # The next segment is as likely at any of the n - 1 ranks.
@@ -224,6 +224,7 @@ class TestTable:
             "",
             "- One.",
             "- Two.",
+            "- -: the layer does not have this signal, or was not reached",
         ]
 
     def test_figure(self):

@@ -101,9 +101,9 @@ def test_durations(seconds, said):
 
 def test_what_is_not_there_is_not_said():
     at = Progress(1, 1, 0, 0, 2, 2.0, 0.5, 1.0, None)
-    assert str(at) == "1 rows, 2 tokens/s"
+    assert str(at) == "1 row, 2 tokens/s"
     assert str(Progress(1, 1, 0, 0, 2, 2.0, 0.5, 1.0, 3.0, True)) == (
-        "1 rows, 2 tokens/s, 3 s left, waiting for other processes"
+        "1 row, 2 tokens/s, 3 s left, waiting for other processes"
     )
 
 

@@ -153,7 +153,7 @@ def test_a_model_changed_after_loading_is_noticed() -> None:
     model, anatomy = opened("llama")
     model.set_attn_implementation("sdpa")
     with pytest.raises(
-        ReadingError, match=r"LlamaModel: each of layers 1-2 has to report once .* 1-2 reported \[0\] times"
+        ReadingError, match=r"LlamaModel: of layers 1-2 each has to report once .* layers 1-2 reported \[0\] times"
     ):
         read(model, Plan(METHODS["va"], (1, 2), anatomy), some_ids(1, 4))
 

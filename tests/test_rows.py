@@ -141,7 +141,7 @@ def test_csv(tmp_path):
         Row("a", 'two\r\nlines, one "text"'),
         Row("b", "plain"),
         Rejected(5, "3 fields where the header has 2"),
-        Rejected(6, "1 fields where the header has 2"),
+        Rejected(6, "1 field where the header has 2"),
         Rejected(7, "blank line"),
         Rejected(8, "blank"),
         Rejected(9, "not valid UTF-8"),

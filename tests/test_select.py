@@ -18,7 +18,8 @@ from valuembed.evidence import CHOSEN_ON, HELD_OUT
 from valuembed.layers import PRESETS, LayerPreset
 from valuembed.panel import Panel
 from valuembed.recipes import METHODS, read_recipe
-from valuembed.select import Candidate, select_layers
+from valuembed.select import select_layers
+from valuembed.selection import Candidate
 from valuembed.testing import tiny_checkpoint
 
 TEXTS = some_texts(80)
@@ -42,26 +43,25 @@ def corpus(tmp_path):
 
 
 class Planted:
-    """Evidence whose scores are given: on the one half by a table, on the other by its opposite."""
+    """Evidence whose scores are given by a table for each half; without a second one both halves agree."""
 
     metrics = ("score",)
 
-    def __init__(self, table, default=0.0):
-        self.table, self.default = table, default
+    def __init__(self, table, held_out=None, default=0.0):
+        self.tables, self.default = {CHOSEN_ON: table, HELD_OUT: table if held_out is None else held_out}, default
         self.data = {"file": "f", "split": None, "unit": "pairs", "chosen_on": 1, "held_out": 1, "halves": "planted"}
 
     def __call__(self, panel, groups, file, progress):
         return self
 
     def scores(self, sets, half, bar=None):
-        sign = {CHOSEN_ON: 1, HELD_OUT: -1}[half]
-        return np.array([[sign * self.table.get(layers, self.default)] for layers in sets])
+        return np.array([[self.tables[half].get(layers, self.default)] for layers in sets])
 
 
 @pytest.fixture
 def planted(monkeypatch, folder, dev):
-    def choose(table, method="va", model=folder, **more):
-        monkeypatch.setattr(select, "LabelledPairs", Planted(table))
+    def choose(table, method="va", model=folder, held_out=None, **more):
+        monkeypatch.setattr(select, "LabelledPairs", Planted(table, held_out))
         return select_layers(model, method, dev=dev, **more)
 
     return choose
@@ -90,12 +90,55 @@ class TestChoice:
         assert layers_of(found)["greedy set"] == (3,)
         assert (found.chosen, found.recipe.layers) == ("best window", (0, 1))
 
-    def test_held_out_scores_decide_nothing(self, planted):
-        found = planted({(1,): 5})
-        # On the half held out every other set is better: 0 against -5.
-        assert found.candidates[0] == Candidate("best window", (1,), {"score": (5.0, -5.0)})
+    def test_a_set_that_holds_up_is_chosen_by_the_half_to_choose_on(self, planted):
+        # Held out, layer 1 has 2; of the fixed sets the best is all layers, with 2: none is better.
+        found = planted({(1,): 5}, held_out={(1,): 2, (0, 1, 2, 3): 2})
+        assert found.candidates[0] == Candidate("best window", (1,), {"score": (5.0, 2.0)}, holds_up=True)
         assert found.recipe.layers == (1,)
-        assert found.verdict == "chosen: best window, layer 1; score -5.00 held out"
+        assert found.verdict == (
+            "chosen: best window, layer 1; score 2.00 held out. It is the best on the half that was chosen on, and no "
+            "set that was fixed beforehand is better held out. Compared: best window, greedy set, all layers, second "
+            "half, span 0.65-0.90."
+        )
+
+    def test_what_was_searched_and_is_worse_held_out_is_not_chosen(self, planted):
+        # Greedy and window are 1 (5); held out it has 48.7, all layers 51.3, the second half 50, the span (3) 0.
+        found = planted({(1,): 5}, held_out={(1,): 48.7, (0, 1, 2, 3): 51.3, (2, 3): 50})
+        assert (found.chosen, found.recipe.layers) == ("all layers", (0, 1, 2, 3))
+        assert {one.name: one.holds_up for one in found.candidates} == {
+            "best window": False,
+            "greedy set": False,
+            "all layers": True,
+            "second half": False,
+            "span 0.65-0.90": False,
+        }
+        assert found.verdict == (
+            "chosen: all layers, layers 0-3; score 51.30 held out. The best on the half that was chosen on, best "
+            "window (1, 5.00), does not hold up: 48.70 held out, against 51.30 of all layers. No set that was searched "
+            "for holds up. Compared: best window, greedy set, all layers, second half, span 0.65-0.90."
+        )
+        assert found.to_dict()["reason"] == found.reason
+        assert found.reason in found.to_markdown()
+
+    def test_of_two_searched_sets_the_one_that_holds_up(self, planted):
+        # The window 0-1 (9) fails held out, where all layers have 3; the greedy set 3 (5) has 4.
+        found = planted({(3,): 5, (0, 1): 9}, held_out={(0, 1): 1, (3,): 4, (0, 1, 2, 3): 3})
+        assert found.chosen == "greedy set"
+        assert "best window (0-1, 9.00), does not hold up: 1.00 held out, against 4.00 of span 0.65-0.90. Comp" in (
+            found.reason
+        )
+
+    def test_a_hundredth_held_out_is_no_difference(self, planted):
+        assert planted({(1,): 5}, held_out={(1,): 8, (0, 1, 2, 3): 8.01}).recipe.layers == (1,)
+        assert planted({(1,): 5}, held_out={(1,): 8, (0, 1, 2, 3): 8.02}).recipe.layers == (0, 1, 2, 3)
+
+    def test_scores_that_are_not_defined_held_out(self, planted):
+        found = planted({(1,): 5}, held_out={(2, 3): np.nan})
+        assert found.rows()[4][-1] == "-"
+        assert "-: not defined, for all similarities are equal" in found.notes()
+        everything = {tuple(range(i, j)): np.nan for i in range(4) for j in range(i + 1, 5)}
+        with pytest.raises(ReadingError, match=r"^f: score is not defined for any set of layers on the half held out"):
+            planted({(1,): 5}, held_out=everything)
 
     @pytest.mark.parametrize(
         ("scores", "expected"),
@@ -139,14 +182,15 @@ class TestChoice:
             "final norm": (),
         }
         assert found.recipe == METHODS["hidden_mean"]
-        assert found.verdict == "chosen: final norm, after the final norm; score -3.00 held out"
+        assert found.verdict == f"chosen: final norm, after the final norm; score 3.00 held out. {found.reason}"
 
     def test_a_folder_that_was_saved_cut(self, planted, folder, tmp_path):
         valuembed.load(folder, "va", layers=[0, 1, 2]).save_pretrained(str(tmp_path / "cut"))
         found = planted({(0, 1, 2): 1}, model=tmp_path / "cut")
         assert layers_of(found) == {"best window": (0, 1, 2), "greedy set": (0,)}
-        reason = "layers 3 are not in this folder, which was saved without them"
+        reason = "layer 3 is not in this folder, which was saved without them"
         assert found.left_out == dict.fromkeys(("all layers", "second half", "span 0.65-0.90"), reason)
+        assert "no set that was fixed beforehand can be read here. Compared: best window, greedy set." in found.reason
         assert f"second half: left out, {reason}" in found.to_markdown()
 
     def test_layers_of_unequal_width_are_searched_apart(self, planted, tmp_path):
@@ -182,7 +226,8 @@ class TestData:
         assert (found.data["file"], found.data["split"], found.data["unit"]) == ("dev.jsonl", "dev", "pairs")
         assert found.data["chosen_on"] == found.data["held_out"] == 20
         on_half = {one.name: one.scores["Spearman"][CHOSEN_ON] for one in found.candidates}
-        assert on_half[found.chosen] >= max(on_half.values()) - select.MARGIN
+        held_up = [on_half[one.name] for one in found.candidates if one.holds_up]
+        assert on_half[found.chosen] >= max(held_up) - select.MARGIN
         assert on_half["best window"] >= max(on_half["all layers"], on_half["second half"]) - select.MARGIN
 
     def test_without_labels(self, folder, corpus):
@@ -210,10 +255,11 @@ class TestOutput:
         assert valuembed.load(folder, str(path)).recipe.layers == (1, 2)
         notes = json.loads(path.read_text())
         assert (notes["chosen"], notes["data"]["halves"]) == ("best window", "planted")
+        assert notes["reason"] == found.reason
         origin = {"name": folder.name, "revision": None}
         assert notes["details"]["origin"].items() >= origin.items()
         assert (notes["details"]["dtype"], "torch" in notes["details"]["versions"]) == ("float32", True)
-        assert notes["candidates"][0]["scores"] == {"score": [5.0, -5.0]}
+        assert notes["candidates"][0]["scores"] == {"score": [5.0, 5.0]}
         assert list(path.parent.iterdir()) == [path]
 
     def test_a_model_folder(self, planted, folder, tmp_path):

@@ -167,6 +167,7 @@ class TestResults:
             "| default | 55.50 | - |\n"
             "\n"
             "default: of values, the mean over layers 1-2; of hidden states, the last layer after the final norm\n"
+            "-: no score, for all similarities are equal there\n"
         )
 
     def test_several_templates_are_named_by_the_first(self):
@@ -270,6 +271,18 @@ class TestErrors:
             ReadingError, match=r"^values aligned@2: some vectors are not finite .* try dtype='float32'$"
         ):
             sweep(broken, f"sts:{pairs}", signals=["values aligned"])
+
+    def test_texts_that_are_all_alike_measure_nothing(self, folder, tmp_path):
+        path = tmp_path / "alike.jsonl"
+        row = {"sentence1": "the same", "sentence2": "the same"}
+        path.write_text("".join(json.dumps({**row, "score": score}) + "\n" for score in range(4)))
+        with pytest.raises(
+            ReadingError,
+            match=r"^alike.jsonl \(4 pairs\): nothing can be measured, for in every layer all similarities are equal, "
+            "and Spearman of cosine x100 is not defined; give texts that differ, or another template$",
+        ):
+            sweep(folder, f"sts:{path}", output=tmp_path / "out")
+        assert not list((tmp_path / "out").glob("*"))
 
     def test_without_matplotlib_no_work_is_begun(self, folder, pairs, monkeypatch, tmp_path):
         def require(module, extra):

@@ -11,6 +11,7 @@ from valuembed.task_files import (
     read_pairs,
     read_reranking,
     read_retrieval,
+    read_scored,
     read_sts,
     splits_of,
 )
@@ -77,6 +78,12 @@ class TestSts:
             read_sts(write([STS, STS]))
         with pytest.raises(InputError, match=r"there is a single row; a correlation needs"):
             read_sts(write([STS]))
+
+    def test_two_pairs_are_too_few_to_measure(self, write):
+        other = {**STS, "score": 2}
+        with pytest.raises(InputError, match=r"\.jsonl: 2 pairs; a correlation says nothing below 3, give more pairs$"):
+            read_scored(write([STS, other]))
+        assert read_scored(write([STS, other, STS])).scores == [1.0, 2.0, 1.0]
 
     @pytest.mark.parametrize(
         ("value", "reason"),

@@ -158,7 +158,7 @@ def test_half_precision_gives_float32() -> None:
 def test_a_model_changed_after_loading_is_noticed() -> None:
     model, anatomy = opened("llama")
     model.set_attn_implementation("sdpa")
-    with pytest.raises(ReadingError, match=r"each of layers 1-2 has to report once .* 1-2 reported \[0\] times"):
+    with pytest.raises(ReadingError, match=r"of layers 1-2 each has to report once .* layers 1-2 reported \[0\] times"):
         read(model, anatomy, [1, 2], some_rows(), POSITIONS)
 
 

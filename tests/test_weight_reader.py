@@ -158,5 +158,5 @@ def test_a_family_without_eager_attention_is_refused() -> None:
 def test_a_model_changed_after_loading_is_noticed() -> None:
     model, anatomy = opened("llama")
     model.set_attn_implementation("sdpa")
-    with pytest.raises(ReadingError, match=r"each of layers 1-2 has to report once .* 1-2 reported \[0\] times"):
+    with pytest.raises(ReadingError, match=r"of layers 1-2 each has to report once .* layers 1-2 reported \[0\] times"):
         read_weights(model, anatomy, [1, 2], some_ids())

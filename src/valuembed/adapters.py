@@ -21,6 +21,7 @@ from valuembed.adapter_embeddings import matrix_with_adapter, resize_embeddings
 from valuembed.checkpoint import ADAPTER_CONFIG, Checkpoint
 from valuembed.errors import CheckpointError, OutputError
 from valuembed.extras import require
+from valuembed.printable import counted, inflected
 from valuembed.torch_settings import building
 from valuembed.weight_files import is_needed
 
@@ -89,15 +90,15 @@ def attach(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
     wrapped = _wrappers(model)
     if lacking := sorted(name for name in result.missing_keys if _is_adapters(name, wrapped)):
         raise CheckpointError(
-            f"{where} lacks {len(lacking)} weights that its configuration asks for: {_few(lacking)}; they would be "
-            f"random. It holds {_few(sorted(weights))}"
+            f"{where} lacks {counted(len(lacking), 'weight')} that its configuration asks for: {_few(lacking)}; "
+            f"{inflected(len(lacking), 'it', 'they')} would be random. It holds {_few(sorted(weights))}"
         )
     depth = model.config.num_hidden_layers
     # A module outside the layers (a head for a task, a tail that is not read) has no say in what is read.
     if unknown := sorted(name for name in result.unexpected_keys if not is_needed(name, 0) and is_needed(name, depth)):
         raise CheckpointError(
-            f"{where} holds {len(unknown)} weights that its configuration or {type(model).__name__} has no place "
-            f"for: {_few(unknown)}"
+            f"{where} holds {counted(len(unknown), 'weight')} that its configuration or {type(model).__name__} has no "
+            f"place for: {_few(unknown)}"
         )
     model.train(False)
 

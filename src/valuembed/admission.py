@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 from valuembed.errors import InputError, RequestError
+from valuembed.printable import counted
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Admission:
             RequestError: 429, the server is full.
         """
         if self.requests >= self.limits.max_requests:
-            raise self.full(f"{self.requests} requests are being served")
+            raise self.full(f"{counted(self.requests, 'request is', 'requests are')} being served")
         return Ticket(self)
 
     def full(self, why: str) -> RequestError:
@@ -101,11 +102,11 @@ class Ticket:
         if self._bytes + count > limits.max_body_bytes:
             raise RequestError(
                 413,
-                f"the request's body is larger than {limits.max_body_bytes:,} bytes; send fewer texts at once",
+                f"the request's body is larger than {counted(limits.max_body_bytes, 'byte')}; send fewer texts at once",
                 code="request_too_large",
             )
         if admission.bytes + count > limits.max_waiting_bytes:
-            raise admission.full(f"requests of {admission.bytes:,} bytes are being served")
+            raise admission.full(f"requests of {counted(admission.bytes, 'byte')} are being served")
         self._bytes += count
         admission.bytes += count
 
@@ -117,7 +118,7 @@ class Ticket:
         """
         admission = self._admission
         if admission.texts + count > admission.limits.max_waiting_texts:
-            raise admission.full(f"{admission.texts:,} texts are being served")
+            raise admission.full(f"{counted(admission.texts, 'text is', 'texts are')} being served")
         self._texts += count
         admission.texts += count
 

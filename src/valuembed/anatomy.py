@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from transformers import PreTrainedModel
+
 from valuembed.errors import LayerError
-from valuembed.layers import describe
+from valuembed.layers import named_layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -79,8 +81,7 @@ class Anatomy:
             if lacking and weights == "mean":
                 raise LayerError(
                     f"aligned values need the output projection, and {self.architecture} has no linear map "
-                    f"from its heads to the model width in layers {describe(lacking)}; use aligned=False (methods va, "
-                    "wva)"
+                    f"from its heads to the model width in {named_layers(lacking)}; use aligned=False (methods va, wva)"
                 )
             return self.model_width
         widths: dict[int, list[int]] = {}
@@ -89,6 +90,6 @@ class Anatomy:
             heads = block.value_heads if weights == "mean" else block.query_heads
             widths.setdefault(heads * block.head_width, []).append(layer)
         if len(widths) > 1:
-            groups = "; ".join(f"{width} wide: layers {describe(group)}" for width, group in sorted(widths.items()))
+            groups = "; ".join(f"{width} wide: {named_layers(group)}" for width, group in sorted(widths.items()))
             raise LayerError(f"layers of unequal width cannot be averaged ({groups}); choose layers of one group")
         return next(iter(widths))

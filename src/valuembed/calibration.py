@@ -100,7 +100,7 @@ def fit_whitening(
     rank = int((variances > _NO_VARIANCE * variances[0]).sum())
     if shrinkage == 0 and rank < size:
         raise InputError(
-            f"{b} texts vary in {rank} directions only, and whitening without shrinkage scales {size}; give more "
+            f"{b} texts vary in {rank} of {w} directions, and whitening without shrinkage scales {size}; give more "
             f"texts, a shrinkage above 0 such as {DEFAULT_SHRINKAGE}, or a size of at most {rank}"
         )
     shrunk = (1 - shrinkage) * variances.clamp(min=0) + shrinkage * variances.sum() / w
@@ -279,7 +279,7 @@ def _checked(vectors: ArrayLike | Tensor) -> Tensor:
         raise InputError(f"a calibration is fitted on 2 vectors or more, [b, w]; got the shape {tuple(x.shape)}")
     bad = int((~torch.isfinite(x).all(dim=1)).sum())
     if bad:
-        raise InputError(f"{bad} of {len(x)} vectors are not finite (NaN or infinite); try dtype='float32'")
+        raise InputError(f"NaN or infinite numbers in {bad} of {len(x)} vectors; try dtype='float32'")
     if (x - x[0]).abs().max() <= _NO_DIFFERENCE * x.abs().max():
         raise InputError(f"all {len(x)} vectors are the same, and nothing can be fitted on them; give other texts")
     return x

@@ -56,7 +56,7 @@ class CalibrationRecord:
     def __str__(self) -> str:
         kind = f"{self.kind}, shrinkage {self.shrinkage:g}" if self.shrinkage is not None else self.kind
         fitted = f"fitted on {self.texts:,} texts" if self.texts else "from the language model head"
-        return f"{kind}, {self.width} to {self.size} numbers, {fitted}"
+        return f"{kind}, {self.width} numbers to {self.size}, {fitted}"
 
 
 def read_record(checkpoint: Checkpoint) -> CalibrationRecord | None:

@@ -41,8 +41,9 @@ from valuembed.layerwise import described, spearman, warn_truncated
 from valuembed.method_specs import MethodSpec, choose, parse_methods
 from valuembed.outputs import replace_text, results_folder
 from valuembed.panel import Panel
+from valuembed.printable import counted, inflected
 from valuembed.recipes import Recipe
-from valuembed.task_files import StsFile, read_sts
+from valuembed.task_files import StsFile, read_scored
 from valuembed.templates import TemplateSpec
 from valuembed.torch_settings import default_device_and_precision
 
@@ -134,12 +135,18 @@ class CalibrationReport:
         """What the figures are, in a few sentences."""
         return [
             *([f"{self.unfinished}."] if self.unfinished else []),
-            f"Spearman x100 of cosine similarity on {self.file} ({self.pairs:,} pairs). Fitted on {self.texts:,} "
-            f"unlabelled texts (digest {self.corpus}), of which the file shares {self.shared:,}.",
+            f"Spearman x100 of cosine similarity on {self.file} ({counted(self.pairs, 'pair')}). Fitted on "
+            f"{counted(self.texts, 'unlabelled text')} (digest {self.corpus}), of which the file shares "
+            f"{self.shared:,}.",
             "none: vectors as they are, cut to their first coordinates. centre: less the mean, then cut likewise. "
             f"whiten: principal directions scaled to variance 1, shrinkage {self.shrinkage:g}, leading ones kept. pca: "
             "leading principal directions, not scaled; at full width the same as centre. filter: the middle of the "
             "language model head's singular directions, for vectors of the residual stream; at full width as none.",
+            *(
+                ["-: the method does not read the residual stream."]
+                if len(set(map(len, self.scores.values()))) > 1
+                else []
+            ),
         ]
 
     def to_markdown(self) -> str:
@@ -232,7 +239,7 @@ def report_calibration(
         results_folder(output)
     rights = hub_options(options)
     recipes = choose(locate(model, **rights), parse_methods(methods), layers, template, cleaning)
-    pairs = read_sts(task.partition(":")[2].strip())
+    pairs = read_scored(task.partition(":")[2].strip())
     head = None
     if FILTER in kinds and any(map(is_of_the_stream, recipes.values())):
         try:
@@ -283,8 +290,8 @@ def score_calibrations(
     sample = sample_texts(_watched(texts, set(scored), leaked), max_texts)
     if leaked:
         warnings.warn(
-            f"{len(leaked):,} of the {len(scored):,} texts of {pairs.paths[0].name} stand in the corpus too; take them "
-            "out for a figure to report",
+            f"{len(leaked):,} of the {counted(len(scored), 'text')} of {pairs.paths[0].name} "
+            f"{inflected(len(leaked), 'stands', 'stand')} in the corpus too; take them out for a figure to report",
             LeakWarning,
             stacklevel=3,
         )
@@ -293,7 +300,7 @@ def score_calibrations(
     gold = np.array(pairs.scores)
 
     def score(vectors: NDArray[np.float32], name: str, kind: str) -> float:
-        where = f"{name}, {kind} at {vectors.shape[1]} numbers, on {pairs.paths[0].name}"
+        where = f"{name}, {kind} at {counted(vectors.shape[1], 'number')}, on {pairs.paths[0].name}"
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         if not lengths.all():
             raise ReadingError(
@@ -303,8 +310,8 @@ def score_calibrations(
         cosines = (unit[first] * unit[second]).sum(axis=1)
         if np.isnan(found := 100 * spearman(cosines[None], gold)[0]):
             raise ReadingError(
-                f"{where}: all {len(gold):,} pairs have the same similarity, of which there is no correlation with the "
-                "scores; leave the method or this kind out"
+                f"{where}: all {counted(len(gold), 'pair')} have the same similarity, of which there is no correlation "
+                "with the scores; leave the method or this kind out"
             )
         return float(found)
 
@@ -331,7 +338,7 @@ def score_calibrations(
 
     def keep() -> None:
         if output is not None and scores:
-            made(incomplete(len(scores), len(widths), "methods")).write(output)
+            made(incomplete(len(scores), len(widths), "method")).write(output)
 
     with keeping(keep) as finished:
         for group in panel.groups():  # one at a time, for all methods' vectors at once take gigabytes

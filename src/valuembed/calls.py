@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from valuembed.errors import NotFiniteError, ReadingError, TruncationWarning, UnknownTokenError
+from valuembed.printable import counted, inflected
 from valuembed.row_files import InBatch
 from valuembed.rows import Rejected, Row
 from valuembed.storage import Encoder
@@ -222,5 +223,8 @@ def warn_of_truncation(truncated: int, texts: int) -> None:
     """Warn whoever called the caller, once for all its calls of the model, where texts were cut."""
     if truncated:
         warnings.warn(
-            f"{truncated} of {texts} texts were too long and lost their ends", TruncationWarning, stacklevel=3
+            f"{truncated} of {counted(texts, 'text')} "
+            f"{inflected(truncated, 'was too long and lost its end', 'were too long and lost their ends')}",
+            TruncationWarning,
+            stacklevel=3,
         )

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from valuembed.encoder import ValueEncoder
 from valuembed.errors import InputError
 from valuembed.offsets import token_starts
+from valuembed.printable import counted, inflected
 
 WINDOW = 100_000
 """Characters tokenized at a time: a document may be a whole library."""
@@ -73,8 +74,8 @@ class Cutter:
         room = _room(model)
         if room is not None and tokens > room:
             raise InputError(
-                f"chunk={tokens}: beside the template, {room} tokens of a text fit into max_tokens="
-                f"{model.reader.max_tokens}; ask for smaller chunks"
+                f"chunk={tokens}: beside the template, {counted(room, 'token')} of a text "
+                f"{inflected(room, 'fits', 'fit')} into max_tokens={model.reader.max_tokens}; ask for smaller chunks"
             )
         return cutter
 

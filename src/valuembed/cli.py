@@ -35,11 +35,12 @@ from valuembed.commands import (
     load_encoder,
     new_table,
     note,
-    out,
     print_json,
+    print_table,
     shown,
 )
 from valuembed.layers import describe
+from valuembed.printable import counted, inflected
 
 if TYPE_CHECKING:
     from valuembed.model_info import ModelInfo
@@ -97,10 +98,11 @@ def similarity(
     if as_json:
         print_json({"texts": texts, "similarity": [[round(float(value), 6) for value in row] for row in matrix]})
         return
-    table = new_table("", "text", *(str(number) for number in range(1, len(texts) + 1)))
+    count = len(texts)
+    table = new_table("", "text", *map(str, range(1, count + 1)), right=(0, *range(2, count + 2)))
     for number, (text, row) in enumerate(zip(texts, matrix, strict=True), start=1):
         table.add_row(str(number), shown(text, 60), *(Text(f"{value:.3f}") for value in row))
-    out().print(table)
+    print_table(table)
     if plot is not None:
         typer.echo(f"{plot}: written")
 
@@ -141,16 +143,19 @@ def info(
     table = new_table("", "", header=False)
     for name, value in _info_rows(found):
         table.add_row(name, Text(value))
-    out().print(table)
+    print_table(table)
 
 
 def _info_rows(found: "ModelInfo") -> Iterator[tuple[str, str]]:
     recipe = found.recipe
     chosen = describe(found.chosen_layers) if found.chosen_layers else "the last layer, after the final norm"
-    grouping = f"{found.query_heads} query heads on {found.value_heads} value heads, each {found.head_width} wide"
+    grouping = (
+        f"{counted(found.query_heads, 'query head')} on {counted(found.value_heads, 'value head')}, "
+        f"{inflected(found.value_heads, '', 'each ')}{found.head_width} wide"
+    )
     share = found.weight_bytes / found.full_weight_bytes if found.full_weight_bytes else 1.0
     yield "model", found.name if found.source == found.name else f"{found.name} (from {found.source})"
-    yield "architecture", f"{found.architecture}, {found.num_layers} layers, {found.model_width} wide"
+    yield "architecture", f"{found.architecture}, {counted(found.num_layers, 'layer')}, {found.model_width} wide"
     yield "layers with values", f"{describe(found.value_layers)} ({len(found.value_layers)} of {found.num_layers})"
     yield "attention", grouping
     yield "method", recipe.method
@@ -166,7 +171,7 @@ def _info_rows(found: "ModelInfo") -> Iterator[tuple[str, str]]:
     if found.not_used:
         yield "not used", f"what sentence-transformers saved beside the decoder: {', '.join(found.not_used)}"
     yield "embedding", f"{found.width} wide"
-    yield "loaded", f"{found.kept_layers} of {found.num_layers} layers, as {found.dtype}"
+    yield "loaded", f"{found.kept_layers} of {counted(found.num_layers, 'layer')}, as {found.dtype}"
     yield "not loaded", ", ".join(found.not_loaded) or "nothing is left out"
     yield "memory for weights", f"{_bytes(found.weight_bytes)} of {_bytes(found.full_weight_bytes)} ({share:.0%})"
     if found.quantization:

@@ -21,9 +21,11 @@ from valuembed.commands import (
     note,
     out,
     print_json,
+    print_table,
     quiet,
     slow_imports,
 )
+from valuembed.printable import counted, inflected
 
 if TYPE_CHECKING:
     from valuembed.calibration_report import CalibrationReport
@@ -208,7 +210,11 @@ def calibrate(
         if as_json and results:
             print_json(results)
     if documents is not None and documents.rejected:
-        typer.echo(f"{corpus}: {documents.rejected:,} rows hold no usable text and were left out", err=True)
+        typer.echo(
+            f"{corpus}: {counted(documents.rejected, 'row holds', 'rows hold')} no usable text and "
+            f"{inflected(documents.rejected, 'was', 'were')} left out",
+            err=True,
+        )
 
 
 def _show(report: "CalibrationReport") -> None:
@@ -223,7 +229,7 @@ def _show(report: "CalibrationReport") -> None:
             best = report.best(row[0], part)
             cells = (Text(cell, "bold green" if name == best else "") for name, cell in zip(head, row, strict=True))
             table.add_row(*cells)
-        out().print(table)
+        print_table(table)
         out().print()
     for line in report.notes():
         out().print(Text(line, "dim"))

@@ -15,7 +15,7 @@ import typer
 from valuembed.cli_texts import STDIN, as_file, check_are_texts, given_texts, print_vectors
 from valuembed.commands import BUNDLED, INPUT, LOADING, OUTPUT, command, load_encoder, note, print_json
 from valuembed.precision import PRECISIONS, check_precision
-from valuembed.printable import printable
+from valuembed.printable import counted, printable
 
 if TYPE_CHECKING:
     from valuembed.corpus import CorpusSummary
@@ -325,8 +325,8 @@ def _embed_file(
         return
     width = kept["dim"] or encoder.get_embedding_dimension()
     typer.echo(
-        f"{output}: {done.embedded:,} of {done.rows:,} rows embedded, {width} wide, "
-        f"in {done.seconds:.1f} s ({_pace(done.tokens, done.seconds)})"
+        f"{output}: {done.embedded:,} of {counted(done.rows, 'row')} embedded, {width} wide, in {done.seconds:.1f} s "
+        f"({_pace(done.tokens, done.seconds)})"
     )
     if done.first_rejected:
         first = done.first_rejected
@@ -379,14 +379,14 @@ def _print_progress(progress: "Progress") -> None:
 
 def _tell(output: Path, done: "CorpusSummary") -> None:
     precision = "" if done.precision == "float32" else f", {done.precision}"
-    chunks = f" as {done.vectors:,} chunks" if done.vectors != done.embedded else ""
+    chunks = f" as {counted(done.vectors, 'chunk')}" if done.vectors != done.embedded else ""
     typer.echo(
-        f"{output}: {done.embedded:,} of {done.rows:,} rows of {done.inputs:,} inputs embedded{chunks}, "
-        f"{done.width} wide{precision}, in {done.shards:,} shards"
+        f"{output}: {done.embedded:,} of {counted(done.rows, 'row')} of {counted(done.inputs, 'input')} "
+        f"embedded{chunks}, {done.width} wide{precision}, in {counted(done.shards, 'shard')}"
     )
     run = done.run
     typer.echo(
-        f"this run: {run.rows:,} rows in {run.seconds:.1f} s ({_pace(run.tokens, run.seconds)})"
+        f"this run: {counted(run.rows, 'row')} in {run.seconds:.1f} s ({_pace(run.tokens, run.seconds)})"
         if run.rows
         else "this run: nothing was left to do"
     )
@@ -402,4 +402,4 @@ def _tell_rejected(path: Path, count: int, first: str) -> None:
 
 
 def _pace(tokens: int, seconds: float) -> str:
-    return f"{tokens:,} tokens, {tokens / seconds:,.0f} tokens/s" if tokens else "0 tokens, no tokens"
+    return f"{counted(tokens, 'token')}, {tokens / seconds:,.0f} tokens/s" if tokens else "0 tokens, no tokens"

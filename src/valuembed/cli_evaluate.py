@@ -25,6 +25,7 @@ from valuembed.commands import (
     quiet,
     slow_imports,
 )
+from valuembed.printable import counted
 
 if TYPE_CHECKING:
     from valuembed.results import Evaluation
@@ -93,8 +94,8 @@ def evaluate(
         if output is not None:
             computed = sum(not made.reused for made in found.scores)
             typer.echo(
-                f"{output}: results.md, results.png and mteb's JSON; {computed} scores computed, "
-                f"{len(found.scores) - computed} were there"
+                f"{output}: results.md, results.png and mteb's JSON; {counted(computed, 'score')} computed, "
+                f"{counted(len(found.scores) - computed, 'was', 'were')} there"
             )
     if found.failures:
         # Each was told when it was found.
@@ -119,5 +120,6 @@ def _show(found: "Evaluation") -> None:
     # Rather lines that a narrow terminal wraps than columns that are cut off.
     console.width = max(console.width, Measurement.get(console, console.options.update(max_width=9999), table).maximum)
     console.print(table)
-    for line in found.cut():
+    missing = ["-: not scored, for the reason told above"] if found.failures else []
+    for line in (*missing, *found.cut()):
         console.print(Text(line), soft_wrap=True)

@@ -8,7 +8,7 @@ import typer
 from rich.text import Text
 
 from valuembed.cli_texts import given_text
-from valuembed.commands import OUTPUT, load_encoder, new_table, out, print_json
+from valuembed.commands import OUTPUT, load_encoder, new_table, out, print_json, print_table
 from valuembed.printable import printable, shortened
 
 if TYPE_CHECKING:
@@ -116,17 +116,19 @@ def _shaded(sequence: "TokenWeights", weights: "NDArray[np.float32]", full: floa
 def _print_numbers(sequence: "TokenWeights") -> None:
     """A row for each token: the mean, and, of a few layers, each."""
     layers = sequence.layers if 1 < len(sequence.layers) <= _LAYERS else ()
-    table = new_table("", "token", "", "mean %", *(f"L{layer} %" for layer in layers))
+    table = new_table(
+        "", "token", "", "mean %", *(f"L{layer} %" for layer in layers), right=(0, *range(3, 4 + len(layers)))
+    )
     columns = [sequence.mean(), *(sequence.by_layer() if layers else ())]
     for number, token in enumerate(sequence.tokens):
         cells = (f"{100 * column[number]:.1f}" for column in columns)
         table.add_row(str(number + 1), _named(token), "" if token.is_text else "template", *cells)
-    out().print(table)
+    print_table(table)
 
 
 def _print_layers(sequence: "TokenWeights") -> None:
     """A row for each layer: what the text weighs, and its tokens that weigh most."""
-    table = new_table("layer", "text", "template", "most in the text")
+    table = new_table("layer", "text", "template", "most in the text", right=(0, 1, 2))
     own = [number for number, token in enumerate(sequence.tokens) if token.is_text]
     groups = [group for group in sequence.visible() if sequence.tokens[group[0]].is_text]
     for layer, weights in zip(sequence.layers, sequence.by_layer(), strict=True):
@@ -135,7 +137,7 @@ def _print_layers(sequence: "TokenWeights") -> None:
         named = Text("  ").join(_named(sequence.tokens[number]).append(f" {_percent(sums[number])}") for number in most)
         text = float(weights[own].sum())
         table.add_row(str(layer), _percent(text), _percent(float(weights.sum()) - text), named)
-    out().print(table)
+    print_table(table)
     if sequence.by_layer().sum(axis=1).min() < 0.99:
         out().print(Text("what is missing to 100% goes to the model's attention sinks", "dim"))
 

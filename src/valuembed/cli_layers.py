@@ -20,6 +20,7 @@ from valuembed.commands import (
     note,
     out,
     print_json,
+    print_table,
     quiet,
     slow_imports,
 )
@@ -89,7 +90,7 @@ def sweep(
     if as_json:
         print_json(found.to_dict())
         return
-    table = new_table("layer", *found.scores)
+    table = new_table("layer", *found.scores, right=range(len(found.scores) + 1))
     for layer in found.layers:
         cells = zip(found.scores, found.row(layer), strict=True)
         table.add_row(
@@ -190,11 +191,11 @@ def select_layers(
         print_json(found.to_dict())
         return
     head, *rows = found.rows()
-    table = new_table(*head)
+    table = new_table(*head, right=range(2, len(head)))
     for row in rows:
         table.add_row(*(Text(cell, "bold green" if row[0] == found.chosen else "") for cell in row))
     _print(found.title, table, found.notes())
-    typer.echo(found.verdict)
+    out().print(Text(found.verdict), soft_wrap=True)
     if output is not None:
         use = f"--method {output}" if output.suffix == ".json" else f"--model {output}"
         typer.echo(f"{output}: written; use it with {use}")
@@ -203,6 +204,6 @@ def select_layers(
 def _print(title: str, table: "Table", notes: list[str]) -> None:
     """A title and notes are not wrapped to the width of their table."""
     out().print(Text(title), soft_wrap=True)
-    out().print(table)
+    print_table(table)
     for line in notes:
         out().print(Text(line, "dim"), soft_wrap=True)

@@ -22,6 +22,7 @@ from valuembed.commands import (
     note,
     out,
     print_json,
+    print_table,
     quiet,
     slow_imports,
 )
@@ -182,15 +183,16 @@ def _show(found: "LayerProbe", output: Path | None, as_json: bool) -> None:
         return
     head, *rows = found.rows()
     # Not as the table's own title, which would be folded to its width.
-    out().print(Text(found.title))
+    out().print(Text(found.title), soft_wrap=True)
     table = new_table(head[0])
     for signal in head[1:]:
-        table.add_column(Text(signal), justify="right")
+        table.add_column(Text(signal), justify="right", overflow="fold")
     best = [found.best(signal) for signal in head[1:]]
     for label, *cells in rows:
         marked = (Text(cell, "bold green" if label == row else "") for cell, row in zip(cells, best, strict=True))
         table.add_row(label, *marked)
-    out().print(table)
-    out().print(Text("\n".join(found.notes)), style="dim")
+    print_table(table)
+    for line in found.footnotes():
+        out().print(Text(line, "dim"), soft_wrap=True)
     if output is not None:
         typer.echo(f"{output}: {found.name}.png, {found.name}.md, {found.name}.json")

@@ -16,10 +16,11 @@ from valuembed.commands import (
     keeps,
     load_encoder,
     new_table,
-    out,
     print_json,
+    print_table,
     shown,
 )
+from valuembed.printable import counted, inflected
 
 if TYPE_CHECKING:
     from valuembed.hits import Hit
@@ -102,16 +103,18 @@ def index(
 
 
 def _tell(source: str, output: str, done: "IndexSummary") -> None:
-    unchanged = f" ({done.unchanged:,} of {done.files:,} files unchanged)" if done.unchanged else ""
+    unchanged = f" ({done.unchanged:,} of {counted(done.files, 'file')} unchanged)" if done.unchanged else ""
     typer.echo(
-        f"{output}: {done.added:,} rows added, {done.replaced:,} replaced, {done.removed:,} removed, in "
+        f"{output}: {counted(done.added, 'row')} added, {done.replaced:,} replaced, {done.removed:,} removed, in "
         f"{done.seconds:.1f} s{unchanged}"
     )
     kind = "approximate index" if done.approximate else "too few for an approximate index, so each search is exact"
-    typer.echo(f"{done.rows:,} rows are in it; {kind}")
+    typer.echo(f"{counted(done.rows, 'row is', 'rows are')} in it; {kind}")
     if done.outdated:
         typer.echo(
-            f"{done.outdated:,} rows named {done.name!r} are not in {source} and were kept; --prune removes them"
+            f"{counted(done.outdated, 'row')} named {done.name!r} {inflected(done.outdated, 'is', 'are')} not in "
+            f"{source} and {inflected(done.outdated, 'was', 'were')} kept; --prune removes "
+            f"{inflected(done.outdated, 'it', 'them')}"
         )
 
 
@@ -220,7 +223,8 @@ def _show(query: str, hits: "list[Hit]") -> None:
         "text": [shown(hit.text, 500) for hit in hits],
     }
     filled = {name: cells for name, cells in columns.items() if any(cells) or name in ("rank", "score", "id", "text")}
-    table = new_table(*filled, title=shown(query, 100))
+    numbers = [place for place, name in enumerate(filled) if name in ("rank", "score", "fused", "chunk")]
+    table = new_table(*filled, title=shown(query, 100), right=numbers)
     for row in zip(*filled.values(), strict=True):
         table.add_row(*(cell or "" for cell in row))
-    out().print(table)
+    print_table(table)

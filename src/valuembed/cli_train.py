@@ -17,6 +17,7 @@ from valuembed.commands import (
     note,
     out,
     print_json,
+    print_table,
     quiet,
     slow_imports,
 )
@@ -271,5 +272,5 @@ def train(
     table = new_table("", "", header=False)
     for name, value in made.rows():
         table.add_row(name, value)
-    out().print(table)
+    print_table(table)
     out().print(f"{output}: load it with --model {output}", soft_wrap=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 from valuembed.errors import ClusterError, InputError
 from valuembed.extras import require
-from valuembed.printable import printable, shortened
+from valuembed.printable import counted, inflected, printable, shortened
 from valuembed.process_state import environment, log_level
 
 KEPT = "finished shards are kept, the same command goes on from there"
@@ -81,10 +81,10 @@ class Team:
     @property
     def share(self) -> str:
         """What a worker takes, in words."""
-        return f"{self.cpus:g} CPUs" + (f" and {self.gpus:g} GPUs" if self.gpus else "")
+        return _units(self.cpus, "CPU") + (f" and {_units(self.gpus, 'GPU')}" if self.gpus else "")
 
     def __str__(self) -> str:
-        return f"{self.least} workers with {self.share} each"
+        return f"{counted(self.least, 'worker')} with {self.share}{inflected(self.least, '', ' each')}"
 
 
 class Room:
@@ -125,8 +125,14 @@ class Room:
         fitting = self.fitting()
         if fitting < self.team.least:
             room = _described(nodes(self.ray))
-            return ClusterError(f"{self.team} do not fit into the cluster, but {fitting}: it has {room}; {advice}")
-        return ClusterError(f"{self.team} fit into the cluster, but {free} beside what others do on it; {advice}")
+            return ClusterError(
+                f"{self.team} {inflected(self.team.least, 'does', 'do')} not fit into the cluster, but {fitting}: it "
+                f"has {room}; {advice}"
+            )
+        return ClusterError(
+            f"{self.team} {inflected(self.team.least, 'fits', 'fit')} into the cluster, but {free} beside what others "
+            f"do on it; {advice}"
+        )
 
     def check_some_is_left(self) -> None:
         """Raise where for long there has been no node with room for a worker, because those that had it are gone.
@@ -217,8 +223,12 @@ def _meant(address: str | None) -> str:
 
 
 def _described(held: Sequence[Mapping[str, float]]) -> str:
-    kinds = Counter(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in held)
-    return ", ".join(f"{count} nodes with {kind}" for kind, count in kinds.items()) or "no nodes"
+    kinds = Counter(f"{_units(node.get('CPU', 0), 'CPU')} and {_units(node.get('GPU', 0), 'GPU')}" for node in held)
+    return ", ".join(f"{counted(count, 'node')} with {kind}" for kind, count in kinds.items()) or "no nodes"
+
+
+def _units(amount: float, unit: str) -> str:
+    return f"{amount:g} {inflected(amount, unit)}"
 
 
 def reason(message: str) -> str:

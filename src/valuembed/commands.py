@@ -12,7 +12,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 from typer.core import TyperCommand
@@ -43,6 +44,7 @@ DEMONSTRATION_NOTE = (
     "name a real one with, for example, --model Qwen/Qwen3-0.6B"
 )
 INTERRUPTED = 130
+_LEAST_WIDTH = 20
 
 # Headings of the options in the help of a command, in this order; those of one command alone stand before the last.
 INPUT = "Input"
@@ -419,9 +421,36 @@ def note(model: str, *, loads: bool = True) -> None:
         LINE.begin(model)
 
 
-def new_table(*columns: str, title: Text | None = None, header: bool = True) -> Table:
-    """A table without frames, that copies well."""
-    return Table(*columns, title=title, title_justify="left", show_header=header, box=None, pad_edge=False)
+def new_table(*columns: str, title: Text | None = None, header: bool = True, right: Collection[int] = ()) -> Table:
+    """A table without frames, that copies well; :func:`print_table` prints it.
+
+    Args:
+        columns: what stands above each.
+        title: what stands above the table.
+        header: whether the columns' names are shown.
+        right: columns of numbers, by their place, which are set flush right and never broken.
+    """
+    table = Table(title=title, title_justify="left", show_header=header, box=None, pad_edge=False)
+    for place, name in enumerate(columns):
+        table.add_column(Text(name), justify="right" if place in right else "left", overflow="fold")
+    return table
+
+
+def print_table(table: Table) -> None:
+    """Print a table so that nothing is cut: texts are folded, and what is too wide then is left to the terminal."""
+    console = out()
+    if Measurement.get(console, console.options.update(max_width=9999), table).maximum > console.width:
+        for column in table.columns:
+            head, *cells = (Measurement.get(console, console.options, cell) for cell in (column.header, *column.cells))
+            widest = max((cell.maximum for cell in cells), default=0)
+            if column.justify == "right":
+                # A number stays on one line, the words above it may stand on several.
+                column.width = max(head.minimum, widest)
+            else:
+                column.min_width = max(head.minimum, min(widest, _LEAST_WIDTH))
+        # Each column has a blank on either side.
+        console.width = max(console.width, sum((one.width or one.min_width or 0) + 2 for one in table.columns))
+    console.print(table)
 
 
 def out() -> Console:

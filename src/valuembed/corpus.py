@@ -21,6 +21,7 @@ from valuembed.calls import warn_of_truncation
 from valuembed.errors import InputError, OutputError
 from valuembed.manifest import Job, Settings, check_folder, open_job, read_manifest
 from valuembed.one_file import EmbedSummary, check_files, embed_file, rejected_path
+from valuembed.printable import counted, inflected
 from valuembed.progress import Progress, Watch
 from valuembed.rows import Rejected, Row, look_for_text, nothing_usable, read_rows
 from valuembed.sharing import MAX_DOCUMENT_BYTES, embed_free, embed_source, has_free_shard, unfinished
@@ -207,7 +208,11 @@ def run_job(
     sources, passed_over = _check(inputs, output, choices.text_column, choices.id_column)
     if passed_over:
         named = ", ".join(passed_over[:5]) + (", ..." if len(passed_over) > 5 else "")
-        warnings.warn(f"{len(passed_over)} files are of no kind that is read: {named}", UserWarning, stacklevel=3)
+        warnings.warn(
+            f"{counted(len(passed_over), 'file is', 'files are')} of no kind that is read: {named}",
+            UserWarning,
+            stacklevel=3,
+        )
     job = open_job(Path(output), *engine.begin(choices), sources, choices.keep)
     watch = Watch({name: state.size for name, state in job.states.items()}, progress)
     try:
@@ -295,7 +300,9 @@ def _embed_all(job: Job, engine: Engine, watch: Watch) -> None:
             broken |= engine.embed(replace(job, sources=free), watch)
     if broken:
         others = len(job.sources) - len(broken)
+        done = f", {inflected(others, 'the other is', f'the other {others} are')} done" if others else ""
         raise InputError(
-            f"{len(broken)} of {len(job.sources)} inputs could not be read to their end, the other {others} are done: "
-            f"{'; '.join(map(str, broken.values()))}; shards finished before are kept"
+            f"{len(broken)} of {counted(len(job.sources), 'input')} could not be read to "
+            f"{inflected(len(broken), 'its', 'their')} end{done}: {'; '.join(map(str, broken.values()))}; shards "
+            "finished before are kept"
         )

@@ -24,6 +24,7 @@ from valuembed.cluster import KEPT, PATIENCE, Room, Team, connect, import_ray, n
 from valuembed.corpus import Choices, CorpusSummary, run_job
 from valuembed.errors import ClusterError, InputError, ValuembedError
 from valuembed.manifest import Job, Settings, check_settings, read_manifest
+from valuembed.printable import counted
 from valuembed.progress import Progress, Watch
 from valuembed.sharing import Finished, embed_free, unfinished
 from valuembed.storage import Encoder, Make
@@ -312,7 +313,7 @@ class Cluster:
         node = f" on node {hand.node}" if hand.node else ""
         if losses >= MOST_LOSSES:
             raise ClusterError(
-                f"{losses} workers in a row died without finishing a shard, the last{node}: {error}; {KEPT}"
+                f"{counted(losses, 'worker')} in a row died without finishing a shard, the last{node}: {error}; {KEPT}"
             )
         warnings.warn(f"a worker{node} died: {error}; another takes its place", UserWarning, stacklevel=2)
         self._dismiss(hand)

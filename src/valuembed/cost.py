@@ -24,6 +24,7 @@ from valuembed.layerwise import described
 from valuembed.method_specs import MethodSpec, choose, parse_methods
 from valuembed.outputs import replace_text, results_folder
 from valuembed.panel import Panel
+from valuembed.printable import counted
 from valuembed.progress import track
 from valuembed.segments import Documents
 from valuembed.torch_settings import default_device_and_precision
@@ -119,14 +120,15 @@ class CostReport:
 
     def to_markdown(self) -> str:
         """A table, and how it was measured."""
-        threads = f", {self.threads} threads" if self.device.startswith("cpu") else ""
+        threads = f", {counted(self.threads, 'thread')}" if self.device.startswith("cpu") else ""
         lines = [
             f"# What each method costs on {self.model}",
             "",
             *([f"{self.unfinished}.", ""] if self.unfinished else []),
-            f"{self.texts:,} texts ({self.texts_are}), {len(self.costs[0].seconds)} rounds in which the methods take "
-            f"turns, on {self.device}, {self.dtype}{threads}. Seconds include tokenizing: median (fastest to slowest "
-            f"round). The last column is the median of the rounds' ratios to {self.reference}.",
+            f"{counted(self.texts, 'text')} ({self.texts_are}), {counted(len(self.costs[0].seconds), 'round')} in "
+            f"which the methods take turns, on {self.device}, {self.dtype}{threads}. Seconds include tokenizing: "
+            "median (fastest to slowest round). The last column is the median of the rounds' ratios to "
+            f"{self.reference}.",
             "",
             f"| method | tokens computed a text | layers run, of {self.num_layers} | GFLOP a text "
             f"| seconds for 1,000 texts | times {self.reference} |",
@@ -249,7 +251,7 @@ def measure_cost(
 
     def keep() -> None:
         if output is not None and done:
-            made(done, incomplete(done, rounds, "rounds")).save(output)
+            made(done, incomplete(done, rounds, "round")).save(output)
 
     bar = track(progress, total=len(names) * (rounds + 1), desc="Passes", unit="pass")
     with bar, keeping(keep) as finished:

@@ -23,6 +23,7 @@ from valuembed.extras import require
 from valuembed.kernels import choose_kernel
 from valuembed.model_kwargs import check_model_kwargs
 from valuembed.prequantized import ask_to_dequantize, give_one_dtype, holds_quantized
+from valuembed.printable import counted, inflected
 from valuembed.quantized import check_quantization, is_dequantized, quantization_method
 from valuembed.reader import open_door
 from valuembed.streams import stderr_is_open
@@ -153,8 +154,8 @@ def _check_report(
         # A few names show whether all are called otherwise.
         named = f" (it holds {', '.join(sorted(held)[:2])}, ...)" if report["unexpected_keys"] else ""
         raise CheckpointError(
-            f"model {checkpoint.name!r}: {len(missing)} needed weights are not in the checkpoint: {listed}; they "
-            f"would be random{named}"
+            f"model {checkpoint.name!r}: {counted(len(missing), 'needed weight is', 'needed weights are')} not in the "
+            f"checkpoint: {listed}; {inflected(len(missing), 'it', 'they')} would be random{named}"
         )
 
 

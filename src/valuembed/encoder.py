@@ -24,6 +24,7 @@ from valuembed.devices import check_device
 from valuembed.errors import BlankTextWarning, InputError, NotFiniteError, RecipeError, TruncationWarning
 from valuembed.inputs import as_text, as_texts, check_texts
 from valuembed.module import ValueTransformer
+from valuembed.printable import counted, inflected
 from valuembed.progress import step_done
 from valuembed.quantizing import precision_of
 from valuembed.recipes import Recipe
@@ -81,8 +82,9 @@ def check_finite(vectors: Tensor, reader: ValueTransformer) -> None:
     if bad:
         rows = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
         raise NotFiniteError(
-            f"the embedding of {len(bad)} texts is not finite (NaN or infinite): rows {rows}; the weights are "
-            f"damaged or {reader.model.dtype} overflows in this model, try dtype='float32'"
+            f"the embedding of {counted(len(bad), 'text')} is not finite (NaN or infinite): "
+            f"{inflected(len(bad), 'row')} {rows}; the weights are damaged or {reader.model.dtype} overflows in this "
+            "model, try dtype='float32'"
         )
 
 
@@ -357,14 +359,17 @@ class ValueEncoder(SentenceTransformer):
     def _warn(self, report: EncodeReport) -> None:
         if report.truncated:
             warn_of_texts(
-                f"{report.truncated} of {report.texts} texts were cut to fit max_tokens={self.reader.max_tokens} "
-                "(prompt and template included); model.report counts them",
+                f"{report.truncated} of {counted(report.texts, 'text')} {inflected(report.truncated, 'was', 'were')} "
+                f"cut to fit max_tokens={self.reader.max_tokens} (prompt and template included); model.report counts "
+                "them",
                 TruncationWarning,
                 _callers_level(),
             )
         if report.blank:
             warn_of_texts(
-                f"{report.blank} of {report.texts} texts are blank and were embedded as the template around nothing",
+                f"{report.blank} of {counted(report.texts, 'text')} "
+                f"{inflected(report.blank, 'is blank and was', 'are blank and were')} embedded as the template around "
+                "nothing",
                 BlankTextWarning,
                 _callers_level(),
             )

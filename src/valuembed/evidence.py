@@ -21,6 +21,7 @@ from valuembed.errors import InputError
 from valuembed.extras import require
 from valuembed.layerwise import not_finite, read_pairs, spearman, warn_truncated
 from valuembed.panel import Panel
+from valuembed.printable import counted
 from valuembed.segments import Segments, match
 from valuembed.task_files import StsFile, read_sts, splits_of
 
@@ -198,7 +199,8 @@ def read_dev(spec: str | Path, split: str | None = None) -> StsFile:
     file = read_sts(path, split)
     if len(file.scores) < LEAST_PAIRS:
         raise InputError(
-            f"{path}: {len(file.scores)} pairs are too few to choose on; at least {LEAST_PAIRS} are needed"
+            f"{path}: {counted(len(file.scores), 'pair is', 'pairs are')} too few to choose on; at least {LEAST_PAIRS} "
+            "are needed"
         )
     return file
 
@@ -227,8 +229,8 @@ def halves_of_pairs(file: StsFile) -> tuple[NDArray[np.int64], NDArray[np.int64]
         filled[half_of[part]] += sizes[part]
     if min(filled) < LEAST_PAIRS // 2:
         raise InputError(
-            f"{file.paths[0]}: shared texts tie {max(sizes.values())} of {len(parts)} pairs together, which leaves "
-            f"{min(filled)} to hold out; at least {LEAST_PAIRS // 2} are needed"
+            f"{file.paths[0]}: shared texts tie {max(sizes.values())} of {counted(len(parts), 'pair')} together, which "
+            f"leaves {min(filled)} to hold out; at least {LEAST_PAIRS // 2} are needed"
         )
     sides = np.array([half_of[part] for part in parts])
     halves = np.flatnonzero(sides == CHOSEN_ON), np.flatnonzero(sides == HELD_OUT)

@@ -33,11 +33,12 @@ from valuembed.layers import LayerSpec
 from valuembed.model import load
 from valuembed.outputs import check_model_folder, replace_text, save_model
 from valuembed.pairs import TrainingPairs, check_batch, overlap, read_training_pairs
+from valuembed.printable import counted
 from valuembed.process_state import random_state
 from valuembed.recipe_choice import DEFAULT_METHOD
 from valuembed.recipes import Recipe
 from valuembed.saved_record import saved_config
-from valuembed.task_files import read_sts
+from valuembed.task_files import read_scored
 from valuembed.templates import TemplateSpec
 from valuembed.torch_settings import building, gradients
 from valuembed.trainable import counts, reached
@@ -91,7 +92,7 @@ class Training:
                 "trained",
                 f"{parameters['trained']:,} parameters, {parameters['trained'] / parameters['all']:.2%} of all",
             ),
-            ("adapters on", f"{len(record['maps'])} linear maps, scope {record['settings']['scope']}"),
+            ("adapters on", f"{counted(len(record['maps']), 'linear map')}, scope {record['settings']['scope']}"),
             ("steps", f"{record['steps']:,} in {record['seconds']:,.0f} s"),
             ("loss", f"{record['losses'][0][1]:.4f} -> {record['losses'][-1][1]:.4f}"),
         ]
@@ -180,7 +181,7 @@ def train(
     path = check_model_folder(output, overwrite=overwrite)
     read = pairs if isinstance(pairs, TrainingPairs) else read_training_pairs(pairs, columns)
     check_batch(read, chosen.batch_size * count_processes())
-    dev = None if evaluation is None else read_sts(str(evaluation).removeprefix("sts:"))
+    dev = None if evaluation is None else read_scored(str(evaluation).removeprefix("sts:"))
     if dev and (shared := overlap(read, [*dev.sentences1, *dev.sentences2])):
         warnings.warn(
             f"texts of {dev.paths[0].name} that are also in {read.path.name}, which is trained on: {len(shared)}, the "

@@ -9,7 +9,7 @@ from functools import cache
 from types import ModuleType
 
 from valuembed.extras import require
-from valuembed.printable import printable
+from valuembed.printable import counted, printable
 
 BOX = "\N{WHITE SQUARE}"
 """Stands for a character that no font has."""
@@ -41,8 +41,7 @@ class Lettering:
         """What to tell a reader of the figure; empty where every character is drawn."""
         if not self.lacking:
             return ""
-        few = len(self.lacking) == 1
-        return f"{BOX} stands for {len(self.lacking)} character{'' if few else 's'} that no installed font has"
+        return f"{BOX} stands for {counted(len(self.lacking), 'character')} that no installed font has"
 
 
 def lettering(texts: Iterable[str]) -> Lettering:

@@ -17,6 +17,7 @@ from valuembed.index_rows import (
     to_rows,
 )
 from valuembed.keeping import keeping
+from valuembed.printable import counted
 from valuembed.storage import Make
 from valuembed.vector_store import Table
 
@@ -149,8 +150,8 @@ class Update:
         self.repeated += count
         if count:
             warnings.warn(
-                f"{file.path}: {count:,} rows have an id that comes again further down; of each id the index holds "
-                "the last row",
+                f"{file.path}: {counted(count, 'row has', 'rows have')} an id that comes again further down; of each "
+                "id the index holds the last row",
                 RepeatedIdWarning,
                 stacklevel=4,
             )

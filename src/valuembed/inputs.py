@@ -8,6 +8,7 @@ from numbers import Real
 from typing import Any
 
 from valuembed.errors import InputError
+from valuembed.printable import counted
 
 MAX_TEXT_BYTES = 1_000_000
 """A text has to be shorter than this in UTF-8: so far beyond any context, it is a whole file taken for one text."""
@@ -32,7 +33,7 @@ def check_text(text: object, max_bytes: int = MAX_TEXT_BYTES) -> str | None:
     except UnicodeEncodeError as error:
         return f"not valid Unicode: lone surrogate U+{ord(text[error.start]):04X} at character {error.start}"
     if size >= max_bytes:
-        return f"{size:,} bytes long; a text has to be shorter than {max_bytes:,} bytes"
+        return f"{counted(size, 'byte')} long; a text has to be shorter than {max_bytes:,} bytes"
     if (position := text.find("\0")) >= 0:
         return f"not text: NUL character at character {position}"
     return None
@@ -50,7 +51,7 @@ def check_texts(texts: Sequence[Any]) -> None:
         more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         first = texts[wrong[0][0]]
         advice = "" if isinstance(first, str) else f"; {_advice(first)}"
-        raise InputError(f"{len(wrong)} of {len(texts)} texts cannot be embedded: {listed}{more}{advice}")
+        raise InputError(f"{len(wrong)} of {counted(len(texts), 'text')} cannot be embedded: {listed}{more}{advice}")
 
 
 def as_texts(given: Any) -> list[Any]:

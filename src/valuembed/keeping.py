@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from valuembed.printable import counted
+
 EVERY = 30.0
 """Seconds between two writings of what is finished: for work that is killed, which nothing can catch."""
 
@@ -38,6 +40,6 @@ def keeping(write: Callable[[], object], every: float = EVERY) -> Iterator[Calla
         raise
 
 
-def incomplete(done: int, total: int, parts: str) -> str:
+def incomplete(done: int, total: int, part: str, parts: str | None = None) -> str:
     """How much of the work is in a result that was ended early, for people."""
-    return f"Incomplete: ended after {done:,} of {total:,} {parts}"
+    return f"Incomplete: ended after {done:,} of {counted(total, part, parts)}"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from valuembed.errors import LayerError
+from valuembed.printable import counted, inflected
 
 LayerSpec = int | float | str | Sequence[int] | Sequence[float] | None
 """What a user may write for ``layers=``; :func:`resolve_layers` lists the forms."""
@@ -90,20 +91,20 @@ def resolve_layers(
     if isinstance(spec, tuple):
         spec = list(spec)
     if not legal:
-        raise LayerError(f"layers={spec!r}: none of the {num_layers} layers of this model can be read")
+        raise LayerError(f"layers={spec!r}: none of the {counted(num_layers, 'layer')} of this model can be read")
     if spec is None and preset is None:
         chosen = _from_name(f"{DEFAULT_SPAN[0]}:{DEFAULT_SPAN[1]}", legal, num_layers)
         return chosen or (legal[min(len(legal) - 1, int(DEFAULT_SPAN[0] * len(legal)))],)
     spec = preset if spec is None else spec
     chosen = _from_name(spec, legal, num_layers) if isinstance(spec, str) else _from_numbers(spec, legal, num_layers)
     if not chosen:
-        raise LayerError(f"layers={spec!r} selects no layer; legal layers are {describe(legal)}")
+        raise LayerError(f"layers={spec!r} selects no layer; {_told(legal)}")
     if len(set(chosen)) != len(chosen):
         raise LayerError(f"layers={spec!r} names a layer twice; it means {list(chosen)}")
     if missing := [layer for layer in chosen if layer not in legal]:
         raise LayerError(
-            f"layers={spec!r}: {_plural(missing)} cannot be read in this model of {num_layers} layers; "
-            f"legal layers are {describe(legal)}"
+            f"layers={spec!r}: {named_layers(missing)} cannot be read in this model of {counted(num_layers, 'layer')}; "
+            f"{_told(legal)}"
         )
     return tuple(sorted(chosen))
 
@@ -117,6 +118,15 @@ def describe(layers: Sequence[int]) -> str:
         else:
             runs.append([layer])
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def named_layers(layers: Sequence[int]) -> str:
+    """Indices behind their noun: ``layer 17``, ``layers 8-10``."""
+    return f"{inflected(len(layers), 'layer')} {describe(layers)}"
+
+
+def _told(legal: Sequence[int]) -> str:
+    return f"{inflected(len(legal), 'the only legal layer is', 'legal layers are')} {describe(legal)}"
 
 
 def _from_name(spec: str, legal: tuple[int, ...], num_layers: int) -> tuple[int, ...]:
@@ -169,7 +179,3 @@ def _from_numbers(spec: Any, legal: tuple[int, ...], num_layers: int) -> tuple[i
 
 def _number(text: str) -> int | float:
     return float(text) if "." in text else int(text)
-
-
-def _plural(layers: Sequence[int]) -> str:
-    return f"layer {layers[0]}" if len(layers) == 1 else f"layers {describe(layers)}"

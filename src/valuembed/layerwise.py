@@ -19,9 +19,10 @@ from valuembed.checkpoint import hub_options, locate
 from valuembed.encoder import EncodeReport
 from valuembed.errors import LayerError, ReadingError, TruncationWarning
 from valuembed.extras import require
-from valuembed.layers import LayerSpec, describe, preset_for, resolve_layers
+from valuembed.layers import LayerSpec, named_layers, preset_for, resolve_layers
 from valuembed.module import ValueTransformer
 from valuembed.panel import Panel
+from valuembed.printable import counted, inflected
 from valuembed.progress import track
 from valuembed.recipe_choice import DEFAULT_METHOD, resolve_for
 from valuembed.recipes import Recipe
@@ -64,7 +65,10 @@ class Whole:
         among = origin.value_layers if recipe.signal == "value" else range(origin.num_layers)
         found = resolve_layers(layers, among, origin.num_layers, preset=preset)
         if gone := [layer for layer in found if layer >= self.anatomy.num_layers]:
-            raise LayerError(f"layers {describe(gone)} are not in this folder, which was saved without them")
+            raise LayerError(
+                f"{named_layers(gone)} {inflected(len(gone), 'is', 'are')} not in this folder, which was saved without "
+                "them"
+            )
         self.anatomy.width(found, signal=recipe.signal, weights=recipe.weights, aligned=recipe.aligned)
         return found
 
@@ -234,8 +238,8 @@ def warn_truncated(report: EncodeReport, reader: ValueTransformer) -> None:
     """Warn where texts lost their ends."""
     if report.truncated:
         warnings.warn(
-            f"{report.truncated} of {report.texts} texts were cut to fit max_tokens={reader.max_tokens} "
-            "(template included)",
+            f"{report.truncated} of {counted(report.texts, 'text')} {inflected(report.truncated, 'was', 'were')} cut "
+            f"to fit max_tokens={reader.max_tokens} (template included)",
             TruncationWarning,
             stacklevel=3,
         )

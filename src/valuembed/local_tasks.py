@@ -28,7 +28,7 @@ from valuembed.task_files import (
     read_pairs,
     read_reranking,
     read_retrieval,
-    read_sts,
+    read_scored,
     splits_of,
 )
 from valuembed.task_rows import digest_of
@@ -63,7 +63,7 @@ def parse_task(spec: str) -> AbsTask:
     files = [file.strip() for file in ([rest] if local.counts == (1,) else rest.split(","))]
     if len(files) not in local.counts or not all(files):
         given = [file for file in files if file]
-        raise InputError(f"task {spec!r}: expected {local.form}; got {len(given)} file names")
+        raise InputError(f"task {spec!r}: expected {local.form}; file names given: {len(given)}")
     return local.make(*files)
 
 
@@ -81,10 +81,10 @@ def sts_task(path: str | Path) -> AbsTask:
     """Similarity of sentences, scored by the Spearman correlation of the cosines (cosine_spearman).
 
     Raises:
-        InputError: see :func:`valuembed.task_files.read_sts`.
+        InputError: see :func:`valuembed.task_files.read_scored`.
         MissingExtraError: mteb is not installed.
     """
-    data = read_sts(path)
+    data = read_scored(path)
     return _task(
         "sts",
         data,
@@ -164,9 +164,9 @@ def retrieval_task(docs: str | Path, queries: str | Path, qrels: str | Path) -> 
         MissingExtraError: mteb is not installed.
     """
     data = read_retrieval(docs, queries, qrels)
-    about = f"{len(data.queries)} queries over {len(data.documents)} documents"
-    about += f", of which {data.blank_documents} are blank" if data.blank_documents else ""
-    about += f"; {data.dropped_queries} queries without a relevant document left out" if data.dropped_queries else ""
+    about = f"queries: {len(data.queries)}; documents: {len(data.documents)}"
+    about += f", of them blank: {data.blank_documents}" if data.blank_documents else ""
+    about += f"; queries left out, without a relevant document: {data.dropped_queries}" if data.dropped_queries else ""
     return _task(
         "retrieval",
         data,
@@ -190,7 +190,7 @@ def reranking_task(path: str | Path) -> AbsTask:
         ids = [f"{digest_of(text)[:12]}-{len(documents) + place}" for place, (text, _) in enumerate(answers)]
         documents.update(zip(ids, (text for text, _ in answers), strict=True))
         relevance[question] = dict(zip(ids, (label for _, label in answers), strict=True))
-    about = f"{len(documents)} answers to {len(relevance)} questions"
+    about = f"questions: {len(relevance)}; answers: {len(documents)}"
     about += f"; {data.skipped} questions with only right or only wrong answers left out" if data.skipped else ""
     candidates = {question: list(found) for question, found in relevance.items()}
     return _task(
@@ -212,7 +212,7 @@ def pairs_task(path: str | Path) -> AbsTask:
     return _task(
         "pairs",
         data,
-        f"{len(data.labels)} pairs of texts, of which {sum(data.labels)} belong together",
+        f"{len(data.labels)} pairs of texts, {sum(data.labels)} of them belonging together",
         lambda split: {split: _table(sentence1=data.sentences1, sentence2=data.sentences2, labels=data.labels)},
     )
 

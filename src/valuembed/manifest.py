@@ -19,6 +19,7 @@ from valuembed.errors import InputError, OutputError
 from valuembed.kept_columns import LOOKED_AT, KeptColumns, check_further, find_columns
 from valuembed.locks import Lock
 from valuembed.new_file import NewFile, fresh_name
+from valuembed.printable import counted
 from valuembed.rows import DEFAULT_TEXT_COLUMN
 from valuembed.sources import Source, State, look
 from valuembed.storage import Encoder, Make
@@ -281,7 +282,9 @@ def _check_inputs(
     for source in sources:
         was, now = known.get(source.name), states[source.name]
         if was and not was.same_content(now) and _has_shards(folder, source):
-            size = f"{was.size:,} bytes then, {now.size:,} now" if was.size != now.size else "of the same length"
+            size = (
+                f"{counted(was.size, 'byte')} then, {now.size:,} now" if was.size != now.size else "of the same length"
+            )
             changed.append(f"{source.name} ({size}; its shards are {source.key}-*.parquet)")
     if changed:
         raise InputError(

@@ -14,7 +14,7 @@ from valuembed.checkpoint import ADAPTER_CONFIG, locate
 from valuembed.decoder_facts import decoder_facts, kept_facts
 from valuembed.devices import check_device
 from valuembed.dtypes import COMPUTED, QUANTIZED, check_held, dtype_name, usable_name
-from valuembed.layers import LayerSpec, describe
+from valuembed.layers import LayerSpec, named_layers
 from valuembed.plan import resolve_plan
 from valuembed.quantized import describe_quantization, is_dequantized, quantization_method
 from valuembed.recipe_choice import DEFAULT_METHOD, calibration_of, resolve_for
@@ -145,7 +145,7 @@ def info(
         calibration=str(record) if record else None,
         kept_layers=kept,
         not_loaded=(
-            *((f"layers {describe(above)}",) if above else ()),
+            *((named_layers(above),) if above else ()),
             *(("the final norm",) if plan.layers else ()),
             "the language model head",
         ),

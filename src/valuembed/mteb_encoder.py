@@ -23,6 +23,7 @@ from torch.nn.functional import normalize
 from valuembed.encoder import EncodeReport, ValueEncoder
 from valuembed.errors import OutputError, ReadingError
 from valuembed.extras import require
+from valuembed.printable import counted
 from valuembed.progress import track
 from valuembed.recipes import Recipe
 from valuembed.text_warnings import text_warnings_held_back
@@ -249,7 +250,7 @@ class SharedVectors:
                 file.seek(len(made.rows) * vectors.shape[1] * vectors.itemsize)
                 file.write(np.ascontiguousarray(vectors).data)
         except OSError as error:
-            where = f"vectors of {len(made.rows) + len(vectors):,} texts do not fit into {path.parent}"
+            where = f"vectors of {counted(len(made.rows) + len(vectors), 'text')} do not fit into {path.parent}"
             reason = f"{where}: {error.strerror or error}; set TMPDIR to a folder with more room"
             raise OutputError(reason) from error
 

@@ -34,6 +34,7 @@ from valuembed.linear_probe import (
 from valuembed.module import ValueTransformer
 from valuembed.outputs import results_folder
 from valuembed.panel import SIGNALS, Panel
+from valuembed.printable import counted
 from valuembed.probe import FINAL, PLAIN, Figures, LayerProbe, layers_of
 from valuembed.progress import track
 from valuembed.segments import Documents
@@ -185,6 +186,11 @@ def probe_next_token(
     probes: dict[str, str] = {}
     total = len(inputs)
     unseen = float((wanted < 0).float().mean())
+    if unseen == 1.0:
+        raise InputError(
+            f"{documents.path}: none of {counted(len(wanted), 'next token')} held out stands in the other documents, "
+            "and nothing can be measured; give more documents"
+        )
     details = {
         **described(reader),
         "positions": len(drawn),
@@ -215,10 +221,12 @@ def probe_next_token(
             final=final,
             baselines={"most frequent": most_frequent(targets, wanted, len(classes)).figures},
             notes=(
-                f"linear softmax on {len(targets):,} positions, scored on {len(wanted):,} of other documents{fewer}; "
-                f"{len(drawn.rows):,} documents, {CONTEXT} tokens of each at most, no template",
-                f"every signal projected to {project.width} inputs; {len(classes):,} classes, and {unseen:.1%} of the "
-                "held out next tokens are none of them: missed in top-1 and top-5, left out of the loss",
+                f"linear softmax on {counted(len(targets), 'position')}, scored on {len(wanted):,} of other "
+                f"documents{fewer}; {counted(len(drawn.rows), 'document')}, {CONTEXT} tokens of each at most, no "
+                "template",
+                f"every signal projected to {counted(project.width, 'input')}; "
+                f"{counted(len(classes), 'class', 'classes')}, and {unseen:.1%} of the held out next tokens are none "
+                "of them: missed in top-1 and top-5, left out of the loss",
                 "the values of layer l are computed from the hidden states after layer l - 1; one standard error of "
                 f"top-1 is at most {50 / sqrt(len(wanted)):.1f} points",
             ),
@@ -228,7 +236,7 @@ def probe_next_token(
 
     def keep() -> None:
         if output is not None and probes:
-            made(incomplete(len(probes), total, "probes")).write(output)
+            made(incomplete(len(probes), total, "probe")).write(output)
 
     with keeping(keep) as finished:
         for signal in track(progress, list(inputs), desc="Probes", unit="probe"):
@@ -310,8 +318,8 @@ def draw(
                     bar.update(count)
     if positions - missing < FEWEST_POSITIONS:
         raise InputError(
-            f"{documents.path} has {positions - missing:,} positions with a next token, {PER_DOCUMENT} of each of "
-            f"{len(rows):,} documents at most; a probe needs {FEWEST_POSITIONS:,}: give more documents"
+            f"{documents.path} has {counted(positions - missing, 'position')} with a next token, {PER_DOCUMENT} of "
+            f"each of {counted(len(rows), 'document')} at most; a probe needs {FEWEST_POSITIONS:,}: give more documents"
         )
     return Drawn(rows, chosen)
 

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from valuembed.calibration import Calibration
 from valuembed.encoder import ValueEncoder
 from valuembed.errors import LayerError
-from valuembed.layers import describe, resolve_layers
+from valuembed.layers import named_layers, resolve_layers
 from valuembed.panel import Panel
 from valuembed.plan import Plan
 from valuembed.playground import SERVED, Choice, Playground, WeighedText, WeighedToken
+from valuembed.printable import counted
 from valuembed.recipes import METHODS, Recipe
 from valuembed.token_weights import TokenWeights, explain
 
@@ -70,7 +71,7 @@ class EncoderPlayground(Playground):
         """
         plan, own = self._weighing, self._encoder.recipe
         found = explain(self._encoder, text, plan=plan)
-        about = f"{found.method}, layers {describe(found.layers)}"
+        about = f"{found.method}, {named_layers(found.layers)}"
         if plan is not self._encoder.reader.plan:
             about += f"; {own.method}, which is served, has no such weights"
         return WeighedText(
@@ -120,7 +121,7 @@ def _changes(encoder: ValueEncoder) -> str:
     """What becomes of the vectors that are read before they are served, other than that they are scaled."""
     calibrated = any(isinstance(module, Calibration) for module in encoder)
     cut = encoder.truncate_dim
-    return ("; calibrated" if calibrated else "") + (f"; the first {cut} numbers" if cut else "")
+    return ("; calibrated" if calibrated else "") + (f"; the first {counted(cut, 'number')}" if cut else "")
 
 
 def _about(plan: Plan) -> str:
@@ -129,7 +130,7 @@ def _about(plan: Plan) -> str:
         tokens="the text's tokens" if recipe.span == "text" else "all tokens"
     )
     through = ", through the output projection" if recipe.aligned else ""
-    where = f"layer{'s' if len(plan.layers) > 1 else ''} {describe(plan.layers)}" if plan.layers else "final norm"
+    where = named_layers(plan.layers) if plan.layers else "final norm"
     roles = [*recipe.template, *(recipe.query_template or ()), *(recipe.document_template or ())]
     templates = "" if roles == ["{text}"] else "; in a template" if len(roles) == 1 else f"; in {len(roles)} templates"
     return f"{what[0].upper()}{what[1:]}{through}; {where}{templates}"

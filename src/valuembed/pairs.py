@@ -18,6 +18,7 @@ from typing import Any
 from valuembed.compressed import compression, extension, read_content
 from valuembed.errors import InputError
 from valuembed.inputs import check_file_name
+from valuembed.printable import counted
 from valuembed.tables import UNREADABLE, check_column_type, column_index, csv_records, open_parquet, parquet_cells
 from valuembed.task_rows import TaskRow, file_and_split, json_rows, rows_of_split, shown
 
@@ -145,8 +146,8 @@ def check_batch(pairs: TrainingPairs, batch_size: int) -> None:
     if len(pairs) < batch_size:
         gone = "".join(f"; left out as {reason}: {count}" for reason, count in pairs.dropped.items())
         raise InputError(
-            f"{pairs.path} has {len(pairs):,} pairs, fewer than one batch of {batch_size:,}; take a batch size of at "
-            f"most {len(pairs):,}, or give more pairs{gone}"
+            f"{pairs.path} has {counted(len(pairs), 'pair')}, fewer than one batch of {batch_size:,}; take a batch "
+            f"size of at most {len(pairs):,}, or give more pairs{gone}"
         )
     if batch_size == 1 and len(pairs.texts) == 2:
         raise InputError(

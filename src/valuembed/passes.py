@@ -17,6 +17,7 @@ from valuembed.lanes import Beginning, Lane, PackedLane, PaddedLane
 from valuembed.plan import Plan
 from valuembed.pooling import span_mask
 from valuembed.prefix import SharedPrefixes
+from valuembed.printable import counted
 from valuembed.reader import Reading
 
 logger = logging.getLogger(__name__)
@@ -44,8 +45,8 @@ def read_within_memory(
             longest = int(features["attention_mask"].sum(dim=1).max())
             if budget <= longest:
                 raise ReadingError(
-                    f"a text of {longest} tokens, template included, does not fit into the memory of {model.device}; "
-                    "cut texts with max_tokens, or use a smaller dtype"
+                    f"a text of {counted(longest, 'token')}, template included, does not fit into the memory of "
+                    f"{model.device}; cut texts with max_tokens, or use a smaller dtype"
                 ) from error
         # Only here the tensors of the step that failed are gone.
         budget = max(1, budget // 2)

@@ -1,4 +1,4 @@
-"""Texts as they are shown to people: on one line, and without what could steer a terminal."""
+"""Texts as they are shown to people: on one line, without what could steer a terminal; numbers with their nouns."""
 
 from __future__ import annotations
 
@@ -21,3 +21,19 @@ def _printable(char: str) -> str:
 def shortened(text: str, limit: int) -> str:
     """A text of at most ``limit`` characters; an ellipsis stands for what is left out."""
     return text if len(text) <= limit else text[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def inflected(count: float, one: str, many: str | None = None) -> str:
+    """The form of a noun or a verb that goes with a number.
+
+    Args:
+        count: the number that the word stands behind.
+        one: the form for exactly 1.
+        many: the form for every other number; None is ``one`` with an s.
+    """
+    return one if count == 1 else f"{one}s" if many is None else many
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """A number with its noun in the form that goes with it, such as ``1 row`` or ``2,048 rows``."""
+    return f"{count:,} {inflected(count, one, many)}"

@@ -26,6 +26,7 @@ from valuembed.layers import LayerSpec
 from valuembed.layerwise import Whole, described, look, warn_truncated
 from valuembed.outputs import replace_text, results_folder
 from valuembed.panel import SIGNALS, Panel, every_layer
+from valuembed.printable import counted, inflected
 from valuembed.progress import track
 from valuembed.recipes import Recipe
 from valuembed.segments import SEGMENTS, TOKENS, Documents, cut, match
@@ -106,7 +107,12 @@ class LayerProbe:
         for label, *cells in rows:
             marked = [f"**{cell}**" if label == row else cell for cell, row in zip(cells, best, strict=True)]
             lines.append(f"| {label} | {' | '.join(marked)} |")
-        return "\n".join([*lines, "", *(f"- {note}" for note in self.notes)]) + "\n"
+        return "\n".join([*lines, "", *(f"- {note}" for note in self.footnotes())]) + "\n"
+
+    def footnotes(self) -> list[str]:
+        """What stands below the table: the notes, and what a dash means where there is one."""
+        dashes = any(cell == "-" for row in self.rows() for cell in row)
+        return [*self.notes, *(["-: the layer does not have this signal, or was not reached"] if dashes else [])]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -226,11 +232,12 @@ def probe_segments(
             final=final,
             baselines={"chance": chance},
             notes=(
-                f"{len(found):,} segments of {tokens} tokens from {found.kept:,} documents; {found.too_short:,} of "
-                f"{found.read:,} documents read are shorter than two segments, {documents.rejected:,} rows hold no "
-                "text",
-                f"{score.queries:,} queries, each with {score.candidates:,} candidates, no template; one standard "
-                f"error of accuracy@1 is at most {deviation:.1f} points",
+                f"{counted(len(found), 'segment')} of {counted(tokens, 'token')} from "
+                f"{counted(found.kept, 'document')}; {found.too_short:,} of {counted(found.read, 'document')} read "
+                f"{inflected(found.too_short, 'is', 'are')} shorter than two segments, "
+                f"{counted(documents.rejected, 'row holds', 'rows hold')} no text",
+                f"{counted(score.queries, 'query', 'queries')}, each with {counted(score.candidates, 'candidate')}, "
+                f"no template; one standard error of accuracy@1 is at most {deviation:.1f} points",
             ),
             details={
                 **described(panel.reader),
@@ -253,7 +260,7 @@ def probe_segments(
 
     def keep() -> None:
         if output is not None and done:
-            made(incomplete(done, len(recipes), "signals and layers")).write(output)
+            made(incomplete(done, len(recipes), "signal and layer", "signals and layers")).write(output)
 
     with tempfile.TemporaryDirectory(prefix="valuembed-", ignore_cleanup_errors=True) as folder:
         vectors, report = _encode(panel, found.texts, Path(folder), progress)

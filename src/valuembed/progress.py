@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from valuembed.printable import counted
 from valuembed.streams import is_watched, stderr_is_open
 
 LINE_EVERY = 60.0
@@ -49,7 +50,7 @@ class Progress:
     waiting: bool = False
 
     def __str__(self) -> str:
-        parts = [f"{self.rows:,} rows", f"{self.tokens_per_second:,.0f} tokens/s"]
+        parts = [counted(self.rows, "row"), f"{self.tokens_per_second:,.0f} tokens/s"]
         parts += [f"{self.truncated:,} truncated"] if self.truncated else []
         parts += [f"{self.rejected:,} rejected"] if self.rejected else []
         parts += [f"{duration(self.seconds_left)} left"] if self.seconds_left is not None else []

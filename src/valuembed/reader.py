@@ -25,7 +25,7 @@ from valuembed import packing, pooling
 from valuembed.anatomy import Anatomy, AttentionBlock
 from valuembed.errors import ReadingError, UnsupportedModelError
 from valuembed.lanes import Lane, PackedLane, PaddedLane
-from valuembed.layers import describe
+from valuembed.layers import named_layers
 from valuembed.plan import Plan
 
 DOOR = "valuembed_"
@@ -346,11 +346,12 @@ class Reading:
         wrong = {take: count for take, count in self._reports.items() if count != 1}
         if wrong:
             raise ReadingError(
-                f"{self.anatomy.architecture}: each of layers {_layers(self._reports)} has to report once in a "
-                f"forward pass, but layers {_layers(wrong)} reported {sorted(set(wrong.values()))} times; the "
-                "model was changed after loading (its attention implementation or its modules): load it again"
+                f"{self.anatomy.architecture}: of {_layers(self._reports)} each has to report once in a "
+                f"forward pass, but {_layers(wrong)} reported {sorted(set(wrong.values()))} times; the model was "
+                "changed after loading (its attention implementation or its modules): load it again"
             )
 
 
 def _layers(takes: Iterable[Take]) -> str:
-    return describe(sorted({take.layer for take in takes if take.layer is not None})) or "(the last)"
+    numbers = sorted({take.layer for take in takes if take.layer is not None})
+    return named_layers(numbers) if numbers else "the last layer"

@@ -17,6 +17,7 @@ from valuembed.dtypes import check_held
 from valuembed.errors import CheckpointError, RecipeError
 from valuembed.layers import preset_for
 from valuembed.plan import Plan, resolve_plan
+from valuembed.printable import counted
 from valuembed.quantized import is_dequantized, quantization_method
 from valuembed.recipes import Recipe
 from valuembed.survey import survey
@@ -127,6 +128,6 @@ def token_limit(asked: int | None, tokenizer: PreTrainedTokenizerBase, config: P
         raise RecipeError(f"max_tokens={asked} has to be at least 1")
     if isinstance(positions, int) and asked > positions and not getattr(config, "rope_parameters", None):
         raise RecipeError(
-            f"max_tokens={asked} is more than the {positions} positions that {config.model_type} has learned"
+            f"max_tokens={asked} is more than the {counted(positions, 'position')} that {config.model_type} has learned"
         )
     return asked

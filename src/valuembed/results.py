@@ -23,6 +23,7 @@ from valuembed.errors import OutputError, ReadingError
 from valuembed.extras import require
 from valuembed.layers import describe
 from valuembed.outputs import replace_text
+from valuembed.printable import counted, inflected
 from valuembed.recipes import Recipe
 from valuembed.templates import TEMPLATES
 
@@ -153,11 +154,14 @@ class Evaluation:
 
     def cut(self) -> list[str]:
         """A line for each task of which methods had texts cut."""
-        limit = "the model's limit" if self.max_tokens is None else f"{self.max_tokens} tokens"
+        limit = "the model's limit" if self.max_tokens is None else counted(self.max_tokens, "token")
         found: dict[str, list[str]] = {}
         for score in self.scores:
             if score.truncated:
-                line = f"{score.task}: {score.truncated:,} of {score.texts:,} texts were cut to {limit} for"
+                line = (
+                    f"{score.task}: {score.truncated:,} of {counted(score.texts, 'text')} "
+                    f"{inflected(score.truncated, 'was', 'were')} cut to {limit} for"
+                )
                 found.setdefault(line, []).append(score.method)
         return [f"{line} {', '.join(methods)}" for line, methods in found.items()]
 
@@ -215,7 +219,7 @@ class Evaluation:
         if len(columns) > MAX_PANELS:
             means = {name: column for name, column in columns.items() if name not in self.tasks}
             columns = means or dict(islice(((name, column) for name, column in columns.items() if column), MAX_PANELS))
-            title += "" if means else f", {len(columns)} of {len(self.tasks)} tasks"
+            title += "" if means else f", {len(columns)} of {counted(len(self.tasks), 'task')}"
         return panels(columns, list(self.recipes), title=f"{title}, in percent", written=percent, best=best_of)
 
 

@@ -19,6 +19,7 @@ from valuembed.openai_api import (
     check_ids,
     responses,
 )
+from valuembed.printable import counted
 from valuembed.request_body import JsonRoute
 from valuembed.serving import Serving
 
@@ -91,7 +92,7 @@ def _check_input(serving: Serving, body: EmbeddingsRequest) -> None:
     if len(body.texts) > limits.max_texts:
         raise RequestError(
             400,
-            f"input: {len(body.texts):,} texts; a request may hold {limits.max_texts:,}",
+            f"input: {counted(len(body.texts), 'text')}; a request may hold {limits.max_texts:,}",
             code="invalid_value",
             param="input",
         )
@@ -99,7 +100,7 @@ def _check_input(serving: Serving, body: EmbeddingsRequest) -> None:
     if ids > limits.max_ids:
         raise RequestError(
             400,
-            f"input: {ids:,} token ids; a request may hold {limits.max_ids:,}",
+            f"input: {counted(ids, 'token id')}; a request may hold {limits.max_ids:,}",
             code="invalid_value",
             param="input",
         )

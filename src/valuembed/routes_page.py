@@ -22,6 +22,7 @@ from valuembed.inputs import check_text
 from valuembed.openai_api import MOST_CHARACTERS, responses
 from valuembed.plane import to_plane
 from valuembed.playground import SERVED, Playground, WeighedText, portions, unit
+from valuembed.printable import counted
 from valuembed.request_body import JsonRoute
 from valuembed.serving import Serving
 
@@ -214,7 +215,7 @@ async def weights(request: Request, body: WeightsRequest) -> WeighedText:
     serving: Serving = request.app.state.serving
     if len(body.input) > MOST_CHARACTERS:
         raise _wrong(
-            "input", f"input: {len(body.input):,} characters; weights are shown of at most {MOST_CHARACTERS:,}"
+            "input", f"input: {counted(len(body.input), 'character')}; weights are shown of at most {MOST_CHARACTERS:,}"
         )
     playground = _playground(serving)
     return await serving.call(request, lambda: playground.weights(body.input), texts=1)
@@ -265,7 +266,7 @@ def _playground(serving: Serving) -> Playground:
 
 def _check_count(count: int, most: int) -> None:
     if count > most:
-        raise _wrong("input", f"input: {count:,} texts; at most {most:,} are taken here")
+        raise _wrong("input", f"input: {counted(count, 'text')}; at most {most:,} are taken here")
 
 
 def _wrong(param: str, message: str) -> RequestError:

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from valuembed.errors import InputError
 from valuembed.inputs import iter_texts
 from valuembed.offsets import token_starts
+from valuembed.printable import counted
 from valuembed.progress import track
 from valuembed.row_files import BLANK
 from valuembed.rows import Rejected, Row, check_input, nothing_usable, read_rows
@@ -173,8 +174,9 @@ def cut(
                 break
     if not texts:
         raise InputError(
-            f"none of {read:,} documents has two segments of {tokens} tokens: {2 * tokens} tokens are needed, the "
-            f"longest document has {longest}; give longer documents or ask for shorter segments"
+            f"none of {counted(read, 'document')} has two segments of {counted(tokens, 'token')}: "
+            f"{counted(2 * tokens, 'token')} are needed, the longest document has {longest}; give longer documents or "
+            "ask for shorter segments"
         )
     return Segments(tuple(texts), np.array(numbers, np.int64), tokens, read, too_short)
 
@@ -207,7 +209,7 @@ def match(vectors: NDArray[np.float32], documents: Sequence[int] | NDArray[np.in
         )
     queries = np.flatnonzero(of[:-1] == of[1:])
     if not len(queries):
-        raise InputError(f"none of {len(of)} segments is followed by another one of its document")
+        raise InputError(f"none of {counted(len(of), 'segment')} is followed by another one of its document")
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = np.asarray(vectors / np.where(lengths > 0, lengths, 1), np.float32)
     hits, reciprocal = 0, 0.0

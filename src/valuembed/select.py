@@ -6,18 +6,17 @@ import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from valuembed.calibration_record import read_record
 from valuembed.checkpoint import hub_options, locate
 from valuembed.errors import InputError, LayerError, OutputError, ReadingError
 from valuembed.evidence import CHOSEN_ON, HELD_OUT, Evidence, LabelledPairs, NextSegments, read_dev
-from valuembed.layers import DEFAULT_SPAN, describe
+from valuembed.layers import DEFAULT_SPAN
 from valuembed.layerwise import Whole, described, look
 from valuembed.model import load
 from valuembed.outputs import check_model_folder, replacing, save_model
@@ -27,105 +26,12 @@ from valuembed.recipe_choice import DEFAULT_METHOD
 from valuembed.recipes import Recipe, write_recipe
 from valuembed.saved_record import saved_config
 from valuembed.segments import SEGMENTS, Documents, cut
+from valuembed.selection import FINAL, MARGIN, SEARCHED, Candidate, Selection, best_of, choose, known
 from valuembed.templates import TemplateSpec
 from valuembed.torch_settings import default_device_and_precision
 
-MARGIN = 0.01
-"""Sets of layers whose scores differ by no more than this, on the scale of 100, count as equally good (ours)."""
-
 NOTES_FILE = "layer_selection.json"
 """In a saved folder: how its layers were chosen."""
-
-_FINAL = -1
-"""Stands for the hidden states after the final norm, among the numbers of layers."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A set of layers with its scores.
-
-    Attributes:
-        name: how it was found.
-        layers: 0-based; empty for hidden states after the final norm.
-        scores: by metric, times 100: on the half that was chosen on, and on the half held out.
-    """
-
-    name: str
-    layers: tuple[int, ...]
-    scores: Mapping[str, tuple[float, float]]
-
-    @property
-    def described(self) -> str:
-        """The layers as a person writes them."""
-        return describe(self.layers) or "after the final norm"
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which layers a method should average, and how that was found out.
-
-    Attributes:
-        model: its name.
-        recipe: the method with the chosen layers.
-        chosen: name of the candidate that was chosen, the best on the half that was chosen on.
-        candidates: everything that was compared.
-        left_out: sets that cannot be read from this checkpoint, by name, each with the reason.
-        data: what was read, plain data: file, split, counts, halves.
-        details: what it was read with: origin with its commit, precision, token limit, versions.
-    """
-
-    model: str
-    recipe: Recipe
-    chosen: str
-    candidates: tuple[Candidate, ...]
-    left_out: Mapping[str, str]
-    data: Mapping[str, Any]
-    details: Mapping[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return {**asdict(self), "recipe": self.recipe.to_dict()}
-
-    def rows(self) -> list[list[str]]:
-        """The table, its head first: for each candidate its name, its layers, and its scores on both halves."""
-        metrics = list(self.candidates[0].scores)
-        head = [f"{metric} {half}" for metric in metrics for half in ("chosen on", "held out")]
-        body = [
-            [one.name, one.described, *(f"{score:.2f}" for metric in metrics for score in one.scores[metric])]
-            for one in self.candidates
-        ]
-        return [["", "layers", *head], *body]
-
-    def notes(self) -> list[str]:
-        """What stands below the table: the data, how it was halved, what was left out."""
-        data = self.data
-        split = f", split {data['split']}" if data["split"] else ""
-        counts = f"{data['chosen_on']:,} {data['unit']} to choose on, {data['held_out']:,} held out"
-        used = f"{data['file']}{split}: {counts}"
-        return [f"{used} ({data['halves']})", *(f"{name}: left out, {why}" for name, why in self.left_out.items())]
-
-    @property
-    def title(self) -> str:
-        """What stands above the table."""
-        return f"Layers for {self.recipe.method} on {self.model} (scores x100)"
-
-    @property
-    def verdict(self) -> str:
-        """The choice in a sentence."""
-        best = next(one for one in self.candidates if one.name == self.chosen)
-        metric, (_, held_out) = next(iter(best.scores.items()))
-        layers = f"layer{'s' if len(best.layers) > 1 else ''} {best.described}" if best.layers else best.described
-        return f"chosen: {self.chosen}, {layers}; {metric} {held_out:.2f} held out"
-
-    def to_markdown(self) -> str:
-        """The table, the choice in bold."""
-        head, *body = self.rows()
-        lines = [self.title, "", f"| {' | '.join(head)} |"]
-        lines.append(f"|---|---|{'--:|' * (len(head) - 2)}")
-        for row in body:
-            cells = [f"**{cell}**" for cell in row] if row[0] == self.chosen else row
-            lines.append(f"| {' | '.join(cells)} |")
-        return "\n".join([*lines, "", self.verdict, *self.notes()]) + "\n"
 
 
 @default_device_and_precision()
@@ -148,9 +54,11 @@ def select_layers(
     """Choose the layers that a method averages.
 
     Compared are all windows of neighbouring layers, greedy sets (the best single layer, then again and again the layer
-    that helps most, until none helps), all layers, the second half, the backbone's preset and the default span. The
-    choice is the best on one half of the data; among those within :data:`MARGIN` of it the one that ends at the lowest
-    layer, which is the cheapest to run, then the one of fewest layers. The other half only tells what each is worth.
+    that helps most, until none helps), all layers, the second half, the backbone's preset and the default span.
+    Windows and greedy sets are searched on one half of the data, so a search may find what holds for that half alone.
+    A set holds up if none of the sets that were fixed beforehand is better on the other half by more than
+    :data:`MARGIN`. The choice is the best on the first half of those that hold up; among those within :data:`MARGIN`
+    of it the one that ends at the lowest layer, which is the cheapest to run, then the one of fewest layers.
 
     With labels (``dev``) the score is Spearman's correlation of cosines with the gold scores, and pairs that share a
     text are in the same half. Without labels (``corpus``) documents are cut into segments and each segment's next one
@@ -193,7 +101,7 @@ def select_layers(
     whole = look(model, method, template=template, cleaning=cleaning, **options)
     groups = _groups(whole)
     recipes = {
-        str(layer): replace(whole.recipe, layers=None if layer == _FINAL else (layer,))
+        str(layer): replace(whole.recipe, layers=None if layer == FINAL else (layer,))
         for group in groups
         for layer in group
     }
@@ -206,12 +114,13 @@ def select_layers(
         evidence = NextSegments(panel, found, documents.path.name, progress)
     sets, left_out = _sets(whole, groups, evidence, progress)
     candidates = [_candidate(name, chosen, evidence) for name, chosen in sets.items()]
-    decisive = np.array([one.scores[evidence.metrics[0]][CHOSEN_ON] for one in candidates])
-    chosen = candidates[_best(list(sets.values()), decisive)]
+    file, metric = evidence.data["file"], evidence.metrics[0]
+    candidates, chosen, reason = choose(candidates, list(sets.values()), metric, file)
     result = Selection(
         model=whole.origin.name,
         recipe=replace(whole.recipe, layers=chosen.layers or None),
         chosen=chosen.name,
+        reason=reason,
         candidates=tuple(candidates),
         left_out=left_out,
         data=evidence.data,
@@ -237,7 +146,7 @@ def _groups(whole: Whole) -> list[list[int]]:
     if not widths:
         # Names what the recipe needs and the decoder lacks.
         whole.resolve(recipe, "all")
-    final = [[_FINAL]] if recipe.signal == "hidden" and whole.has_final_norm else []
+    final = [[FINAL]] if recipe.signal == "hidden" and whole.has_final_norm else []
     return [*widths.values(), *final]
 
 
@@ -249,7 +158,7 @@ def _sets(
     grown: dict[tuple[int, ...], float] = {}
     with track(progress, desc="Sets of layers", unit="set") as bar:
         for group in groups:
-            if group == [_FINAL]:
+            if group == [FINAL]:
                 continue
             spans = [tuple(group[i:j]) for i in range(len(group)) for j in range(i + 1, len(group) + 1)]
             windows |= zip(spans, evidence.scores(spans, CHOSEN_ON, bar)[:, 0].tolist(), strict=True)
@@ -259,8 +168,8 @@ def _sets(
             f"{whole.recipe.method} on {evidence.data['file']}: {evidence.metrics[0]} is not defined for any set of "
             "layers, for all similarities are equal; give other data or another method"
         )
-    searched = {"best window": windows, "greedy set": grown}
-    sets = {name: list(of)[_best(list(of), np.array(list(of.values())))] for name, of in searched.items()}
+    searched = dict(zip(SEARCHED, (windows, grown), strict=True))
+    sets = {name: list(of)[best_of(list(of), np.array(list(of.values())))] for name, of in searched.items()}
     left_out = {}
     low, high = DEFAULT_SPAN
     named: dict[str, str | None] = {"all layers": "all", "second half": "half"}
@@ -274,15 +183,15 @@ def _sets(
             sets[name] = whole.resolve(whole.recipe, spec)
         except LayerError as error:
             left_out[name] = str(error)
-    if [_FINAL] in groups:
-        sets["final norm"] = (_FINAL,)
+    if [FINAL] in groups:
+        sets["final norm"] = (FINAL,)
     return sets, left_out
 
 
 def _candidate(name: str, layers: tuple[int, ...], evidence: Evidence) -> Candidate:
     halves = [evidence.scores([layers], half)[0].tolist() for half in (CHOSEN_ON, HELD_OUT)]
     scores = dict(zip(evidence.metrics, zip(*halves, strict=True), strict=True))
-    return Candidate(name, () if layers == (_FINAL,) else layers, scores)
+    return Candidate(name, () if layers == (FINAL,) else layers, scores)
 
 
 def _greedy(group: Sequence[int], evidence: Evidence, bar: Any) -> tuple[tuple[int, ...], float]:
@@ -291,24 +200,12 @@ def _greedy(group: Sequence[int], evidence: Evidence, bar: Any) -> tuple[tuple[i
     best = -np.inf
     while rest := [layer for layer in group if layer not in chosen]:
         trials = [tuple(sorted((*chosen, layer))) for layer in rest]
-        scores = _known(evidence.scores(trials, CHOSEN_ON, bar)[:, 0])
+        scores = known(evidence.scores(trials, CHOSEN_ON, bar)[:, 0])
         at = int(scores.argmax())
         if chosen and scores[at] <= best + MARGIN:
             break
         chosen, best = trials[at], float(scores[at])
     return chosen, best
-
-
-def _best(sets: Sequence[tuple[int, ...]], scores: NDArray[np.float64]) -> int:
-    """Which set is best; of equally good ones the one that ends lowest, then the one of fewest layers."""
-    known = _known(scores)
-    good = np.flatnonzero(known >= known.max() - MARGIN).tolist()
-    return min(good, key=lambda at: (sets[at] == (_FINAL,), sets[at][-1], len(sets[at])))
-
-
-def _known(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scores, with the worst in place of one that is not defined."""
-    return np.where(np.isnan(scores), -np.inf, scores)
 
 
 def check_output(output: str | Path, overwrite: bool, model: str | os.PathLike[str], **options: Any) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from valuembed.errors import InputError
 from valuembed.inputs import check_text
+from valuembed.printable import counted
 from valuembed.rows import check_input, is_readable_kind
 
 WHOLE = 1 << 24
@@ -120,7 +121,8 @@ def check_unchanged(source: Source, state: State) -> None:
         raise InputError(f"input {source.path} is gone since this run began: {error.strerror or error}") from error
     if now.st_size != state.size:
         raise InputError(
-            f"input {source.path} changed since this run began: it had {state.size:,} bytes and has {now.st_size:,} now"
+            f"input {source.path} changed since this run began: it had {counted(state.size, 'byte')} and has "
+            f"{now.st_size:,} now"
         )
     if now.st_mtime_ns != state.modified:
         raise InputError(f"input {source.path} changed since this run began: it was written to")

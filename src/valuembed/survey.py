@@ -23,7 +23,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from valuembed.anatomy import Anatomy, AttentionBlock
 from valuembed.errors import UnsupportedModelError
-from valuembed.layers import describe
+from valuembed.layers import named_layers
+from valuembed.printable import inflected
 from valuembed.torch_settings import building
 
 PROBE = "valuembed_probe"
@@ -81,9 +82,9 @@ def survey(config: PretrainedConfig, *, trust_remote_code: bool = False) -> Anat
     """
     if shared := getattr(config, "num_kv_shared_layers", 0):
         raise UnsupportedModelError(
-            f"{config.model_type}: the last {shared} layers reuse the keys and values of earlier ones "
-            "(num_kv_shared_layers), so a layer has no values of its own to read; choose a decoder without "
-            "shared layers"
+            f"{config.model_type}: {inflected(shared, 'the last layer reuses', f'the last {shared} layers reuse')} the "
+            "keys and values of earlier ones (num_kv_shared_layers), so a layer has no values of its own to read; "
+            "choose a decoder without shared layers"
         )
     with _built_on_meta(config, trust_remote_code) as model:
         notes = _run(model)
@@ -215,8 +216,9 @@ def _refuse_repeated(model: PreTrainedModel, blocks: list[AttentionBlock]) -> No
     repeated = {block.layer for block in blocks if block.calls > 1 or seen.count(block.layer) > 1}
     if repeated:
         raise UnsupportedModelError(
-            f"{model.config.model_type}: layers {describe(sorted(repeated))} compute attention more than once, so "
-            "'the values of a layer' are not one thing there; choose a decoder with one attention call per layer"
+            f"{model.config.model_type}: {named_layers(sorted(repeated))} "
+            f"{inflected(len(repeated), 'computes', 'compute')} attention more than once, so 'the values of a layer' "
+            "are not one thing there; choose a decoder with one attention call per layer"
         )
 
 
@@ -228,9 +230,9 @@ def _refuse_encoder(model: PreTrainedModel, blocks: list[AttentionBlock], notes:
     ]
     if both_ways:
         raise UnsupportedModelError(
-            f"{model.config.model_type}: layers {describe(both_ways)} attend to later tokens too, so it is an encoder "
-            "and no decoder; choose a decoder, for example a llama, mistral, qwen3 or gemma3 model "
-            "(sentence-transformers embeds with encoders)"
+            f"{model.config.model_type}: {named_layers(both_ways)} {inflected(len(both_ways), 'attends', 'attend')} to "
+            "later tokens too, so it is an encoder and no decoder; choose a decoder, for example a llama, mistral, "
+            "qwen3 or gemma3 model (sentence-transformers embeds with encoders)"
         )
 
 

@@ -19,12 +19,13 @@ from torch import Tensor
 from valuembed import plots
 from valuembed.encoder import EncodeReport
 from valuembed.errors import LayerError, ReadingError, RecipeError
-from valuembed.layers import describe
+from valuembed.layers import named_layers
 from valuembed.layerwise import Whole, described, look, not_finite, read_pairs, spearman, versions, warn_truncated
 from valuembed.outputs import replace_text, results_folder
 from valuembed.panel import SIGNALS, Panel, every_layer
+from valuembed.printable import counted
 from valuembed.recipes import Recipe
-from valuembed.task_files import StsFile, read_sts
+from valuembed.task_files import StsFile, read_scored
 from valuembed.templates import TemplateSpec
 from valuembed.torch_settings import default_device_and_precision
 
@@ -120,11 +121,18 @@ class Sweep:
     def notes(self) -> list[str]:
         """What stands below the table: what the row of the defaults means."""
         read = {
-            "value": f"of values, the mean over layers {describe(self.default_layers)}",
+            "value": f"of values, the mean over {named_layers(self.default_layers)}",
             "hidden": "of hidden states, the last layer after the final norm",
         }
         kinds = dict.fromkeys(SIGNALS[signal].signal for signal in self.default)
-        return [f"{DEFAULT}: {'; '.join(read[kind] for kind in kinds)}"] if kinds else []
+        notes = [f"{DEFAULT}: {'; '.join(read[kind] for kind in kinds)}"] if kinds else []
+        shown = [*self.layers, *([None] if self.default else [])]
+        if any("-" in self.row(layer) for layer in shown):
+            scores: list[float] = [score for of in self.scores.values() for score in of.values()]
+            undefined = any(map(math.isnan, (*scores, *self.default.values())))
+            equal = "all similarities are equal" if undefined else "it could not be read or scored"
+            notes.append(f"-: no score, for {equal} there")
+        return notes
 
     @property
     def _fed(self) -> str:
@@ -186,7 +194,7 @@ def sweep(
     Raises:
         RecipeError: an unknown signal, or a template that means nothing.
         InputError: the task or its data cannot be used.
-        ReadingError: a vector is not finite, with its signal and layer.
+        ReadingError: a vector is not finite, with its signal and layer; or no score is defined.
         OutputError: results cannot be written; known before the work.
         MissingExtraError: what computes the score, or draws the chart, is not installed.
     """
@@ -194,7 +202,7 @@ def sweep(
         raise RecipeError(f"no signal is named {unknown[0]!r}; legal: {', '.join(SIGNALS)}")
     if not signals:
         raise RecipeError(f"signals=[] leaves nothing to read; legal: {', '.join(SIGNALS)}")
-    data = read_sts(task.partition(":")[2].strip()) if isinstance(task, str) and task.startswith("sts:") else None
+    data = read_scored(task.partition(":")[2].strip()) if isinstance(task, str) and task.startswith("sts:") else None
     if output is not None:
         results_folder(output)
     whole = look(model, SIGNALS[signals[0]], template=template, cleaning=cleaning, **options)
@@ -203,6 +211,11 @@ def sweep(
         title, metric, scores, details = _evaluated(model, task, recipes, output, options, progress)
     else:
         title, metric, scores, details = _scored(Panel.load(model, recipes, **options), data, progress)
+    if all(map(math.isnan, scores.values())):
+        raise ReadingError(
+            f"{title}: nothing can be measured, for in every layer all similarities are equal, and {metric} is not "
+            "defined; give texts that differ, or another template"
+        )
     by_layer: dict[str, dict[int, float]] = {signal: {} for signal in signals}
     default: dict[str, float] = {}
     for name, score in scores.items():
@@ -299,7 +312,7 @@ def _scored(panel: Panel, data: StsFile, progress: bool) -> Scores:
         "truncated": total.truncated,
         "seconds": round(time.perf_counter() - began, 2),
     }
-    return f"{data.paths[0].name} ({len(data.scores):,} pairs)", "Spearman of cosine x100", scores, details
+    return f"{data.paths[0].name} ({counted(len(data.scores), 'pair')})", "Spearman of cosine x100", scores, details
 
 
 def _cosines(vectors: Tensor, first: Tensor, second: Tensor) -> Tensor:

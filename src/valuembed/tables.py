@@ -12,6 +12,7 @@ from typing import IO, Any
 
 from valuembed.compressed import check_content, extension
 from valuembed.errors import InputError
+from valuembed.printable import counted
 
 MAX_LINE_BYTES = 64_000_000
 """A longer line is set aside unread: a text may sit in a row with much else, but not with this much."""
@@ -118,7 +119,7 @@ def csv_records(path: Path, file: IO[bytes], columns: Sequence[Sequence[str]]) -
             yield line, f"malformed CSV{f' up to line {last}' if last > line else ''}: {error}{open_quote}"
             continue
         ragged = fields and len(fields) != len(header)
-        yield line, f"{len(fields)} fields where the header has {len(header)}" if ragged else fields
+        yield line, f"{counted(len(fields), 'field')} where the header has {len(header)}" if ragged else fields
 
 
 class _LongFields:

@@ -14,7 +14,11 @@ from pathlib import Path
 from typing import cast
 
 from valuembed.errors import InputError
+from valuembed.printable import counted
 from valuembed.task_rows import TaskRow, digest_of, file_and_split, read_task_file, shown
+
+LEAST_SCORED = 3
+"""Scored pairs: of two, any order is a correlation of 1 or -1."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,24 @@ def read_sts(path: str | Path, split: str | None = None) -> StsFile:
     return StsFile(*file.origin, file.texts("sentence1"), file.texts("sentence2"), scores)
 
 
+def read_scored(path: str | Path, split: str | None = None) -> StsFile:
+    """Read pairs of sentences with scores, enough of them for a correlation to say something.
+
+    Args:
+        path, split: as in :func:`read_sts`.
+
+    Raises:
+        InputError: as :func:`read_sts`, or there are fewer than :data:`LEAST_SCORED`.
+    """
+    file = read_sts(path, split)
+    if len(file.scores) < LEAST_SCORED:
+        raise InputError(
+            f"{file.paths[0]}: {counted(len(file.scores), 'pair')}; a correlation says nothing below {LEAST_SCORED}, "
+            "give more pairs"
+        )
+    return file
+
+
 def read_labelled(path: str | Path, split: str | None = None, *, default: str = "test") -> LabelledFile:
     """Read texts with labels.
 
@@ -191,9 +213,11 @@ def read_retrieval(
     for row in judged.rows:
         query, document = row.identity("query_id"), row.identity("doc_id")
         if query not in texts:
-            raise row.error("query_id", f"the id of one of the {len(texts)} queries in {asked.path}")
+            raise row.error(
+                "query_id", f"the id of one of the {counted(len(texts), 'query', 'queries')} in {asked.path}"
+            )
         if document not in documents:
-            raise row.error("doc_id", f"the id of one of the {len(documents)} documents in {corpus.path}")
+            raise row.error("doc_id", f"the id of one of the {counted(len(documents), 'document')} in {corpus.path}")
         value = row.grade(grade) if grade == "score" else row.binary(grade)
         if relevance.setdefault(query, {}).setdefault(document, value) != value:
             before = relevance[query][document]
@@ -234,7 +258,7 @@ def read_reranking(path: str | Path, split: str | None = None) -> RerankingFile:
     kept = {group: found for group, found in answers.items() if len({label for _, label in found}) == 2}
     if not kept:
         raise InputError(
-            f"{file}: none of the {len(answers)} questions has both a right answer (1) and a wrong one (0)"
+            f"{file}: none of the {counted(len(answers), 'question')} has both a right answer (1) and a wrong one (0)"
         )
     return RerankingFile(*file.origin, {group: questions[group] for group in kept}, kept, len(answers) - len(kept))
 

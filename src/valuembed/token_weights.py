@@ -16,9 +16,10 @@ from valuembed.cleaning import CLEANINGS
 from valuembed.encoder import ValueEncoder
 from valuembed.errors import InputError, LayerError, RecipeError
 from valuembed.inputs import as_text, check_prompt, check_text
-from valuembed.layers import describe
+from valuembed.layers import named_layers
 from valuembed.module import ValueTransformer
 from valuembed.plan import Plan
+from valuembed.printable import inflected
 from valuembed.recipes import METHODS, Recipe
 from valuembed.tokenizing import TokenRow
 from valuembed.torch_settings import default_device_and_precision
@@ -148,7 +149,7 @@ class Explanation:
     def title(self) -> str:
         """What is shown, in one line."""
         what = "attention of the last token" if self.by == BY[0] else "share in the last token's weighted values"
-        return f"{self.model}, {self.method}, layers {describe(self.layers)}: {what}, mean over heads"
+        return f"{self.model}, {self.method}, {named_layers(self.layers)}: {what}, mean over heads"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -225,8 +226,8 @@ def explain(
     heads = {anatomy.block(layer).query_heads for layer in layers}
     if len(heads) > 1:
         raise LayerError(
-            f"layers {describe(layers)} have {' or '.join(map(str, sorted(heads)))} heads, and cannot be shown "
-            "together; choose layers of one kind"
+            f"{named_layers(layers)} {inflected(len(layers), 'has', 'have')} {' or '.join(map(str, sorted(heads)))} "
+            "heads, and cannot be shown together; choose layers of one kind"
         )
     reader.eval()
     cleaned = CLEANINGS[recipe.cleaning](text)

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from valuembed.errors import InputError, TemplateError, UnsupportedModelError
 from valuembed.offsets import by_character, pieces_of, without_leading_blanks
+from valuembed.printable import counted
 from valuembed.templates import Rendered, Template, parse_template
 
 METASPACE = "\u2581"
@@ -297,8 +298,8 @@ def _cut(ids: list[int], text: tuple[int, int], echo: tuple[int, int], excess: i
     if drop >= room:
         fixed = len(ids) - (text[1] - text[0]) - (echo[1] - echo[0])
         raise TemplateError(
-            f"template {template!r} and prompt take {fixed} tokens by themselves, of {len(ids) - excess} allowed "
-            "(max_tokens): no room is left for the text; raise max_tokens or shorten the prompt"
+            f"template {template!r} and prompt take {counted(fixed, 'token')} by themselves, of {len(ids) - excess} "
+            "allowed (max_tokens): no room is left for the text; raise max_tokens or shorten the prompt"
         )
     start, end = text[0], text[1] - drop
     ids = ids[:end] + ids[text[1] :]

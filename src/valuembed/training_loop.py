@@ -27,6 +27,7 @@ from transformers.trainer_callback import PrinterCallback, TrainerCallback, Trai
 from valuembed.encoder import ValueEncoder
 from valuembed.errors import InputError, OutputError, ReadingError, ValuembedError
 from valuembed.pairs import TrainingPairs
+from valuembed.printable import counted
 from valuembed.progress import track
 from valuembed.task_files import StsFile
 from valuembed.training_settings import TrainSettings, count_processes
@@ -124,8 +125,9 @@ def run(
     trainer.accelerator.wait_for_everyone()
     if not trainer.state.global_step:
         raise InputError(
-            f"{pairs.path}: no batch of {settings.batch_size} pairs for each of {processes} processes can be made of "
-            "different texts; take a smaller batch_size, or pairs that repeat fewer texts"
+            f"{pairs.path}: no batch of {settings.batch_size} pairs for each of "
+            f"{counted(processes, 'process', 'processes')} can be made of different texts; take a smaller batch_size, "
+            "or pairs that repeat fewer texts"
         )
     history = trainer.state.log_history
     metric = f"eval_{_EVALUATION}_spearman_cosine"
