@@ -20,6 +20,7 @@ from valuembed.plan import Plan, resolve_plan
 from valuembed.printable import counted
 from valuembed.quantized import is_dequantized, quantization_method
 from valuembed.recipes import Recipe
+from valuembed.saved_record import written_over
 from valuembed.survey import survey
 
 TOKENIZER_FILES = (
@@ -27,6 +28,9 @@ TOKENIZER_FILES = (
     *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt", "merges.txt"),
 )
 """Files that a tokenizer is read from, as far as they are there."""
+
+CHAT_TEMPLATE = "chat_template.jinja"
+"""Where a tokenizer's chat template lies."""
 
 NO_LIMIT = 1_000_000
 """Tokenizers write absurd lengths where they know no limit; from here on a number means none."""
@@ -72,6 +76,11 @@ def prepare(
     is_adapter = holds_adapter(checkpoint)
     base = base_of(checkpoint, saved) if is_adapter else checkpoint
     config = read_config(base)
+    if saved and base is checkpoint and saved.get("held_layers", config.num_hidden_layers) != config.num_hidden_layers:
+        raise CheckpointError(
+            f"{written_over(checkpoint)}: it records {saved['held_layers']} layers, and config.json "
+            f"{config.num_hidden_layers}"
+        )
     anatomy = survey(config, trust_remote_code=base.trust_remote_code)
     plan = resolve_plan(recipe, preset_for(config), anatomy, saved if base is checkpoint else None)
     held_in = parse_dtype(saved["dtype"]) if saved else checkpoint_dtype(config)

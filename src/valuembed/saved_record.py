@@ -10,6 +10,7 @@ from valuembed.anatomy import Anatomy
 from valuembed.checkpoint import BUNDLED, Checkpoint
 from valuembed.errors import CheckpointError
 from valuembed.recipes import Recipe
+from valuembed.saved_settings import MODULES_FILE, saved_settings
 
 CONFIG_FILE = "valuembed_config.json"
 
@@ -68,4 +69,14 @@ def saved_config(checkpoint: Checkpoint) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise CheckpointError(f"model {checkpoint.name!r}: {CONFIG_FILE} cannot be used: {reason}") from error
+    if (kind := saved_settings(checkpoint).first or "").startswith("sentence_transformers."):
+        raise CheckpointError(f"{written_over(checkpoint)}: {MODULES_FILE} names {kind} as its first module")
     return saved
+
+
+def written_over(checkpoint: Checkpoint) -> str:
+    """What to say and advise where a record is not of the weights that lie beside it."""
+    return (
+        f"model {checkpoint.name!r}: {CONFIG_FILE} is of an earlier save; delete it to read the model that lies there "
+        "now, or save again into an empty folder"
+    )
