@@ -19,7 +19,7 @@ from valuembed.plan import resolve_plan
 from valuembed.quantized import describe_quantization, is_dequantized, quantization_method
 from valuembed.recipe_choice import DEFAULT_METHOD, calibration_of, resolve_for
 from valuembed.recipes import Recipe, resolve_recipe
-from valuembed.saved_record import saved_config
+from valuembed.saved_record import check_held_layers, saved_config
 from valuembed.saved_settings import saved_settings
 from valuembed.templates import TemplateSpec
 from valuembed.vocabulary import lacking_in_file
@@ -113,6 +113,8 @@ def info(
     saved = saved_config(checkpoint)
     base = base_of(checkpoint, saved) if holds_adapter(checkpoint) else checkpoint
     facts = decoder_facts(base)
+    if saved and base is checkpoint:
+        check_held_layers(checkpoint, saved, facts.anatomy.num_layers)
     asked = resolve_for(checkpoint, saved, method, layers, template, cleaning)
     plan = resolve_plan(asked, facts.preset, facts.anatomy, saved if base is checkpoint else None)
     anatomy, recipe = plan.anatomy, plan.recipe

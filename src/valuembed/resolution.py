@@ -20,7 +20,7 @@ from valuembed.plan import Plan, resolve_plan
 from valuembed.printable import counted
 from valuembed.quantized import is_dequantized, quantization_method
 from valuembed.recipes import Recipe
-from valuembed.saved_record import written_over
+from valuembed.saved_record import check_held_layers
 from valuembed.survey import survey
 
 TOKENIZER_FILES = (
@@ -76,11 +76,8 @@ def prepare(
     is_adapter = holds_adapter(checkpoint)
     base = base_of(checkpoint, saved) if is_adapter else checkpoint
     config = read_config(base)
-    if saved and base is checkpoint and saved.get("held_layers", config.num_hidden_layers) != config.num_hidden_layers:
-        raise CheckpointError(
-            f"{written_over(checkpoint)}: it records {saved['held_layers']} layers, and config.json "
-            f"{config.num_hidden_layers}"
-        )
+    if saved and base is checkpoint:
+        check_held_layers(checkpoint, saved, config.num_hidden_layers)
     anatomy = survey(config, trust_remote_code=base.trust_remote_code)
     plan = resolve_plan(recipe, preset_for(config), anatomy, saved if base is checkpoint else None)
     held_in = parse_dtype(saved["dtype"]) if saved else checkpoint_dtype(config)

@@ -70,12 +70,28 @@ def saved_config(checkpoint: Checkpoint) -> dict[str, Any] | None:
         reason = f"{type(error).__name__}: {error}"
         raise CheckpointError(f"model {checkpoint.name!r}: {CONFIG_FILE} cannot be used: {reason}") from error
     if (kind := saved_settings(checkpoint).first or "").startswith("sentence_transformers."):
-        raise CheckpointError(f"{written_over(checkpoint)}: {MODULES_FILE} names {kind} as its first module")
+        raise CheckpointError(f"{_written_over(checkpoint)}: {MODULES_FILE} names {kind} as its first module")
     return saved
 
 
-def written_over(checkpoint: Checkpoint) -> str:
-    """What to say and advise where a record is not of the weights that lie beside it."""
+def check_held_layers(checkpoint: Checkpoint, saved: dict[str, Any], num_layers: int) -> None:
+    """Raise where a record is of an earlier save than the weights beside it.
+
+    Args:
+        checkpoint: the folder.
+        saved: its record.
+        num_layers: of the decoder that its configuration describes.
+
+    Raises:
+        CheckpointError: the two differ.
+    """
+    if saved.get("held_layers", num_layers) != num_layers:
+        raise CheckpointError(
+            f"{_written_over(checkpoint)}: it records {saved['held_layers']} layers, and config.json {num_layers}"
+        )
+
+
+def _written_over(checkpoint: Checkpoint) -> str:
     return (
         f"model {checkpoint.name!r}: {CONFIG_FILE} is of an earlier save; delete it to read the model that lies there "
         "now, or save again into an empty folder"
