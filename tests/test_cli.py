@@ -143,7 +143,7 @@ def test_embed_takes_columns_and_overwrites(loaded, tmp_path):
 def test_embed_says_that_an_input_holds_no_rows_before_a_model_is_loaded(loaded, tmp_path):
     (tmp_path / "in.txt").touch()
     message = fails("embed", tmp_path / "in.txt", "-o", tmp_path / "out.parquet")
-    assert message.endswith("in.txt holds no rows: there is nothing in it")
+    assert message.endswith("in.txt holds no rows: there is nothing in it\n")
     assert loaded == []
     assert not (tmp_path / "out.parquet").exists()
 

@@ -1,4 +1,5 @@
 import fcntl
+import json
 import os
 import warnings
 from datetime import timedelta
@@ -11,7 +12,7 @@ from fakes import FakeEncoder
 from stored import some_words, write_embeddings
 
 from valuembed import index_update
-from valuembed.corpus import embed_corpus
+from valuembed.corpus import embed_corpus, embed_file
 from valuembed.embedding_files import EmbeddingFile
 from valuembed.errors import InputError, MissingExtraError, OutputError, ReadingError
 from valuembed.hits import Hit
@@ -592,3 +593,35 @@ def test_nothing_is_warned_about(folder, tmp_path, capfd):
         build(folder, tmp_path / "index", approximate_from=100)
         Index.open(tmp_path / "index").search(FakeEncoder(), "hello", hybrid=True, where="row > 5")
     assert capfd.readouterr() == ("", "")
+
+
+def test_kept_columns_can_be_filtered_by_from_the_start(tmp_path):
+    lines = [
+        {"text": "aa", "label": "x", "source": "web", "n": 1, "Year": 1999, "a.b": True},
+        {"text": "ab", "label": "y", "source": "book", "n": 2, "Year": 2001, "a.b": None},
+    ]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    embed_file(FakeEncoder(), tmp_path / "in.jsonl", tmp_path / "one.parquet", progress=False)
+    embed_corpus(FakeEncoder(), tmp_path / "in.jsonl", tmp_path / "many", progress=False)
+    for source in ("one.parquet", "many"):
+        build_index(tmp_path / source, tmp_path / f"{source}.index", progress=False)
+        index = Index.open(tmp_path / f"{source}.index")
+        assert {
+            "label": "string",
+            "input_source": "string",
+            "n": "int64",
+            "a_b": "bool",
+        }.items() <= index.columns.items()
+        for where in ("label = 'y'", "input_source = 'book'", "n > 1", "Year >= 2000", "a_b IS NULL"):
+            assert [hit.text for hit in index.search(FakeEncoder(), "aa", where=where)] == ["ab"]
+        hit = index.search(FakeEncoder(), "aa", 1)[0]
+        assert hit.more == {"label": "x", "input_source": "web", "n": 1, "Year": 1999, "a_b": True}
+
+
+def test_an_index_made_without_kept_columns_takes_them_in(tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"text": "aa", "label": "x"}\n')
+    for name, keep in (("old", []), ("new", None)):
+        embed_file(FakeEncoder(), tmp_path / "in.jsonl", tmp_path / f"{name}.parquet", keep=keep, progress=False)
+        build_index(tmp_path / f"{name}.parquet", tmp_path / "index", progress=False)
+    found = Index.open(tmp_path / "index").search(FakeEncoder(), "aa")
+    assert {hit.source: hit.more for hit in found} == {"old.parquet": {"label": None}, "new.parquet": {"label": "x"}}

@@ -103,6 +103,7 @@ class TestTypes:
             "place": [{"city": "a"}, {"city": "b"}, {"city": "c"}],
             "kind": pa.array(["x", "y", "x"]).dictionary_encode(),
             "small": pa.array([1, 2, 3], pa.uint8()),
+            "view": pa.array(["x", None, "z"], pa.string_view()),
         }
         write("a.parquet", columns)
         types, rows = kept("a.parquet")
@@ -113,6 +114,7 @@ class TestTypes:
             "place": "struct<city: string>",
             "kind": "string",
             "small": "uint8",
+            "view": "string",
         }
         # The row between them was set aside.
         assert [(row["day"], row["tags"], row["place"], row["small"]) for row in rows] == [
@@ -179,6 +181,14 @@ class TestNames:
         Path("a.txt").write_text("one\n")
         with pytest.raises(InputError, match=r"a\.txt has no column 'label'; its columns are none$"):
             kept("a.txt", keep=["label"])
+
+    def test_that_are_no_utf8_are_an_error(self, here):
+        Path("a.csv").write_bytes("text;gr\xf6\xdfe\nx;1\n".encode("latin-1"))
+        with pytest.raises(
+            InputError, match=r"the column 'gr\\udcf6\\udcdfe' has a name that is not valid UTF-8; it may"
+        ):
+            kept("a.csv")
+        assert kept("a.csv", keep=[])[0] == {}
 
 
 class TestFolders:

@@ -394,3 +394,21 @@ class TestBatch:
         with pytest.raises(InputError, match=r"so a batch of 1 pair holds nothing .* a batch size of at least 2"):
             check_batch(pairs, 1)
         check_batch(read_training_pairs(write([PAIR | {"negative": "n"}])), 1)
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_the_header_tells_what_separates_the_columns(tmp_path, mark):
+    path = tmp_path / "a.csv"
+    path.write_text(f"anchor{mark}positive\na, one{mark}b\nc{mark}d\n")
+    assert read_training_pairs(path).texts == {"anchor": ["a, one", "c"], "positive": ["b", "d"]}
+    path.write_text(f'"my anchor"{mark}other\na{mark}b\n')
+    assert read_training_pairs(path, ["my anchor", "other"]).texts["positive"] == ["b"]
+
+
+def test_an_array_of_pairs_says_what_to_do(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('[{"anchor": "a", "positive": "b"}]')
+    with pytest.raises(
+        InputError, match=r"is no JSON object; .*; it is one JSON array; write one object a line: jq -c"
+    ):
+        read_training_pairs(path)

@@ -207,3 +207,14 @@ class TestDocuments:
     def test_is_checked_at_once(self, tmp_path):
         with pytest.raises(InputError, match=r"input .*none\.txt does not exist"):
             Documents(tmp_path / "none.txt")
+
+    def test_of_which_none_can_be_used_are_an_error(self, tmp_path):
+        path = tmp_path / "a.jsonl"
+        path.write_text('[{"text": "One."}]')
+        with pytest.raises(
+            InputError, match=r"a\.jsonl: its one row cannot be used; the first, .*; it is one JSON array"
+        ):
+            list(Documents(path))
+        path.write_text("\n")
+        with pytest.raises(InputError, match=r"a\.jsonl holds no text: its one row is blank$"):
+            list(Documents(path))

@@ -71,6 +71,11 @@ def test_a_header_of_several_lines_and_the_lines_behind_it(tmp_path):
         ("a.csv", "id,texts\n1,x\n", "give the name as it stands there: 'texts'$"),
         ("a.jsonl", '{"TEXT": "x"}', "give the name as it stands there: 'TEXT'$"),
         ("a.csv", "id,body\n1,x\n", "its columns are 'id', 'body'$"),
+        (
+            "a.csv",
+            "text\nx\n".encode("utf-16-le"),
+            "it looks like UTF-16 without a byte order mark; convert it to UTF-8",
+        ),
     ],
 )
 def test_a_name_that_is_nearly_right_is_named(tmp_path, name, content, advice):

@@ -1,4 +1,5 @@
 import dataclasses
+import gzip
 import hashlib
 import json
 import re
@@ -432,3 +433,55 @@ class TestReranking:
             read_reranking(write([{**ANSWER, "label": "right"}]))
         with pytest.raises(InputError, match=r"line 2: no field 'qid'; .*; expected question, answer, label, qid"):
             read_reranking(write([{**ANSWER, "qid": "a"}, ANSWER]))
+
+
+class TestFilesThatAreNoJsonLines:
+    ROWS = (
+        {"sentence1": "a", "sentence2": "b", "score": 1},
+        {"sentence1": "c", "sentence2": "d", "score": 2},
+    )
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (
+                json.dumps(ROWS),
+                r"line 1: \[.* is no JSON object; .*; it is one JSON array; write .*: jq -c",
+            ),
+            (json.dumps(ROWS, indent=1), r"line 1: not valid JSON .*; it is one JSON array; write one object a line"),
+            (
+                json.dumps(ROWS[0], indent=1),
+                r"line 1: not valid JSON .*; its objects span several lines; write",
+            ),
+            (json.dumps(ROWS[0]) + ",\n", r"line 1: not valid JSON .*; its lines end in commas; take these away: sed"),
+            ('{"sentence1": "\xe9"}'.encode("latin-1"), r"line 1: byte 0xe9 is not valid UTF-8; it may be Latin-1"),
+        ],
+    )
+    def test_say_what_to_do(self, tmp_path, content, message):
+        path = tmp_path / "a.jsonl"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        with pytest.raises(InputError, match=message):
+            read_sts(path)
+
+    def test_any_line_end_and_packing_will_do(self, tmp_path):
+        content = "\r".join(map(json.dumps, self.ROWS)).encode()
+        (tmp_path / "a.jsonl").write_bytes(content)
+        (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(content) + b"\0" * 100)
+        plain, packed = read_sts(tmp_path / "a.jsonl"), read_sts(tmp_path / "a.jsonl.gz")
+        assert plain.scores == packed.scores == [1.0, 2.0]
+        (tmp_path / "b.jsonl").write_bytes(gzip.compress(content))
+        with pytest.raises(InputError, match=r"b\.jsonl is gzip, which its name does not say; name it b\.jsonl\.gz$"):
+            read_sts(tmp_path / "b.jsonl")
+
+    def test_ids_may_be_whole_numbers_as_floats(self, tmp_path):
+        for name, rows in (
+            ("docs", [{"id": 1.0, "text": "a"}, {"id": 2, "text": "b"}]),
+            ("queries", [{"id": 7.0, "text": "q"}]),
+            ("qrels", [{"query_id": 7, "doc_id": 1.0, "score": 1.0}]),
+        ):
+            (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        found = read_retrieval(*(tmp_path / f"{name}.jsonl" for name in ("docs", "queries", "qrels")))
+        assert (list(found.documents), found.relevance) == (["1", "2"], {"7": {"1": 1}})
+        labelled = [{"text": "a", "label": 0.0}, {"text": "b", "label": 1.0}]
+        (tmp_path / "labels.jsonl").write_text("\n".join(map(json.dumps, labelled)))
+        assert read_labelled(tmp_path / "labels.jsonl").labels == [0, 1]

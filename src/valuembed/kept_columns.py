@@ -98,12 +98,13 @@ class KeptColumns:
             members = list(group)
             batch = members[0].batch
             count = len(members)
-            taken = None if batch is None else batch.take(pa.array([row.at for row in members], pa.int64()))
+            places = pa.array([row.at for row in members], pa.int64())
             for part, name, field in zip(parts, self.names, self.schema, strict=True):
-                if taken is None or name not in taken.schema.names:
+                if batch is None or name not in batch.schema.names:
                     part.append(pa.nulls(count, field.type))
                 else:
-                    part.append(_cast(taken.column(name), field.type))
+                    # Not all that Parquet may hold can be taken from, but what it is cast to can.
+                    part.append(_cast(batch.column(name), field.type).take(places))
         return [pa.concat_arrays(part) for part in parts]
 
 
@@ -144,7 +145,7 @@ def find_columns(
         for name, kind in found:
             if name in own or not (name in keep if keep is not None else name and name != EMBEDDING):
                 continue
-            _check_once(last, [other for other, _ in found], name)
+            _check_name(last, [other for other, _ in found], name)
             before, where = types.get(name, (kind, last))
             together = merged(before, kind)
             if together is None:
@@ -207,7 +208,14 @@ def _columns_of(path: Path, own: list[str], most_bytes: int | None) -> list[tupl
             file.close()
 
 
-def _check_once(path: Path, names: list[str], name: str) -> None:
+def _check_name(path: Path, names: list[str], name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"input {path}: the column {name!r} has a name that is not valid UTF-8; it may be Latin-1: convert it to "
+            "UTF-8 first, or name the columns to keep without it (--keep, keep=)"
+        ) from None
     try:
         column_index(path, names, name)
     except InputError as error:

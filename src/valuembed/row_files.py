@@ -217,11 +217,16 @@ class _Parquet(RowFile):
         return list(cells), kept
 
     def column_types(self, most_bytes: int | None = None) -> list[tuple[str, Any]]:
+        import pyarrow as pa
         import pyarrow.types as kinds
 
-        types = [(field.name, field.type) for field in self.schema]
-        # A dictionary is a way to store values, which differs from file to file.
-        return [(name, kind.value_type if kinds.is_dictionary(kind) else kind) for name, kind in types]
+        def plain(kind: Any) -> Any:
+            # Dictionaries and views are ways to store values, which may differ from file to file.
+            if kinds.is_dictionary(kind):
+                return plain(kind.value_type)
+            return pa.string() if kinds.is_string_view(kind) else pa.binary() if kinds.is_binary_view(kind) else kind
+
+        return [(field.name, plain(field.type)) for field in self.schema]
 
     def skip(self, count: int) -> int:
         before, target = self.read, min(self.read + count, self.starts[-1])

@@ -194,6 +194,8 @@ def no_column(path: Path, column: str, columns: Sequence[str]) -> InputError:
     """The error that a file lacks a column, with those that it has, and what may have been meant."""
     shown = ", ".join(map(repr, columns[:20])) + (", ..." if len(columns) > 20 else "")
     message = f"input {path} has no column {column!r}; its columns are {shown or 'none'}"
+    if any("\0" in name for name in columns):
+        return InputError(f"{message}: it looks like UTF-16 without a byte order mark; convert it to UTF-8 first")
     if len(columns) == 1 and (found := [mark for mark in DELIMITERS[1:] if mark in columns[0]]):
         return InputError(f"{message}, which seems to be several separated by {found[0]!r}")
     if near := nearest_name(column, columns):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from valuembed.column_types import EXACT
 from valuembed.compressed import read_content
 from valuembed.errors import InputError
 from valuembed.file_hints import HEAD, hint, json_hint
@@ -76,6 +77,9 @@ class TaskRow(NamedTuple):
     def label(self, name: str, expected: str = "the class as a string or a whole number") -> str | int:
         """A string or a whole number."""
         value = self.fields[name]
+        if isinstance(value, float) and value.is_integer() and abs(value) <= EXACT:
+            # Tables with gaps store whole numbers so.
+            value = int(value)
         if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
             raise self.error(name, expected)
         return self.text(name) if isinstance(value, str) else value
