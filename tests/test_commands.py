@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+from fakes import FakeEncoder
 from running import fails
 
-from valuembed import cli, commands
+from valuembed import cli, cli_embed, commands  # noqa: F401
 from valuembed.commands import keeps
 
 
@@ -81,9 +82,12 @@ def test_an_interrupt_says_what_is_kept(command, tmp_path, monkeypatch):
     assert told.removeprefix("note ").startswith(f"interrupted; {said}")
 
 
-def test_an_interrupt_of_a_short_command(monkeypatch):
-    monkeypatch.setattr(cli, "load_encoder", interrupt)
-    assert fails("similarity", "a", "b", code=130) == "interrupted; nothing was written"
+def test_an_interrupt_of_a_job_on_one_file(tmp_path, monkeypatch):
+    (tmp_path / "in.txt").write_text("a text\n")
+    monkeypatch.setattr(cli_embed, "load_encoder", lambda options: FakeEncoder())
+    monkeypatch.setattr("valuembed.one_file.embed_file", interrupt)
+    told = fails("embed", tmp_path / "in.txt", "-o", tmp_path / "out.parquet", code=130)
+    assert told == f"interrupted; {cli_embed.NOTHING_KEPT}"
 
 
 def test_other_libraries_say_nothing_on_the_side(monkeypatch):
