@@ -1,5 +1,6 @@
 """What all commands share: what an interrupt says, and what other libraries may not say."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import pytest
 from fakes import FakeEncoder
 from running import fails
 
-from valuembed import cli, cli_embed, commands  # noqa: F401
+from valuembed import cli, cli_embed, commands
 from valuembed.commands import keeps
+from valuembed.errors import InputError
 
 
 def interrupt(*args, **kwargs):
@@ -107,3 +109,17 @@ def test_other_libraries_say_nothing_on_the_side(monkeypatch):
     finally:
         logging.set_verbosity(before[0])
         hub.set_verbosity(before[1])
+
+
+def test_what_a_load_says_is_said_once(monkeypatch, caplog):
+    log = logging.getLogger("valuembed.decoder")
+
+    def loads_twice(options):
+        for _ in range(2):
+            log.warning("computing in %s", "float32")
+        raise InputError("no more")
+
+    monkeypatch.setattr(cli, "load_encoder", loads_twice)
+    fails("similarity", "a", "b")
+    assert [record.getMessage() for record in caplog.records] == ["computing in float32"]
+    assert log.filters == []
