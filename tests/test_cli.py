@@ -262,12 +262,12 @@ def test_wrong_choices_are_one_line(options, message):
         assert last.startswith(message)
 
 
-def test_an_interrupt_is_quiet(monkeypatch):
+def test_an_interrupt_is_one_line(monkeypatch):
     def interrupt(options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "load_encoder", interrupt)
-    assert fails("similarity", "a", "b", code=130) == ""
+    assert fails("similarity", "a", "b", code=130) == "interrupted; nothing was written\n"
 
 
 def test_a_mistake_of_ours_is_not_hidden(monkeypatch):

@@ -1,13 +1,16 @@
 """What all commands share: what an interrupt says, and what other libraries may not say."""
 
+import logging
 import os
 from pathlib import Path
 
 import pytest
+from fakes import FakeEncoder
 from running import fails
 
-from valuembed import cli, commands
+from valuembed import cli, cli_embed, commands
 from valuembed.commands import keeps
+from valuembed.errors import InputError
 
 
 def interrupt(*args, **kwargs):
@@ -81,9 +84,12 @@ def test_an_interrupt_says_what_is_kept(command, tmp_path, monkeypatch):
     assert told.removeprefix("note ").startswith(f"interrupted; {said}")
 
 
-def test_an_interrupt_of_a_short_command(monkeypatch):
-    monkeypatch.setattr(cli, "load_encoder", interrupt)
-    assert fails("similarity", "a", "b", code=130) == "interrupted; nothing was written"
+def test_an_interrupt_of_a_job_on_one_file(tmp_path, monkeypatch):
+    (tmp_path / "in.txt").write_text("a text\n")
+    monkeypatch.setattr(cli_embed, "load_encoder", lambda options: FakeEncoder())
+    monkeypatch.setattr("valuembed.one_file.embed_file", interrupt)
+    told = fails("embed", tmp_path / "in.txt", "-o", tmp_path / "out.parquet", code=130)
+    assert told == f"interrupted; {cli_embed.NOTHING_KEPT}"
 
 
 def test_other_libraries_say_nothing_on_the_side(monkeypatch):
@@ -103,3 +109,17 @@ def test_other_libraries_say_nothing_on_the_side(monkeypatch):
     finally:
         logging.set_verbosity(before[0])
         hub.set_verbosity(before[1])
+
+
+def test_what_a_load_says_is_said_once(monkeypatch, caplog):
+    log = logging.getLogger("valuembed.dtypes")
+
+    def loads_twice(options):
+        for _ in range(2):
+            log.warning("computing in %s", "float32")
+        raise InputError("no more")
+
+    monkeypatch.setattr(cli, "load_encoder", loads_twice)
+    fails("similarity", "a", "b")
+    assert [record.getMessage() for record in caplog.records] == ["computing in float32"]
+    assert log.filters == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +30,7 @@ from watching import hooks_of
 from valuembed.errors import InputError, OutputError, ReadingError
 from valuembed.model import load
 from valuembed.module import ValueTransformer
-from valuembed.training_loop import TRAINED, _batches, _Trainer
+from valuembed.training_loop import TRAINED, _batches, _no_notices, _Trainer
 
 
 @pytest.fixture(scope="module")
@@ -360,3 +361,14 @@ def test_a_checkpoint_that_cannot_be_written_names_its_folder(
     monkeypatch.setattr("valuembed.training_loop.save_file", full)
     with pytest.raises(OutputError, match=r"cannot write a checkpoint into .*No space left$"):
         trained("bundled", pairs_file(tmp_path / "pairs.jsonl"), tmp_path / "out", steps=2)
+
+
+def test_nothing_is_said_of_the_times_of_checkpoints(caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("transformers.trainer_utils")
+    with caplog.at_level(logging.WARNING, log.name):
+        with _no_notices():
+            log.warning("mtime may not be reliable on this filesystem, falling back to numerical ordering")
+            log.warning("something else")
+        assert [record.getMessage() for record in caplog.records] == ["something else"]
+        log.warning("mtime may not be reliable")
+        assert len(caplog.records) == 2, "only training is quiet"

@@ -9,6 +9,7 @@ import functools
 import gc
 import inspect
 import json
+import logging
 import os
 import time
 import warnings
@@ -322,6 +323,17 @@ def _errors_in_one_line() -> Iterator[None]:
         # Addressed to those who write code, not to those who run a command.
         for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", category)
+        told: set[str] = set()
+
+        def is_news(record: logging.LogRecord) -> bool:
+            """Whether it was not said before: a command may load a model several times."""
+            message = record.getMessage()
+            known = message in told
+            told.add(message)
+            return not known
+
+        log = logging.getLogger("valuembed.dtypes")
+        log.addFilter(is_news)
         try:
             yield
         except ValuembedError as error:
@@ -341,6 +353,7 @@ def _errors_in_one_line() -> Iterator[None]:
             stderr.print(Text(f"interrupted; {kept}", style="yellow"), soft_wrap=True)
             raise typer.Exit(INTERRUPTED) from None
         finally:
+            log.removeFilter(is_news)
             LINE.end()
 
 
@@ -396,12 +409,12 @@ def quiet() -> None:
     """
     from huggingface_hub.utils import disable_progress_bars, enable_progress_bars  # type: ignore[attr-defined]
     from huggingface_hub.utils import logging as hub_logging
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
-    for log, variable in ((logging, "TRANSFORMERS_VERBOSITY"), (hub_logging, "HF_HUB_VERBOSITY")):
+    for log, variable in ((transformers_logging, "TRANSFORMERS_VERBOSITY"), (hub_logging, "HF_HUB_VERBOSITY")):
         if variable not in os.environ:
             log.set_verbosity_error()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if is_watched() and not os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS"):
         enable_progress_bars()
     else:
