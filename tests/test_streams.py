@@ -136,7 +136,7 @@ class TestCtrlC:
         monkeypatch.setattr("valuembed.cli.load_encoder", lambda options: signal.raise_signal(signal.SIGINT))
         ended = started("similarity", "a", "b")
         assert ended.code == 130
-        assert lines(ended) == ["interrupted"]
+        assert lines(ended) == ["interrupted; nothing was written"]
 
     def test_where_c_code_makes_another_error_of_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def load(options: object) -> None:
@@ -162,7 +162,7 @@ class TestCtrlC:
         monkeypatch.setattr("valuembed.cli.load_encoder", load)
         ended = started("similarity", "a", "b")
         assert ended.code == 130
-        assert lines(ended) == ["interrupted"]
+        assert lines(ended) == ["interrupted; nothing was written"]
 
     def test_a_program_that_fails_by_itself_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def load(options: object) -> None:

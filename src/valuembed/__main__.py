@@ -30,12 +30,11 @@ def main() -> NoReturn:
         # Python code that C code calls passes an interruption on as an error of its own.
         if not told.interrupted and not isinstance(error, KeyboardInterrupt):
             raise
+        _say("interrupted")
         code = INTERRUPTED
     finally:
         # From here on another one ends the process at once, without a word of Python's.
         told.done()
-    if code == INTERRUPTED:
-        _say("interrupted")
     sys.exit(code)
 
 
