@@ -6,12 +6,14 @@ its header decides where in memory each tensor lies, and kernels sum in another 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from torch import Tensor
 
 from valuembed.encoder import ValueEncoder
 
@@ -21,6 +23,10 @@ TOLERANCES: dict[torch.dtype | None, float] = {torch.bfloat16: 2e-2, torch.float
 """The same for precisions whose last place is coarser: what rounding moved is rounded up or down in each layer."""
 WHITENED = 1e-5
 """The same behind a calibration, which divides by deviations that may be small."""
+ADAPTER = re.compile(r"(\.(?:lora_\w+|modules_to_save|trainable_tokens_\w+))\.[^.]+")
+"""A weight that an adapter brings, with the adapter's name, which a folder does not record."""
+AROUND = re.compile(r"\b(?:base_model\.model|base_layer|token_adapter)\.")
+"""What peft puts between a module and a weight, and leaves there when the adapter is gone."""
 
 
 def assert_close(
@@ -46,9 +52,14 @@ def assert_same_vectors(one: Any, other: Any, texts: Sequence[str], *, tolerance
     assert_close(one.encode(list(texts)), other.encode(list(texts)), dtype=one.dtype, tolerance=tolerance)
 
 
+def held(model: torch.nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by the name they have whether peft stands around them or not, and by whatever name."""
+    return {ADAPTER.sub(r"\1", AROUND.sub("", name)): tensor for name, tensor in model.state_dict().items()}
+
+
 def assert_same_weights(one: torch.nn.Module, other: torch.nn.Module) -> None:
     """Hold the parameters and buffers of two models against each other: names, precision and every bit."""
-    weights, others = one.state_dict(), other.state_dict()
+    weights, others = held(one), held(other)
     assert weights
     assert weights.keys() == others.keys()
     for name, weight in weights.items():
