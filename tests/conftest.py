@@ -4,12 +4,14 @@ import os
 
 # Idle OpenMP threads must sleep, and a worker gets one thread: spinning ones slow every other process many times over.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Nothing may reach for a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import other_machines
 import pytest
 from hypothesis import settings
 
@@ -18,6 +20,31 @@ from valuembed.testing import tiny_checkpoint
 # The same examples in every run: a failure on one machine is a failure on all.
 settings.register_profile("valuembed", deadline=None, derandomize=True, database=None)
 settings.load_profile("valuembed")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("valuembed", "the tests as on another machine (scripts/other_cpus.py runs them so)")
+    group.addoption(
+        "--half-precision",
+        choices=("fast", "slow"),
+        help="take the CPU for one that computes bfloat16 and float16 natively, or for one that does not",
+    )
+    group.addoption(
+        "--shift-weights",
+        action="store_true",
+        help="put the weights of each load elsewhere in memory, off the boundaries that kernels like",
+    )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _machine(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The machine that the options describe."""
+    with pytest.MonkeyPatch.context() as patch:
+        if speed := request.config.getoption("--half-precision"):
+            other_machines.half_precision(patch, fast=speed == "fast")
+        if request.config.getoption("--shift-weights"):
+            other_machines.shift_weights(patch)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -180,7 +180,8 @@ def test_blank_texts_are_the_template_around_nothing(folder: Path) -> None:
     model = load(folder, "aligned_wva", normalize=False)
     with pytest.warns(BlankTextWarning, match="2 of 3 texts are blank"):
         vectors = model.encode(["", "a", " \n"])
-    assert np.array_equal(vectors[0], vectors[2])
+    # The same tokens in two rows of one step.
+    assert np.allclose(vectors[0], vectors[2], atol=1e-6)
     around = '{text}This sentence : "" means in one word:"'
     around_nothing = load(folder, "aligned_wva", normalize=False, template=around)
     with pytest.warns(BlankTextWarning):

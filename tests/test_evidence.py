@@ -66,10 +66,11 @@ class TestLabelledPairs:
         evidence = LabelledPairs(layers_apart(folder, "va"), [[0, 1, 2, 3]], read_dev(write(PAIRS)), progress=False)
         together = evidence.scores(SETS, HELD_OUT)
         assert together.shape == (5, 1)
-        np.testing.assert_array_equal(together, np.concatenate([evidence.scores([one], HELD_OUT) for one in SETS]))
+        alone = np.concatenate([evidence.scores([one], HELD_OUT) for one in SETS])
+        np.testing.assert_allclose(together, alone, rtol=0, atol=1e-9)
         # Room for one set at a time.
         monkeypatch.setattr("valuembed.evidence._BLOCK", 1)
-        np.testing.assert_array_equal(evidence.scores(SETS, HELD_OUT), together)
+        np.testing.assert_allclose(evidence.scores(SETS, HELD_OUT), together, rtol=0, atol=1e-9)
 
     def test_groups_of_layers_are_kept_apart(self, folder, write):
         file = read_dev(write(PAIRS))
@@ -77,7 +78,8 @@ class TestLabelledPairs:
         apart = LabelledPairs(panel, [[0, 2], [1, 3]], file, progress=False)
         together = LabelledPairs(panel, [[0, 1, 2, 3]], file, progress=False)
         for layers in [(0, 2), (1, 3), (3,)]:
-            assert apart.scores([layers], CHOSEN_ON) == together.scores([layers], CHOSEN_ON)
+            expected = together.scores([layers], CHOSEN_ON)
+            np.testing.assert_allclose(apart.scores([layers], CHOSEN_ON), expected, rtol=0, atol=1e-9)
 
     def test_equal_texts_are_equally_similar(self, folder, write):
         # Two levels of gold: pairs of equal texts, and pairs of different ones. With the equal ones tied, the
@@ -114,7 +116,7 @@ class TestNextSegments:
                 found = evidence.scores([layers], half)[0]
                 np.testing.assert_allclose(found, [100 * score.mrr, 100 * score.accuracy], atol=1e-9)
         # Scoring does not use vectors up.
-        np.testing.assert_array_equal(evidence.scores(SETS[-1:], HELD_OUT)[0], found)
+        np.testing.assert_allclose(evidence.scores(SETS[-1:], HELD_OUT)[0], found, rtol=0, atol=1e-9)
         assert (evidence.data["documents"], evidence.data["halves"]) == (6, "every other document")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from saved_models import assert_close, assert_saved_alike
 from watching import COMMIT, fake_hub, watch_reads
 
 import valuembed
@@ -151,7 +152,7 @@ def test_only_the_tensors_of_layers_0_to_20_and_the_embedding_are_read(tmp_path,
     assert set(reads.tensors) == wanted
     assert len(reads.tensors) == len(wanted), "a tensor was read twice"
     assert set(reads.opened) == files - idle
-    assert abs(model.encode(["a text"]) - whole).max() == 0.0
+    assert_close(model.encode(["a text"]), whole)
 
 
 def test_reading_from_all_layers_reads_all_but_the_head(of_28_layers, monkeypatch):
@@ -176,7 +177,7 @@ def test_a_hub_is_not_asked_for_shards_that_hold_nothing_needed(tmp_path, of_28_
     assert hub.sent == (shards - idle) | {INDEX, "config.json", "tokenizer.json", "tokenizer_config.json"}
     assert hub.asked.isdisjoint({"README.md", "pytorch_model.bin", "generation_config.json", "model.onnx"})
     assert hub.repos == {"someone/tiny"}
-    assert abs(model.encode(["a text"]) - whole).max() == 0.0
+    assert_close(model.encode(["a text"]), whole)
     origin = model.reader.origin
     assert (origin.name, origin.fetchable, origin.revision) == ("someone/tiny", True, COMMIT)
 
@@ -194,11 +195,11 @@ def test_what_was_fetched_once_is_read_again_without_a_hub(tmp_path, of_28_layer
     by_layer(of_28_layers)
     cache = str(tmp_path / "cache")
     with fake_hub("someone/tiny", of_28_layers):
-        first = valuembed.load("someone/tiny", layers="14:21", cache_folder=cache).encode(["a text"])
+        first = valuembed.load("someone/tiny", layers="14:21", cache_folder=cache)
     with fake_hub("someone/tiny", tmp_path) as hub:
         again = valuembed.load("someone/tiny", layers="14:21", cache_folder=cache, local_files_only=True)
     assert hub.asked == set()
-    assert abs(again.encode(["a text"]) - first).max() == 0.0
+    assert_saved_alike(first, again, ["a text"])
     # Another choice of layers needs a shard that was never fetched.
     with pytest.raises(CheckpointError, match=r"^model 'someone/tiny': .*part-06.safetensors"):
         valuembed.load("someone/tiny", layers=[27], cache_folder=cache, local_files_only=True)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from saved_models import assert_close, assert_same_vectors, assert_saved_alike
 from sentence_transformers import SentenceTransformer
 from some_texts import some_texts
 
@@ -33,23 +34,22 @@ def test_every_method_gives_unit_vectors_of_its_width(folder: Path, method: str)
 def test_roles_have_templates_of_their_own(folder: Path, tmp_path: Path) -> None:
     model = load(folder, "aligned_wva", template={"query": "future_eol", "document": "{text}!"})
     auto = load(folder, "aligned_wva")
-    assert np.array_equal(model.encode(["x"]), auto.encode(["x"]))
-    assert np.array_equal(model.encode_query(["x"]), load(folder, template="future_eol").encode(["x"]))
-    assert np.array_equal(model.encode_document(["x"]), load(folder, template="{text}!").encode(["x"]))
+    assert_same_vectors(model, auto, ["x"])
+    assert_close(model.encode_query(["x"]), load(folder, template="future_eol").encode(["x"]))
+    assert_close(model.encode_document(["x"]), load(folder, template="{text}!").encode(["x"]))
     model.save_pretrained(str(tmp_path))
-    assert np.array_equal(load(tmp_path).encode_query(["x"]), model.encode_query(["x"]))
+    again = load(tmp_path)
+    assert_saved_alike(model, again, ["x"])
+    assert_close(again.encode_query(["x"]), model.encode_query(["x"]))
 
 
 def reload_both_ways(model: ValueEncoder, saved: Path) -> None:
     texts = some_texts(6)
-    expected = model.encode(texts)
     model.save_pretrained(str(saved))
-    again = load(saved)
-    assert abs(again.encode(texts) - expected).max() == 0.0
+    assert_saved_alike(model, load(saved), texts)
     plain = SentenceTransformer(str(saved), trust_remote_code=True)
     assert type(plain) is SentenceTransformer
-    # The same arithmetic in steps of other rows: equal up to the last bits.
-    assert abs(plain.encode(texts) - expected).max() < 1e-6
+    assert_same_vectors(plain, model, texts)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -67,8 +67,7 @@ def test_a_saved_folder_keeps_its_recipe_unless_asked(folder: Path, tmp_path: Pa
     # The default written out is a wish, not an omission.
     assert load(tmp_path, "aligned_wva", layers=[1]).recipe == load(folder, "aligned_wva", layers=[1]).recipe
     texts = ["sun", "rain fell", "a quiet town"]
-    other = load(tmp_path, "wva", layers=[1, 2]).encode(texts)
-    assert abs(other - load(folder, "wva", layers=[1, 2]).encode(texts)).max() == 0.0
+    assert_same_vectors(load(tmp_path, "wva", layers=[1, 2]), load(folder, "wva", layers=[1, 2]), texts)
 
 
 def test_a_saved_folder_names_its_source_when_layers_are_gone(folder: Path, tmp_path: Path) -> None:
@@ -90,7 +89,7 @@ def test_normalisation_can_be_left_out_and_taken_off(folder: Path, tmp_path: Pat
     raw = load(folder, "va", normalize=False)
     assert len(raw) == 1
     load(folder, "va").save_pretrained(str(tmp_path))
-    assert np.array_equal(load(tmp_path, normalize=False).encode(["a b"]), raw.encode(["a b"]))
+    assert_saved_alike(raw, load(tmp_path, normalize=False), ["a b"])
 
 
 def test_the_saved_card_holds_code_that_works(folder: Path, tmp_path: Path) -> None:
@@ -197,7 +196,7 @@ def test_mistakes_are_named(folder: Path) -> None:
 def test_a_recipe_of_ones_own(folder: Path) -> None:
     recipe = Recipe(signal="value", weights="last", layers=(0, 3), template=("so: {text}",), method="mine")
     assert load(folder, recipe).encode(["a"]).shape == (1, 32)
-    assert np.array_equal(load(folder, recipe.to_dict()).encode(["a"]), load(folder, recipe).encode(["a"]))
+    assert_same_vectors(load(folder, recipe.to_dict()), load(folder, recipe), ["a"])
 
 
 def test_info_reads_no_weights(folder: Path, tmp_path: Path) -> None:

@@ -13,7 +13,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from training_runs import PAIRS, adapters_of, furthest, losses, pairs_file, separation, trained
+from training_runs import (
+    PAIRS,
+    adapters_of,
+    assert_same_adapters,
+    furthest,
+    losses,
+    pairs_file,
+    separation,
+    trained,
+)
 from watching import hooks_of
 
 from valuembed.errors import InputError, ReadingError
@@ -89,7 +98,7 @@ class TestSettings:
     ) -> None:
         kept = trained(folder, pairs, tmp_path / "kept", "aligned_wva", mini_batch=mini_batch)
         again = trained(folder, pairs, tmp_path / "again", "aligned_wva", mini_batch=mini_batch, checkpointing=True)
-        assert furthest(kept, again) < 1e-6
+        assert_same_adapters(kept, again)
         assert not again.model.reader.model.is_activation_checkpointing
         assert hooks_of(again.model) == hooks_of(kept.model)
 
@@ -110,12 +119,12 @@ class TestSettings:
 
     def test_dropout_is_of_the_seed(self, folder: Path, pairs: Path, plain: Any, tmp_path: Path) -> None:
         one, same = (trained(folder, pairs, tmp_path / name, dropout=0.3) for name in ("one", "same"))
-        assert furthest(one, same) == 0.0
-        assert furthest(one, plain) > 0.0
+        assert_same_adapters(one, same)
+        assert furthest(one, plain) > 1e-3
 
     def test_another_seed_is_another_run(self, folder: Path, pairs: Path, plain: Any, tmp_path: Path) -> None:
         again, other = (trained(folder, pairs, tmp_path / f"{seed}", seed=seed) for seed in (0, 1))
-        assert furthest(again, plain) == 0.0
+        assert_same_adapters(again, plain)
         assert furthest(other, plain) > 1e-3
 
     def test_epochs_end_with_what_is_left(self, folder: Path, pairs: Path, tmp_path: Path) -> None:

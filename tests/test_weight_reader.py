@@ -127,7 +127,7 @@ def test_a_longer_sequence_before_changes_nothing() -> None:
     read_weights(model, anatomy, [3], some_ids(40))
     ((after, _),) = read_weights(model, anatomy, [3], some_ids())
     ((alone, _),) = read_weights(*opened("llama", **options), [3], some_ids())
-    torch.testing.assert_close(after, alone, rtol=0, atol=0)
+    torch.testing.assert_close(after, alone, rtol=0, atol=1e-6)
 
 
 def test_the_pass_ends_with_the_last_layer_that_is_read() -> None:

@@ -67,6 +67,15 @@ def adapters_of(made: Training) -> dict[str, Tensor]:
     return {name: weight.detach() for name, weight in made.model.named_parameters() if ".lora_" in name}
 
 
+def assert_same_adapters(one: Training, other: Training) -> None:
+    """Hold two runs against each other, each on a load of its own.
+
+    Adam takes gradients by their size relative to each other, so that what rounding does to them stays a rounding.
+    """
+    furthest_apart = furthest(one, other)
+    assert furthest_apart < 1e-6, f"adapters differ by {furthest_apart:.1e}"
+
+
 def furthest(one: Training, other: Training) -> float:
     """The largest difference between two runs' adapters."""
     weights, others = adapters_of(one), adapters_of(other)

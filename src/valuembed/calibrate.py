@@ -150,7 +150,7 @@ def calibrate(
         progress: show a bar on stderr when that is a terminal.
 
     Returns:
-        A new model around the same decoder; saving and loading it gives the same vectors.
+        A new model around the same decoder, to be saved like any other.
 
     Raises:
         RecipeError: an unknown kind, a size or shrinkage out of range, the filter for raw values, or a model with

@@ -80,7 +80,8 @@ class ValueEncoder(SentenceTransformer):
     """A ``SentenceTransformer`` whose first module reads attention values.
 
     It adds what a module cannot know: row numbers in errors, one report a call (:attr:`report`), and steps cut
-    by tokens over the whole input. A plain ``SentenceTransformer`` on the saved folder gives the same vectors.
+    by tokens over the whole input. A plain ``SentenceTransformer`` on the saved folder gives the same vectors, up to
+    rounding.
     """
 
     _module_classes: Mapping[str, type[torch.nn.Module]] = {
