@@ -10,10 +10,10 @@ export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fix docs clean
+.PHONY: help setup demo test test-cpus check fix docs clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(READY) ## create the virtual environment
 
@@ -35,6 +35,9 @@ demo: $(READY) ## embed the sample sentences with the bundled model, then search
 
 test: $(READY) ## run the tests
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+test-cpus: $(READY) ## run the numeric tests again, as other CPUs would compute them
+	HF_HUB_OFFLINE=1 $(BIN)/python scripts/other_cpus.py
 
 check: $(READY) ## format, lint and types
 	$(BIN)/ruff format --check .

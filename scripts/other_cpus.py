@@ -1,0 +1,182 @@
+"""Run the numeric tests again as other CPUs would compute them.
+
+    python scripts/other_cpus.py [--all] [--jobs N] [--setting WORDS]
+
+How numbers are added up depends on the CPU: on the instructions that torch, oneDNN and MKL find, on whether a half
+precision is fast, on where weights lie in memory, and on the number of threads. Each setting below makes this machine
+compute as another one does, where the libraries or the tests' own options can be told to. One line is printed for each,
+and for what fails the command that fails again.
+
+Without --all, the tests that hold most are run, in under three minutes on two idle cores. With it, every test file that
+handles numbers is, which takes hours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).resolve().parents[1]
+
+QUICK = (
+    "test_model.py",
+)  # fmt: skip
+"""What is saved and loaded again, read beside the reference, cut, packed, shared and compared with golden vectors."""
+
+ENDS = ("failure", "error", "skipped")
+"""How a test may end that does not pass, in pytest's report."""
+
+NUMERIC = re.compile(r"^\s*(?:import|from) (?:numpy|torch)\b|\bload\(|\bPanel\b", re.MULTILINE)
+"""What stands in a test file that handles numbers."""
+
+CLEARED = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR", "OMP_NUM_THREADS")
+"""What a setting alone may set: none of it comes in from outside."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A machine that is not this one.
+
+    Attributes:
+        means: what it stands for.
+        environment: read by the libraries when they are loaded.
+        options: of the tests; `tests/conftest.py` has them.
+        x86: it says something only on x86.
+    """
+
+    means: str
+    environment: dict[str, str] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
+    x86: bool = True
+
+    @property
+    def words(self) -> str:
+        """Its environment and its options, as on a command line."""
+        return shlex.join([*(f"{name}={value}" for name, value in self.environment.items()), *self.options])
+
+    def command(self, tests: Sequence[str]) -> list[str]:
+        """What runs tests under it, its environment set."""
+        return [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *self.options, *tests]
+
+    def again(self, tests: Sequence[str]) -> str:
+        """The same as a line for a shell."""
+        environment = {"OMP_NUM_THREADS": "1", **self.environment}
+        return shlex.join(["env", *(f"{name}={value}" for name, value in environment.items()), *self.command(tests)])
+
+
+SETTINGS = (
+    Setting("a CPU without vector instructions that torch knows", {"ATEN_CPU_CAPABILITY": "default"}),
+    Setting("torch on a CPU with AVX2 at most", {"ATEN_CPU_CAPABILITY": "avx2"}),
+    Setting("oneDNN on a CPU with AVX2 at most", {"ONEDNN_MAX_CPU_ISA": "AVX2"}),
+    Setting("MKL on a CPU with AVX2 at most", {"MKL_ENABLE_INSTRUCTIONS": "AVX2"}),
+    Setting(
+        "MKL on a CPU of another maker than Intel: its sums depend on where an operand lies",
+        {"MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
+        ("--shift-weights",),
+    ),
+    Setting("a CPU on which half precisions are slow", options=("--half-precision=slow",), x86=False),
+    Setting("a CPU on which half precisions are fast", options=("--half-precision=fast",), x86=False),
+    Setting("two cores for each process", {"OMP_NUM_THREADS": "2"}, x86=False),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of the tests under one setting."""
+
+    setting: Setting
+    passed: int
+    failed: tuple[str, ...]
+    skipped: int
+    seconds: float
+    said: str
+
+    @property
+    def good(self) -> bool:
+        """Whether tests ran and all of them passed."""
+        return self.passed > 0 and not self.failed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what is asked for; the exit code is 1 if any test failed."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--all", action="store_true", help="every test file that handles numbers")
+    parser.add_argument("--jobs", type=int, default=2, help="settings that run at once")
+    parser.add_argument("--setting", default="", help="only settings whose line holds these words")
+    options = parser.parse_args(arguments)
+    settings = [setting for setting in SETTINGS if options.setting in setting.words]
+    if not settings:
+        parser.error(f"no setting holds {options.setting!r}; there are: {', '.join(s.words for s in SETTINGS)}")
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        settings = [setting for setting in settings if not setting.x86]
+    tests = numeric_files(ROOT / "tests") if options.all else [f"tests/{name}" for name in QUICK]
+    good = True
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for outcome in pool.map(lambda setting: run(setting, tests), settings):
+            print(describe(outcome), flush=True)
+            good = good and outcome.good
+    return 0 if good else 1
+
+
+def numeric_files(folder: Path) -> list[str]:
+    """Every test file that handles numbers."""
+    files = sorted(folder.glob("test_*.py"))
+    return [f"tests/{file.name}" for file in files if NUMERIC.search(file.read_text(encoding="utf-8"))]
+
+
+def run(setting: Setting, tests: Sequence[str], root: Path = ROOT) -> Outcome:
+    """Run tests under a setting, in a process of their own."""
+    environment = {name: value for name, value in os.environ.items() if name not in CLEARED}
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        # This kind of report has the file that each test is in.
+        command = [*setting.command(tests), f"--junitxml={report}", "-o", "junit_family=xunit1"]
+        done = subprocess.run(
+            command, cwd=root, env={**environment, **setting.environment}, capture_output=True, text=True, check=False
+        )
+        cases = list(ElementTree.parse(report).iter("testcase")) if report.exists() else []
+    ended = {kind: [node_id(case) for case in cases if case.find(kind) is not None] for kind in ENDS}
+    failed = tuple(dict.fromkeys(ended["failure"] + ended["error"]))
+    passed = sum(all(case.find(kind) is None for kind in ENDS) for case in cases)
+    # A process that died has left no report.
+    if done.returncode and not failed:
+        failed = tuple(tests)
+    seconds = time.monotonic() - started
+    return Outcome(setting, passed, failed, len(ended["skipped"]), seconds, done.stdout + done.stderr)
+
+
+def node_id(case: ElementTree.Element) -> str:
+    """The name by which pytest runs a test again; that of its file where this could not be imported."""
+    file, holder, name = (case.get(key, "") for key in ("file", "classname", "name"))
+    if not holder:
+        return file
+    classes = holder.removeprefix(file.removesuffix(".py").replace("/", ".")).split(".")
+    return "::".join([file, *filter(None, classes), name])
+
+
+def describe(outcome: Outcome) -> str:
+    """A line about a setting; behind it, where tests failed, what pytest said and how to see it again."""
+    line = (
+        f"{'ok    ' if outcome.good else 'FAILED'}  {outcome.passed:>5,} passed  {len(outcome.failed):>3} failed  "
+        f"{outcome.skipped:>3} skipped  {outcome.seconds:>5.0f} s  {outcome.setting.words}: {outcome.setting.means}"
+    )
+    if outcome.good:
+        return line
+    return f"{line}\n{outcome.said.strip()[-20_000:]}\nto see it again:\n  {outcome.setting.again(outcome.failed)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
