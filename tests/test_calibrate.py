@@ -22,8 +22,8 @@ from valuembed.calibrate import calibrate, fit_calibrations, load_head, sample_t
 from valuembed.calibration import KINDS
 from valuembed.checkpoint import locate
 from valuembed.decoder_config import read_config
-from valuembed.encoder import TruncationWarning, ValueEncoder
-from valuembed.errors import CheckpointError, InputError, RecipeError
+from valuembed.encoder import ValueEncoder
+from valuembed.errors import CheckpointError, InputError, RecipeError, TruncationWarning
 from valuembed.model import load
 from valuembed.outputs import save_model
 from valuembed.panel import Panel

@@ -17,8 +17,7 @@ from some_texts import some_texts
 from valuembed import calibration_report
 from valuembed.calibrate import calibrate, fit_calibrations, load_head, sample_texts
 from valuembed.calibration_report import PARTS, CalibrationReport, LeakWarning, report_calibration, score_calibrations
-from valuembed.encoder import TruncationWarning
-from valuembed.errors import CheckpointError, InputError, OutputError, ReadingError, RecipeError
+from valuembed.errors import CheckpointError, InputError, OutputError, ReadingError, RecipeError, TruncationWarning
 from valuembed.model import load
 from valuembed.panel import Panel
 from valuembed.task_files import read_sts

@@ -148,7 +148,7 @@ def test_embed_says_that_an_input_holds_no_rows_before_a_model_is_loaded(loaded,
     assert not (tmp_path / "out.parquet").exists()
 
 
-@pytest.mark.filterwarnings("default::valuembed.encoder.TruncationWarning")
+@pytest.mark.filterwarnings("default::valuembed.errors.TruncationWarning")
 def test_embed_warns_in_one_line(loaded, tmp_path):
     (tmp_path / "in.txt").write_text("long " * 100)
     result = run("embed", tmp_path / "in.txt", "-o", tmp_path / "out.parquet")

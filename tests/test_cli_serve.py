@@ -27,7 +27,7 @@ class Listener:
 def asked(monkeypatch):
     """What the command asks for, in place of a running server."""
     found = {}
-    monkeypatch.setattr(cli_serve, "load_encoder", lambda options: found.setdefault("options", options))
+    monkeypatch.setattr(cli_serve, "load_model", lambda options: found.setdefault("options", options))
     monkeypatch.setattr(addresses, "listen", lambda host, port: found.setdefault("listened", Listener(host, port)))
     monkeypatch.setattr(server, "serve", lambda encoder, **given: found.update(given))
     monkeypatch.delenv("VALUEMBED_API_KEY", raising=False)
@@ -120,7 +120,7 @@ def test_a_wrong_origin_is_one_line(asked):
 
 
 def test_a_port_that_is_taken_is_said_before_a_model_is_loaded(monkeypatch):
-    monkeypatch.setattr(cli_serve, "load_encoder", lambda options: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(cli_serve, "load_model", lambda options: pytest.fail("the model was loaded"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert fails("serve", "--port", port) == (

@@ -9,7 +9,7 @@ import pytest
 from running import run
 
 import valuembed.cli_train  # noqa: F401  (registers its command)
-from valuembed.commands import DEMONSTRATION_NOTE
+from valuembed.cli_output import DEMONSTRATION_NOTE
 from valuembed.errors import InputError
 
 DEFAULTS = {

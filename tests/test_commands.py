@@ -10,8 +10,8 @@ import typer
 from rich.text import Text
 from running import succeeds
 
-from valuembed import cli, commands
-from valuembed.commands import BUNDLED, INPUT, LOADING, MODEL, OUTPUT
+from valuembed import cli, cli_output
+from valuembed.cli_options import BUNDLED, INPUT, LOADING, MODEL, OUTPUT
 
 PROGRAM: Any = typer.main.get_command(cli.app)
 
@@ -108,10 +108,10 @@ def test_help_ends_with_the_examples():
 @pytest.mark.parametrize("width", [45, 60, 80, 120])
 def test_a_table_breaks_texts_and_no_number(width, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", str(width))
-    table = commands.new_table("name of it", "some score held out", "text", right=[1])
+    table = cli_output.new_table("name of it", "some score held out", "text", right=[1])
     table.add_row("a", Text("61.23"), Text("several words that go on for more than one line of a narrow terminal"))
     table.add_row("b", Text("-7.00"), Text("short"))
-    commands.print_table(table)
+    cli_output.print_table(table)
     lines = capsys.readouterr().out.splitlines()
     assert all(number in "\n".join(lines) for number in ("61.23", "-7.00"))
     assert "".join("".join(lines).split()).count("name") == 1

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import valuembed
 from valuembed import cli
-from valuembed.commands import MEASURE
+from valuembed.cli_options import MEASURE
 from valuembed.errors import UnsupportedModelError
 from valuembed.survey import survey
 from valuembed.testing import ARCHITECTURES

@@ -44,12 +44,12 @@ def test_which_gpu_is_fast_in_half_precision(native, monkeypatch):
     assert has_fast("float16", "cuda:0")
 
 
-def test_without_a_device_it_is_the_last_of_the_machine(monkeypatch):
-    monkeypatch.setattr("valuembed.dtypes.machine_devices", lambda: ["cpu", "cuda:0"])
+def test_without_a_device_it_is_a_gpu_if_there_is_one(monkeypatch):
+    monkeypatch.setattr("valuembed.devices.machine_devices", lambda: ["cpu", "cuda:0"])
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
     monkeypatch.setattr("valuembed.dtypes.fast_halves", frozenset)
     assert has_fast("bfloat16", None)
-    monkeypatch.setattr("valuembed.dtypes.machine_devices", lambda: ["cpu"])
+    monkeypatch.setattr("valuembed.devices.machine_devices", lambda: ["cpu"])
     assert not has_fast("bfloat16", None)
 
 

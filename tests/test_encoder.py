@@ -15,8 +15,8 @@ import pytest
 import torch
 from some_texts import some_texts
 
-from valuembed.encoder import BlankTextWarning, EncodeReport, TruncationWarning
-from valuembed.errors import InputError, ReadingError, RecipeError
+from valuembed.encoding import EncodeReport
+from valuembed.errors import BlankTextWarning, InputError, ReadingError, RecipeError, TruncationWarning
 from valuembed.model import load
 from valuembed.progress import watching_steps
 from valuembed.recipes import METHODS

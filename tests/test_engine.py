@@ -18,7 +18,7 @@ TEXTS = ["A cat sleeps.", "x", "Ein Satz mit Umlauten: äöü. " * 4, "  ", "\u4
 CLOSE = {"rtol": 0, "atol": 2e-5}
 ROLES = {"query": "prompt_eol", "document": 'Find: "{prompt}{text}" is', "default": "{text} so"}
 QUIET = pytest.mark.filterwarnings(
-    "ignore::valuembed.encoder.BlankTextWarning", "ignore::valuembed.encoder.TruncationWarning"
+    "ignore::valuembed.errors.BlankTextWarning", "ignore::valuembed.errors.TruncationWarning"
 )
 
 

@@ -26,8 +26,9 @@ LEVELS = {
     "weight_reader decoder kernels model_kwargs vocabulary "
     "quantizing prequantized resolution batching arrivals tokenizing offsets testing tiny_configs "
     "tiny_tokenizers",
-    2: "module feeding calibration",
-    3: "model model_info encoder panel fingerprint cards plots method_specs layerwise segments linear_probe "
+    2: "value_reader module feeding calibration",
+    3: "model model_info encoding reader_loading text_encoder encoder "
+    "panel fingerprint cards plots method_specs layerwise segments linear_probe "
     "local_tasks mteb_encoder results selection outputs keeping trainable training_settings glyphs token_weights "
     "storage kept_columns calls chunks vector_writer manifest shards progress sharing accounts cluster "
     "embedding_files recorded hits vector_store index_rows index_parts index_update "
@@ -35,8 +36,8 @@ LEVELS = {
     "playground other_methods routes_page request_body http_errors addresses routes_docs",
     4: "corpus one_file corpus_ray index search evaluate sweep select evidence probe next_token calibrate "
     "calibration_report cost reproduce reproduction workload finetune training_loop server",
-    5: "commands completion cli cli_embed cli_explain cli_evaluate cli_layers cli_probe cli_calibrate cli_reproduce "
-    "cli_search cli_train cli_serve cli_texts __main__",
+    5: "commands completion cli_options cli_output cli cli_embed cli_explain cli_evaluate cli_layers "
+    "cli_probe cli_calibrate cli_reproduce cli_embed_summary cli_search cli_train cli_serve cli_texts __main__",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
 

@@ -9,7 +9,7 @@ from fakes import FakeEncoder
 from running import fails
 
 from valuembed import cli, cli_embed, commands
-from valuembed.commands import keeps
+from valuembed.cli_output import keeps
 from valuembed.errors import InputError
 
 

@@ -14,8 +14,8 @@ from scipy.stats import spearmanr
 from some_texts import some_texts
 
 import valuembed
-from valuembed.encoder import EncodeReport, TruncationWarning
-from valuembed.errors import LayerError, RecipeError
+from valuembed.encoding import EncodeReport
+from valuembed.errors import LayerError, RecipeError, TruncationWarning
 from valuembed.layerwise import (
     described,
     look,

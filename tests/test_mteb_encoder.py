@@ -10,7 +10,7 @@ from some_texts import some_texts
 
 import valuembed
 from valuembed import mteb_encoder
-from valuembed.encoder import EncodeReport
+from valuembed.encoding import EncodeReport
 from valuembed.errors import OutputError, ReadingError
 from valuembed.mteb_encoder import AsLoaded, MethodEncoder, SharedVectors, model_meta
 from valuembed.panel import Panel

@@ -15,8 +15,7 @@ from fakes import FakeEncoder
 
 from valuembed import calls
 from valuembed.corpus import check_files, embed_file, rejected_path
-from valuembed.encoder import TruncationWarning
-from valuembed.errors import InputError, OutputError, ReadingError
+from valuembed.errors import InputError, OutputError, ReadingError, TruncationWarning
 from valuembed.new_file import NewFile
 from valuembed.progress import step_done
 

@@ -17,8 +17,7 @@ from some_texts import some_texts
 import valuembed
 from valuembed import outputs
 from valuembed import sweep as module
-from valuembed.encoder import TruncationWarning
-from valuembed.errors import InputError, OutputError, ReadingError, RecipeError, TemplateError
+from valuembed.errors import InputError, OutputError, ReadingError, RecipeError, TemplateError, TruncationWarning
 from valuembed.panel import SIGNALS, Panel
 from valuembed.sweep import Sweep, sweep
 from valuembed.testing import tiny_checkpoint

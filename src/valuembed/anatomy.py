@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from transformers import PreTrainedModel
-
 from valuembed.errors import LayerError
 from valuembed.layers import named_layers
 

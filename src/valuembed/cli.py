@@ -25,20 +25,10 @@ from valuembed import (  # noqa: F401
     cli_train,
 )
 from valuembed.cli_explain import explain
+from valuembed.cli_options import BUNDLED, JSON_HELP, OUTPUT
+from valuembed.cli_output import new_table, note, print_json, print_table, shown
 from valuembed.cli_texts import given_texts
-from valuembed.commands import (
-    BUNDLED,
-    JSON_HELP,
-    OUTPUT,
-    app,
-    command,
-    load_encoder,
-    new_table,
-    note,
-    print_json,
-    print_table,
-    shown,
-)
+from valuembed.commands import app, command, load_encoder
 from valuembed.layers import describe
 from valuembed.printable import counted, inflected
 

@@ -6,25 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from valuembed.commands import (
-    BUNDLED,
-    INPUT,
-    MEASURE,
-    MODEL,
-    OUTPUT,
-    SETTINGS,
-    ModelArgument,
-    command,
-    keeps,
-    load_encoder,
-    new_table,
-    note,
-    out,
-    print_json,
-    print_table,
-    quiet,
-    slow_imports,
-)
+from valuembed.cli_options import BUNDLED, INPUT, MEASURE, MODEL, OUTPUT, SETTINGS, ModelArgument
+from valuembed.cli_output import keeps, new_table, note, out, print_json, print_table
+from valuembed.commands import command, load_model, quiet, slow_imports
 from valuembed.printable import counted, inflected
 
 if TYPE_CHECKING:
@@ -196,7 +180,7 @@ def calibrate(
                 if report is not None:
                     typer.echo(f"{report}: calibration.md, calibration.json, calibration.png, calibration-small.png")
         if output is not None:
-            encoder = load_encoder(options)
+            encoder = load_model(options)
             made = fit(encoder, documents or (), kind=kind, size=size, **fitting)
             save_model(made, output, overwrite=overwrite)
             calibration = find_calibration(made)

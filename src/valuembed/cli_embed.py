@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from valuembed.cli_embed_summary import pace, tell_job, tell_rejected
+from valuembed.cli_options import BUNDLED, INPUT, LOADING, OUTPUT
+from valuembed.cli_output import note, print_json
 from valuembed.cli_texts import STDIN, as_file, check_are_texts, given_texts, print_vectors
-from valuembed.commands import BUNDLED, INPUT, LOADING, OUTPUT, command, load_encoder, note, print_json
+from valuembed.commands import command, load_encoder
 from valuembed.precision import PRECISIONS, check_precision
-from valuembed.printable import counted, printable
+from valuembed.printable import counted
 
 if TYPE_CHECKING:
     from valuembed.corpus import CorpusSummary
@@ -326,11 +329,11 @@ def _embed_file(
     width = kept["dim"] or encoder.get_embedding_dimension()
     typer.echo(
         f"{output}: {done.embedded:,} of {counted(done.rows, 'row')} embedded, {width} wide, in {done.seconds:.1f} s "
-        f"({_pace(done.tokens, done.seconds)})"
+        f"({pace(done.tokens, done.seconds)})"
     )
     if done.first_rejected:
         first = done.first_rejected
-        _tell_rejected(rejected_path(output), done.rejected, f"the first, row {first.row}: {first.reason}")
+        tell_rejected(rejected_path(output), done.rejected, f"the first, row {first.row}: {first.reason}")
 
 
 def _embed_folder(
@@ -352,7 +355,7 @@ def _embed_folder(
     if as_json:
         print_json(asdict(done))
     else:
-        _tell(output, done)
+        tell_job(output, done)
 
 
 def _here(options: dict[str, Any], inputs: list[str], output: Path, **settings: Any) -> "CorpusSummary":
@@ -375,31 +378,3 @@ def _on_ray(
 
 def _print_progress(progress: "Progress") -> None:
     typer.echo(json.dumps(asdict(progress)), err=True)
-
-
-def _tell(output: Path, done: "CorpusSummary") -> None:
-    precision = "" if done.precision == "float32" else f", {done.precision}"
-    chunks = f" as {counted(done.vectors, 'chunk')}" if done.vectors != done.embedded else ""
-    typer.echo(
-        f"{output}: {done.embedded:,} of {counted(done.rows, 'row')} of {counted(done.inputs, 'input')} "
-        f"embedded{chunks}, {done.width} wide{precision}, in {counted(done.shards, 'shard')}"
-    )
-    run = done.run
-    typer.echo(
-        f"this run: {counted(run.rows, 'row')} in {run.seconds:.1f} s ({_pace(run.tokens, run.seconds)})"
-        if run.rows
-        else "this run: nothing was left to do"
-    )
-    if done.first_rejected:
-        _tell_rejected(output / "rejected.jsonl", done.rejected, str(done.first_rejected))
-    if done.unfinished:
-        typer.echo(f"unfinished inputs of earlier runs: {', '.join(done.unfinished)}")
-
-
-def _tell_rejected(path: Path, count: int, first: str) -> None:
-    rows = "1 row was" if count == 1 else f"{count:,} rows were"
-    typer.echo(f"{path}: {rows} set aside, each with its reason; {printable(first)}")
-
-
-def _pace(tokens: int, seconds: float) -> str:
-    return f"{counted(tokens, 'token')}, {tokens / seconds:,.0f} tokens/s" if tokens else "0 tokens, no tokens"

@@ -7,24 +7,9 @@ import typer
 from rich.measure import Measurement
 from rich.text import Text
 
-from valuembed.commands import (
-    BUNDLED,
-    INPUT,
-    JSON_HELP,
-    MEASURE,
-    METHODS_HELP,
-    MODEL,
-    OUTPUT,
-    ModelArgument,
-    command,
-    keeps,
-    new_table,
-    note,
-    out,
-    print_json,
-    quiet,
-    slow_imports,
-)
+from valuembed.cli_options import BUNDLED, INPUT, JSON_HELP, MEASURE, METHODS_HELP, MODEL, OUTPUT, ModelArgument
+from valuembed.cli_output import keeps, new_table, note, out, print_json
+from valuembed.commands import command, quiet, slow_imports
 from valuembed.printable import counted
 
 if TYPE_CHECKING:

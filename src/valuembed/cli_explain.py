@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from valuembed.cli_options import OUTPUT
+from valuembed.cli_output import new_table, out, print_json, print_table
 from valuembed.cli_texts import given_text
-from valuembed.commands import OUTPUT, load_encoder, new_table, out, print_json, print_table
+from valuembed.commands import load_encoder
 from valuembed.printable import printable, shortened
 
 if TYPE_CHECKING:

@@ -6,24 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from valuembed.commands import (
-    BUNDLED,
-    INPUT,
-    JSON_HELP,
-    MEASURE,
-    MODEL,
-    OUTPUT,
-    ModelArgument,
-    command,
-    keeps,
-    new_table,
-    note,
-    out,
-    print_json,
-    print_table,
-    quiet,
-    slow_imports,
-)
+from valuembed.cli_options import BUNDLED, INPUT, JSON_HELP, MEASURE, MODEL, OUTPUT, ModelArgument
+from valuembed.cli_output import keeps, new_table, note, out, print_json, print_table
+from valuembed.commands import command, quiet, slow_imports
 from valuembed.templates import TEMPLATES
 
 if TYPE_CHECKING:

@@ -6,26 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from valuembed.commands import (
-    BUNDLED,
-    INPUT,
-    JSON_HELP,
-    MEASURE,
-    MODEL,
-    OUTPUT,
-    SETTINGS,
-    ModelArgument,
-    app,
-    command,
-    keeps,
-    new_table,
-    note,
-    out,
-    print_json,
-    print_table,
-    quiet,
-    slow_imports,
-)
+from valuembed.cli_options import BUNDLED, INPUT, JSON_HELP, MEASURE, MODEL, OUTPUT, SETTINGS, ModelArgument
+from valuembed.cli_output import keeps, new_table, note, out, print_json, print_table
+from valuembed.commands import app, command, quiet, slow_imports
 
 if TYPE_CHECKING:
     from valuembed.probe import LayerProbe

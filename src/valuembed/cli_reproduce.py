@@ -7,22 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from valuembed.backbones import BUNDLED, BUNDLED_LIKE, backbones
-from valuembed.commands import (
-    INPUT,
-    JSON_HELP,
-    MEASURE,
-    METHODS_HELP,
-    MODEL,
-    OUTPUT,
-    SETTINGS,
-    ModelArgument,
-    command,
-    keeps,
-    note,
-    print_json,
-    quiet,
-    slow_imports,
-)
+from valuembed.cli_options import INPUT, JSON_HELP, MEASURE, METHODS_HELP, MODEL, OUTPUT, SETTINGS, ModelArgument
+from valuembed.cli_output import keeps, note, print_json
+from valuembed.commands import command, quiet, slow_imports
 
 RECIPES = ("method", "layers", "template", "cleaning")
 

@@ -7,19 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from valuembed.cli_options import INPUT, MODEL_OPTIONS, OUTPUT
+from valuembed.cli_output import keeps, new_table, print_json, print_table, shown
 from valuembed.cli_texts import given_text
-from valuembed.commands import (
-    INPUT,
-    MODEL_OPTIONS,
-    OUTPUT,
-    command,
-    keeps,
-    load_encoder,
-    new_table,
-    print_json,
-    print_table,
-    shown,
-)
+from valuembed.commands import command, load_encoder
 from valuembed.printable import counted, inflected
 
 if TYPE_CHECKING:

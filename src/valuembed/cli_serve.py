@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from valuembed.commands import command, load_encoder
+from valuembed.commands import command, load_model
 from valuembed.extras import require
 
 SERVER = "Server"
@@ -127,7 +127,7 @@ def serve(
     # A port that is taken is said now, and not after a model has been loaded.
     listen(host, port).close()
     run(
-        load_encoder(options),
+        load_model(options),
         host=host,
         port=port,
         name=name,

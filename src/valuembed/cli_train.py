@@ -5,22 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from valuembed.commands import (
-    BUNDLED,
-    INPUT,
-    MODEL,
-    OUTPUT,
-    ModelArgument,
-    command,
-    keeps,
-    new_table,
-    note,
-    out,
-    print_json,
-    print_table,
-    quiet,
-    slow_imports,
-)
+from valuembed.cli_options import BUNDLED, INPUT, MODEL, OUTPUT, ModelArgument
+from valuembed.cli_output import keeps, new_table, note, out, print_json, print_table
+from valuembed.commands import command, quiet, slow_imports
 
 TRAIN = "Train"
 TRAINING = "Training"

@@ -1,74 +1,29 @@
-"""What every command shares: the options of a model, errors in one line, tables and JSON.
+"""Commands of the command line: what makes one of a function, and how it comes to a model.
 
 Nothing heavy is imported before a command runs, so that ``--help`` answers at once. Results go to stdout, everything
 else (progress, notes, errors) to stderr.
 """
 
-import copy
 import functools
 import gc
 import inspect
-import json
-import logging
 import os
-import time
-import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.measure import Measurement
-from rich.table import Table
-from rich.text import Text
 from typer.core import TyperCommand
 
 from valuembed import __version__
-from valuembed.cleaning import CLEANINGS
-from valuembed.completion import COMPLETIONS
-from valuembed.errors import ValuembedError
-from valuembed.loading_line import LINE
-from valuembed.printable import printable, shortened
-from valuembed.recipes import METHODS
-from valuembed.streams import can_hold, is_watched
-from valuembed.templates import TEMPLATES
+from valuembed.cli_options import INPUT, LOADING, MODEL, OUTPUT, completed, shared_options
+from valuembed.cli_output import errors_in_one_line, note
+from valuembed.streams import is_watched
 
 if TYPE_CHECKING:
     from valuembed.encoder import ValueEncoder
-
-BUNDLED = "bundled"
-DEMONSTRATION_NOTE = (
-    "note: the bundled model is a small one for demonstration; "
-    "name a real one with, for example, --model Qwen/Qwen3-0.6B"
-)
-INTERRUPTED = 130
-_LEAST_WIDTH = 20
-
-# Headings of the options in the help of a command, in this order; those of one command alone stand before the last.
-INPUT = "Input"
-MODEL = "Model and method"
-OUTPUT = "Output"
-SETTINGS = "Settings"
-LOADING = "How the model is loaded and run"
-
-MODEL_HELP = "The model to use: a hub id such as Qwen/Qwen3-0.6B, a local folder, or 'bundled', a small one to try."
-METHODS_HELP = (
-    f"The methods to compare: one or more of {', '.join(METHODS)}, or 'all'. Each may name a template or layers of its "
-    "own, as in wva:future_eol or va@20:28, and may also be a recipe file (.json)."
-)
-JSON_HELP = "Print everything as JSON instead of a table."
-
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
-
-RECORDED = ("model", "method", "layers", "template", "cleaning")
-"""Options whose values are recorded beside stored vectors."""
-
-MEASURE = "Measure and improve"
-"""Heading of the help for commands that find out what is best, and make it so."""
-
+    from valuembed.text_encoder import TextEncoder
 
 LAST_OPTION = f"{__name__}.last_option"
 
@@ -120,96 +75,6 @@ app = typer.Typer(
 )
 
 
-def _model_options(
-    model: Annotated[str, typer.Option(help=MODEL_HELP, rich_help_panel=MODEL)] = BUNDLED,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            help=f"How vectors are read from the model: one of {', '.join(METHODS)}, or a recipe file (.json). By "
-            "default it is aligned_wva, or what a saved model was saved with.",
-            rich_help_panel=MODEL,
-            show_default=False,
-        ),
-    ] = None,
-    layers: Annotated[
-        str | None,
-        typer.Option(
-            help="Which layers are read: 'all', 'half', a range such as '20:28', a list such as '14,15,16', or "
-            "fractions of the depth such as '0.65:0.9'. By default they are the model's preset, or 0.65 to 0.90 of the "
-            "depth for a model without one.",
-            rich_help_panel=MODEL,
-            show_default=False,
-        ),
-    ] = None,
-    template: Annotated[
-        str,
-        typer.Option(
-            help=f"What every text stands in: 'auto' for the method's own, one of {', '.join(TEMPLATES)}, 'chat' for "
-            "the model's chat template, or a string with one {text}.",
-            rich_help_panel=MODEL,
-        ),
-    ] = "auto",
-    cleaning: Annotated[
-        str | None,
-        typer.Option(
-            help=f"What is done to a text before its template: {', '.join(CLEANINGS)}. By default the recipe decides, "
-            "and most recipes do nothing.",
-            rich_help_panel=LOADING,
-            show_default=False,
-        ),
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            help="The precision of the weights: float32, bfloat16, float16, or 8 bits as int8 or fp8. By default it "
-            "is the checkpoint's, or float32 on a CPU that would be slow with it.",
-            rich_help_panel=LOADING,
-            show_default=False,
-        ),
-    ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            help="Where to compute, such as cpu, cuda or cuda:1. By default it is a GPU if there is one.",
-            rich_help_panel=LOADING,
-            show_default=False,
-        ),
-    ] = None,
-    max_tokens: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="The longest sequence in tokens, template included; longer texts are cut. By default it is as long as "
-            "the model allows.",
-            rich_help_panel=LOADING,
-            show_default=False,
-        ),
-    ] = None,
-    revision: Annotated[
-        str | None,
-        typer.Option(
-            help="Which version of a model on the hub is taken: a branch, a tag or a commit.",
-            rich_help_panel=LOADING,
-            show_default=False,
-        ),
-    ] = None,
-    trust_remote_code: Annotated[
-        bool,
-        typer.Option(
-            "--trust-remote-code",
-            help="Run the Python code that comes with the checkpoint, which can do anything on this machine.",
-            rich_help_panel=LOADING,
-        ),
-    ] = False,
-) -> None:
-    """Declare the options that every command takes; their names are arguments of :func:`valuembed.load`."""
-
-
-MODEL_OPTIONS = tuple(inspect.signature(_model_options).parameters)
-"""Their names: what a command leaves out that needs no model."""
-
-
 def command(
     function: Callable[..., None] | None = None,
     *,
@@ -237,20 +102,17 @@ def command(
             command, name=name, without=without, recorded=recorded, group=group, panel=panel, examples=examples
         )
     own = [parameter for parameter in inspect.signature(function).parameters if parameter != "options"]
-    shared: Mapping[str, inspect.Parameter] = inspect.signature(_model_options).parameters
-    if recorded is not None:
-        shared = {name: _recorded(entry, recorded) for name, entry in shared.items()}
     parameters = {
         **{name: inspect.signature(function).parameters[name] for name in own},
-        **{name: entry for name, entry in shared.items() if name not in own and name not in without},
+        **{name: entry for name, entry in shared_options(recorded).items() if name not in own and name not in without},
     }
 
-    parameters = {name: _completed(entry) for name, entry in parameters.items()}
+    parameters = {name: completed(entry) for name, entry in parameters.items()}
 
     @functools.wraps(function)
     def run(**given: Any) -> None:
         options = {name: value for name, value in given.items() if name not in own and value is not None}
-        with _errors_in_one_line():
+        with errors_in_one_line():
             _check_names(given)
             function(**{name: given[name] for name in own}, options=options)
 
@@ -266,6 +128,9 @@ def _check_names(given: dict[str, Any]) -> None:
     from valuembed.model_info import check_load
 
     names = {*inspect.signature(check_load).parameters, "revision"}
+    if given.get("engine") == "ray":
+        # The devices are those of its workers.
+        names.remove("device")
     if named := {name: value for name, value in given.items() if name in names and value is not None}:
         check_load(**named)
 
@@ -284,99 +149,6 @@ def slow_imports() -> Iterator[None]:
             gc.freeze()
 
 
-def _completed(parameter: inspect.Parameter) -> inspect.Parameter:
-    """An option or argument with what a shell may offer for it."""
-    if parameter.name not in COMPLETIONS:
-        return parameter
-    kind, option = get_args(parameter.annotation)
-    option = copy.copy(option)
-    option.autocompletion = COMPLETIONS[parameter.name]
-    return parameter.replace(annotation=Annotated[kind, option])
-
-
-def _recorded(parameter: inspect.Parameter, where: str) -> inspect.Parameter:
-    """A shared option whose default is what a record says, in which case it is None."""
-    if parameter.name not in RECORDED:
-        return parameter
-    kind, option = get_args(parameter.annotation)
-    option = copy.copy(option)
-    if where:
-        option.help = f"{option.help.partition(' By default')[0]} By default it is what {where} records."
-        option.show_default = False
-    elif parameter.default is not None:
-        option.show_default = parameter.default
-    return parameter.replace(default=None, annotation=Annotated[kind, option])
-
-
-@contextmanager
-def _errors_in_one_line() -> Iterator[None]:
-    """Print what this library raises, and warnings, as one line each; end with the exit code that goes with it."""
-    stderr = Console(stderr=True)
-
-    def show(kind: str, message: object, style: str) -> None:
-        LINE.end()
-        line = printable(" ".join(str(message).split("\n")))
-        stderr.print(Text(f"{kind}: {line}", style=style), soft_wrap=True)
-
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *where, **more: show("warning", message, "yellow")
-        # Addressed to those who write code, not to those who run a command.
-        for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
-            warnings.simplefilter("ignore", category)
-        told: set[str] = set()
-
-        def is_news(record: logging.LogRecord) -> bool:
-            """Whether it was not said before: a command may load a model several times."""
-            message = record.getMessage()
-            known = message in told
-            told.add(message)
-            return not known
-
-        log = logging.getLogger("valuembed.dtypes")
-        log.addFilter(is_news)
-        try:
-            yield
-        except ValuembedError as error:
-            show("error", error, "red")
-            raise typer.Exit(1) from None
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            # What no function could name better, such as a full disk under a folder for temporary files.
-            named = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
-            said = error.strerror or error
-            show("error", f"{named}: {said}" if named else said, "red")
-            raise typer.Exit(1) from None
-        except KeyboardInterrupt as interrupt:
-            kept = interrupt.args[0] if interrupt.args else "nothing was written"
-            LINE.end()
-            stderr.print(Text(f"interrupted; {kept}", style="yellow"), soft_wrap=True)
-            raise typer.Exit(INTERRUPTED) from None
-        finally:
-            log.removeFilter(is_news)
-            LINE.end()
-
-
-@contextmanager
-def keeps(folder: Path | None, what: str, files: str = "**/*") -> Iterator[None]:
-    """Tell with an interrupt what is kept of the work that it ends, if any of it was written.
-
-    Args:
-        folder: where such work writes; None is nowhere.
-        what: in words, and how to go on.
-        files: pattern of what is written into the folder.
-    """
-    # File systems may round down what they note.
-    began = time.time() - 0.05
-    try:
-        yield
-    except KeyboardInterrupt:
-        there = folder.glob(files) if folder is not None else ()
-        if any(path.is_file() and path.stat().st_mtime >= began for path in there):
-            raise KeyboardInterrupt(what) from None
-        raise
-
-
 def _show_version(asked: bool) -> None:
     if asked:
         typer.echo(f"valuembed {__version__}")
@@ -392,9 +164,20 @@ def _main(
     pass
 
 
-def load_encoder(options: dict[str, Any]) -> "ValueEncoder":
-    """The model that the shared options name."""
+def load_encoder(options: dict[str, Any]) -> "ValueEncoder | TextEncoder":
+    """The model that the shared options name, without sentence-transformers where vectors of texts will do."""
     note(options["model"])
+    with slow_imports():
+        from valuembed.text_encoder import load_text_encoder
+
+    quiet()
+    return load_text_encoder(**options) or load_model(options, is_noted=True)
+
+
+def load_model(options: dict[str, Any], *, is_noted: bool = False) -> "ValueEncoder":
+    """The model that the shared options name, as :func:`valuembed.load` gives it; ``is_noted``: it was told already."""
+    if not is_noted:
+        note(options["model"])
     with slow_imports():
         from valuembed.model import load
 
@@ -419,66 +202,3 @@ def quiet() -> None:
         enable_progress_bars()
     else:
         disable_progress_bars()
-
-
-def note(model: str, *, loads: bool = True) -> None:
-    """Say what the bundled model is, to those who run it, and that a model is being loaded.
-
-    Args:
-        model: its name.
-        loads: whether it will be loaded here.
-    """
-    if model == BUNDLED:
-        Console(stderr=True).print(Text(DEMONSTRATION_NOTE, style="dim"), soft_wrap=True)
-    if loads:
-        LINE.begin(model)
-
-
-def new_table(*columns: str, title: Text | None = None, header: bool = True, right: Collection[int] = ()) -> Table:
-    """A table without frames, that copies well; :func:`print_table` prints it.
-
-    Args:
-        columns: what stands above each.
-        title: what stands above the table.
-        header: whether the columns' names are shown.
-        right: columns of numbers, by their place, which are set flush right and never broken.
-    """
-    table = Table(title=title, title_justify="left", show_header=header, box=None, pad_edge=False)
-    for place, name in enumerate(columns):
-        table.add_column(Text(name), justify="right" if place in right else "left", overflow="fold")
-    return table
-
-
-def print_table(table: Table) -> None:
-    """Print a table so that nothing is cut: texts are folded, and what is too wide then is left to the terminal."""
-    console = out()
-    if Measurement.get(console, console.options.update(max_width=9999), table).maximum > console.width:
-        for column in table.columns:
-            head, *cells = (Measurement.get(console, console.options, cell) for cell in (column.header, *column.cells))
-            widest = max((cell.maximum for cell in cells), default=0)
-            if column.justify == "right":
-                # A number stays on one line, the words above it may stand on several.
-                column.width = max(head.minimum, widest)
-            else:
-                column.min_width = max(head.minimum, min(widest, _LEAST_WIDTH))
-        # Each column has a blank on either side.
-        console.width = max(console.width, sum((one.width or one.min_width or 0) + 2 for one in table.columns))
-    console.print(table)
-
-
-def out() -> Console:
-    """Where results are printed."""
-    LINE.end()
-    return Console(highlight=False)
-
-
-def shown(text: str, limit: int) -> Text:
-    """A text on one line, without what could steer a terminal."""
-    return Text(shortened(printable(" ".join(text.split())), limit))
-
-
-def print_json(value: object) -> None:
-    """Print plain data as JSON, in ASCII where stdout could not hold it else."""
-    LINE.end()
-    text = json.dumps(value, ensure_ascii=False, indent=2)
-    typer.echo(text if can_hold(text) else json.dumps(value, indent=2))

@@ -69,6 +69,11 @@ def check_device(device: str | int | torch.device | None) -> str | None:
     return name
 
 
+def default_device() -> str:
+    """The device that a model is put on where none is named: the first that is not a CPU, if there is one."""
+    return next((device for device in machine_devices() if device != CPU), CPU)
+
+
 def machine_devices() -> list[str]:
     """The devices of this machine that this torch computes on, such as ``["cpu", "cuda:0"]``."""
     if all(map(_not_built_for, KINDS[1:])):

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from valuembed.cpu_features import fast_halves
-from valuembed.devices import CPU, machine_devices
+from valuembed.devices import CPU, default_device
 from valuembed.errors import CheckpointError, RecipeError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def usable_name(name: str, device: str | None) -> str:
 
 def has_fast(name: str, device: str | None) -> bool:
     """Whether a device computes a half precision natively; None is the device that a model is put on by itself."""
-    kind = (device or machine_devices()[-1]).partition(":")[0]
+    kind = (device or default_device()).partition(":")[0]
     if kind == CPU:
         return name in fast_halves()
     if kind == "cuda":

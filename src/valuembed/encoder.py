@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Iterable, Mapping
-from dataclasses import astuple, dataclass
+from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -15,77 +12,22 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import truncate_embeddings
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from valuembed import calibration, cards, heap
-from valuembed.arrivals import Arrivals
 from valuembed.calibration_record import TYPE
 from valuembed.devices import check_device
-from valuembed.errors import BlankTextWarning, InputError, NotFiniteError, RecipeError, TruncationWarning
+from valuembed.encoding import EncodeReport, check_finite, encode_texts, warn_of
+from valuembed.errors import InputError, RecipeError
 from valuembed.inputs import as_text, as_texts, check_texts
 from valuembed.module import ValueTransformer
-from valuembed.printable import counted, inflected
-from valuembed.progress import step_done
 from valuembed.quantizing import precision_of
 from valuembed.recipes import Recipe
 from valuembed.resolution import NO_LIMIT
-from valuembed.streams import stderr_is_open
-from valuembed.text_warnings import warn_of_texts
 from valuembed.torch_settings import default_device_and_precision
 
 _NOT_GIVEN: Any = object()
 
 _OF_ENCODE = signature(SentenceTransformer.encode)
-
-_BETWEEN = ("sentence_transformers", "torch", "contextlib")
-
-
-@dataclass(frozen=True)
-class EncodeReport:
-    """What one ``encode`` call did.
-
-    Attributes:
-        texts: how many texts came in.
-        tokens: tokens of the sequences that were fed, templates included.
-        truncated: texts that lost tokens of their end.
-        blank: texts without a visible character.
-        reused: of the tokens, those of a template's constant beginning, which was computed once for all texts.
-    """
-
-    texts: int
-    tokens: int
-    truncated: int
-    blank: int
-    reused: int = 0
-
-    @classmethod
-    def total(cls, reports: Iterable[EncodeReport]) -> EncodeReport:
-        """One report for the parts of a call."""
-        return cls(*(sum(counts) for counts in zip(*(astuple(report) for report in reports), strict=True)))
-
-
-def _callers_level() -> int:
-    """The ``stacklevel`` at which a warning points to the user's line, past this library and those between."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in ("valuembed", *_BETWEEN):
-        frame, level = frame.f_back, level + 1
-    return level
-
-
-def check_finite(vectors: Tensor, reader: ValueTransformer) -> None:
-    """Raise where a vector of ``[b, width]`` is NaN or infinite.
-
-    Raises:
-        NotFiniteError: with the rows.
-    """
-    bad = (~torch.isfinite(vectors).all(dim=1)).nonzero().flatten().tolist()
-    if bad:
-        rows = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
-        raise NotFiniteError(
-            f"the embedding of {counted(len(bad), 'text')} is not finite (NaN or infinite): "
-            f"{inflected(len(bad), 'row')} {rows}; the weights are damaged or {reader.model.dtype} overflows in this "
-            "model, try dtype='float32'"
-        )
 
 
 def _as_tensor(vectors: Any) -> Tensor:
@@ -256,8 +198,6 @@ class ValueEncoder(SentenceTransformer):
             return items
         return self._finish(*self._embed(inputs, **kwargs))
 
-    @torch.inference_mode()
-    @default_device_and_precision()
     def _embed(
         self,
         texts: list[str],
@@ -278,37 +218,28 @@ class ValueEncoder(SentenceTransformer):
             raise InputError("processing_kwargs cannot be used: texts are cut by max_tokens, see load()")
         target = self._resolve_inference_device(device)
         self.eval()
-        arrivals = Arrivals(len(texts), "cpu" if save_to_cpu else target)
-        tokens = truncated = reused = 0
-        characters = [len(text) for text in texts]
-        left, started = sum(characters), time.perf_counter()
-        with tqdm(
-            total=len(texts), desc="Texts", unit="text", disable=not (show_progress_bar and stderr_is_open())
-        ) as bar:
-            for batch in self.reader.batches(texts, prompt, task):
-                # The reader moves what it feeds: planned on the CPU, nothing waits for the device.
-                vectors = self(batch.features)["sentence_embedding"]
-                if truncate_dim is not None:
-                    vectors = truncate_embeddings(vectors, truncate_dim)
-                if normalize_embeddings:
-                    vectors = torch.nn.functional.normalize(vectors, p=2, dim=1)
-                arrivals.put(batch.rows, vectors)
-                tokens += batch.tokens
-                reused += batch.reused
-                truncated += batch.truncated
-                took, done = time.perf_counter() - started, sum(characters[row] for row in batch.rows)
-                left, started = left - done, time.perf_counter()
-                self.reader.has_taken(took, took * left / max(1, done))
-                bar.update(len(batch.rows))
-                step_done(len(batch.rows))
-        blank = sum(not text.strip() for text in texts)
-        return arrivals.all(), EncodeReport(len(texts), tokens, truncated, blank, reused)
+
+        def finish(features: dict[str, Any]) -> Tensor:
+            vectors: Tensor = self(features)["sentence_embedding"]
+            if truncate_dim is not None:
+                vectors = truncate_embeddings(vectors, truncate_dim)
+            return torch.nn.functional.normalize(vectors, p=2, dim=1) if normalize_embeddings else vectors
+
+        return encode_texts(
+            self.reader,
+            texts,
+            finish,
+            prompt=prompt,
+            task=task,
+            target="cpu" if save_to_cpu else target,
+            show_progress_bar=show_progress_bar,
+        )
 
     def _finish(self, vectors: Tensor, report: EncodeReport) -> Tensor:
         """Check what one call gave, and report it once."""
         check_finite(vectors, self.reader)
         self.report = report
-        self._warn(report)
+        warn_of(report, self.reader.max_tokens)
         return vectors
 
     def _resolve_inference_device(self, device: int | str | torch.device | None) -> torch.device:
@@ -355,24 +286,6 @@ class ValueEncoder(SentenceTransformer):
         vectors, report = output
         self._reports.append(report)
         return chunk, vectors
-
-    def _warn(self, report: EncodeReport) -> None:
-        if report.truncated:
-            warn_of_texts(
-                f"{report.truncated} of {counted(report.texts, 'text')} {inflected(report.truncated, 'was', 'were')} "
-                f"cut to fit max_tokens={self.reader.max_tokens} (prompt and template included); model.report counts "
-                "them",
-                TruncationWarning,
-                _callers_level(),
-            )
-        if report.blank:
-            warn_of_texts(
-                f"{report.blank} of {counted(report.texts, 'text')} "
-                f"{inflected(report.blank, 'is blank and was', 'are blank and were')} embedded as the template around "
-                "nothing",
-                BlankTextWarning,
-                _callers_level(),
-            )
 
     def _create_model_card(self, path: str, *args: Any, **kwargs: Any) -> None:
         """Write a card whose code works for someone who has never heard of this library; keep one written by hand."""

@@ -17,19 +17,18 @@ from valuembed.calibration import Calibration
 from valuembed.calibration_record import check_recipe
 from valuembed.chat import expand_chat
 from valuembed.embedding_jobs import MOST_TEMPLATES, Engine, Manner, Text, Tokenized
-from valuembed.encoder import ValueEncoder, check_finite
+from valuembed.encoder import ValueEncoder
+from valuembed.encoding import check_finite
 from valuembed.errors import InputError, TemplateError, UnknownTokenError
 from valuembed.feeding import SHARED_FROM, cached_tokens, shared_prefixes
 from valuembed.inputs import check_text
 from valuembed.other_methods import EncoderPlayground
 from valuembed.prefix import SharedPrefixes
 from valuembed.recipes import Recipe, resolve_recipe
+from valuembed.text_encoder import PROMPT_NAMES
 from valuembed.tokenizing import TokenRow
 from valuembed.torch_settings import default_device_and_precision
 from valuembed.vocabulary import embedding_rows
-
-PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}
-"""Names of a role's instruction among a model's prompts, as sentence-transformers looks for them."""
 
 
 @dataclass(frozen=True)

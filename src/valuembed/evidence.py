@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from valuembed.encoder import EncodeReport
+from valuembed.encoding import EncodeReport
 from valuembed.errors import InputError
 from valuembed.extras import require
 from valuembed.layerwise import not_finite, read_pairs, spearman, warn_truncated

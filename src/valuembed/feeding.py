@@ -20,7 +20,7 @@ from valuembed.recipes import Recipe
 from valuembed.tokenizing import TokenRow
 
 if TYPE_CHECKING:
-    from valuembed.module import ValueTransformer
+    from valuembed.value_reader import ValueReader
 
 TEXTS_PER_WINDOW = 8192
 """Texts that are tokenized and sorted together: enough to keep padding small, few enough to keep memory flat."""
@@ -40,7 +40,7 @@ class Batch:
 
     Attributes:
         rows: which of the texts they are.
-        features: as :meth:`valuembed.module.ValueTransformer.features` makes them.
+        features: as :meth:`valuembed.value_reader.ValueReader.features` makes them.
         tokens: tokens of their sequences, templates included.
         reused: of these, tokens of beginnings that are computed once for all texts of the call.
         truncated: how many of them lost tokens of their end.
@@ -54,14 +54,14 @@ class Batch:
 
 
 def batches(
-    reader: ValueTransformer, texts: Sequence[str], prompt: str | None, role: str | None, recipe: Recipe
+    reader: ValueReader, texts: Sequence[str], prompt: str | None, role: str | None, recipe: Recipe
 ) -> Iterator[Batch]:
     """Texts cut into steps of a token budget, longest first within windows of :data:`TEXTS_PER_WINDOW`.
 
     Args:
         reader: whose tokenizer and decoder.
         texts: b texts, known to be texts.
-        prompt, role, recipe: as in :meth:`valuembed.module.ValueTransformer.tokenize_texts`.
+        prompt, role, recipe: as in :meth:`valuembed.value_reader.ValueReader.tokenize_texts`.
     """
     # Here and not in the thread that makes the batches, where gradients would always seem to be wanted.
     shared = shared_prefixes(reader, len(texts), recipe)
@@ -110,7 +110,7 @@ def ahead(items: Iterator[T], most: int = 4) -> Iterator[T]:
 
 
 def _made(
-    reader: ValueTransformer,
+    reader: ValueReader,
     texts: Sequence[str],
     prompt: str | None,
     role: str | None,
@@ -158,7 +158,7 @@ def _fed(row: TokenRow, cached: int) -> int:
     return len(row.ids) - cached
 
 
-def shared_prefixes(reader: ValueTransformer, texts: int, recipe: Recipe) -> SharedPrefixes | None:
+def shared_prefixes(reader: ValueReader, texts: int, recipe: Recipe) -> SharedPrefixes | None:
     """Where the beginnings of a call's sequences are kept; None where each text is to be run whole."""
     whole = texts < SHARED_FROM or (recipe.span == "all" and recipe.weights == "mean")
     if whole or torch.is_grad_enabled() or reader.why_whole():
@@ -167,7 +167,7 @@ def shared_prefixes(reader: ValueTransformer, texts: int, recipe: Recipe) -> Sha
 
 
 def cached_tokens(
-    reader: ValueTransformer,
+    reader: ValueReader,
     rows: list[list[TokenRow]],
     prompt: str | None,
     role: str | None,

@@ -16,11 +16,10 @@ from torch import Tensor
 from valuembed import __version__
 from valuembed.anatomy import Anatomy
 from valuembed.checkpoint import hub_options, locate
-from valuembed.encoder import EncodeReport
+from valuembed.encoding import EncodeReport
 from valuembed.errors import LayerError, ReadingError, TruncationWarning
 from valuembed.extras import require
 from valuembed.layers import LayerSpec, named_layers, preset_for, resolve_layers
-from valuembed.module import ValueTransformer
 from valuembed.panel import Panel
 from valuembed.printable import counted, inflected
 from valuembed.progress import track
@@ -30,6 +29,7 @@ from valuembed.resolution import prepare
 from valuembed.saved_record import Origin, find_origin, saved_config
 from valuembed.templates import TemplateSpec
 from valuembed.torch_settings import default_device_and_precision
+from valuembed.value_reader import ValueReader
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def spearman(columns: NDArray[Any], wanted: NDArray[Any]) -> NDArray[np.float64]
     return found
 
 
-def described(reader: ValueTransformer) -> dict[str, Any]:
+def described(reader: ValueReader) -> dict[str, Any]:
     """What gave figures, for their file: origin with its commit, precision, token limit, versions."""
     return {
         "origin": asdict(reader.origin),
@@ -226,7 +226,7 @@ def versions() -> dict[str, str]:
     return {"valuembed": __version__, "torch": torch.__version__}
 
 
-def not_finite(what: str, reader: ValueTransformer) -> ReadingError:
+def not_finite(what: str, reader: ValueReader) -> ReadingError:
     """The error for vectors that hold NaN or infinity."""
     return ReadingError(
         f"{what}: some vectors are not finite (NaN or infinite); the weights are damaged or {reader.model.dtype} "
@@ -234,7 +234,7 @@ def not_finite(what: str, reader: ValueTransformer) -> ReadingError:
     )
 
 
-def warn_truncated(report: EncodeReport, reader: ValueTransformer) -> None:
+def warn_truncated(report: EncodeReport, reader: ValueReader) -> None:
     """Warn where texts lost their ends."""
     if report.truncated:
         warnings.warn(

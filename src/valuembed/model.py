@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from sentence_transformers.base.modules import Normalize
 
-from valuembed.checkpoint import Checkpoint, locate
-from valuembed.compiling import Compiling, Wish
-from valuembed.devices import check_device
+from valuembed.checkpoint import Checkpoint
+from valuembed.compiling import Wish
 from valuembed.encoder import ValueEncoder
-from valuembed.errors import RecipeError, UnusedModulesWarning
 from valuembed.layers import LayerSpec
-from valuembed.module import ValueTransformer, build
-from valuembed.quantizing import split_dtype
-from valuembed.recipe_choice import DEFAULT_METHOD, calibration_of, resolve_for
+from valuembed.module import ValueTransformer
+from valuembed.reader_loading import check_prompts, load_reader
+from valuembed.recipe_choice import DEFAULT_METHOD
 from valuembed.recipes import Recipe
-from valuembed.resolution import prepare
-from valuembed.saved_record import saved_config
-from valuembed.saved_settings import SavedSettings, saved_settings
 from valuembed.templates import TemplateSpec
 from valuembed.torch_settings import building, default_device_and_precision
 
@@ -88,50 +82,36 @@ def load(
 
     Source: Zhang et al., arXiv 2602.01572 (VA, AlignedVA, WVA, AlignedWVA).
     """
-    if wrong := [name for name, prompt in (prompts or {}).items() if not isinstance(prompt, str)]:
-        raise RecipeError(f"prompts: {', '.join(map(repr, wrong))} is not a string; give a text for each name")
-    device, compiling = check_device(device), Compiling(compile)
-    checkpoint = locate(
+    check_prompts(prompts)
+    loaded = load_reader(
+        ValueTransformer,
         model,
+        method,
+        layers,
+        template,
+        cleaning,
+        dtype=dtype,
+        device=device,
+        max_tokens=max_tokens,
+        compile=compile,
         revision=revision,
         token=token,
         cache_folder=cache_folder,
         local_files_only=local_files_only,
         trust_remote_code=trust_remote_code,
-    )
-    torch_dtype, model_kwargs = split_dtype(dtype, model_kwargs)
-    saved = saved_config(checkpoint)
-    recipe = resolve_for(checkpoint, saved, method, layers, template, cleaning)
-    if saved is not None:
-        # What a folder records is in absolute layers already.
-        is_recorded = recipe == Recipe.from_dict(saved["recipe"])
-        calibration_of(checkpoint, saved, recipe if is_recorded else prepare(checkpoint, recipe, saved).plan.recipe)
-    settings = saved_settings(checkpoint) if saved is None else SavedSettings()
-    device_map = model_kwargs.get("device_map")
-    reader = build(
-        checkpoint,
-        recipe,
-        saved=saved,
-        max_tokens=max_tokens,
-        dtype=torch_dtype,
-        device=device if device_map is None else None,
         model_kwargs=model_kwargs,
     )
-    reader.compiling = compiling
-    if saved is None:
-        if unused := settings.not_used():
-            warnings.warn(f"model {checkpoint.name!r} was {unused}", UnusedModulesWarning, stacklevel=2)
-        if max_tokens is None and settings.max_tokens is not None:
-            reader.max_tokens = min(settings.max_tokens, reader.max_tokens or settings.max_tokens)
-        modules: list[torch.nn.Module] = [reader, *([Normalize()] if normalize else [])]
+    if loaded.saved is None:
+        settings = loaded.settings
+        modules: list[torch.nn.Module] = [loaded.reader, *([Normalize()] if normalize else [])]
         return ValueEncoder(
             modules=modules,
-            device=_placement(device, device_map, reader),
+            device=loaded.device,
             prompts={**settings.prompts, **(prompts or {})},
             default_prompt_name=settings.default_prompt_name,
             similarity_fn_name=settings.similarity_fn_name,
         )
-    encoder = _restore(reader, checkpoint, _placement(device, device_map, reader), prompts)
+    encoder = _restore(loaded.reader, loaded.checkpoint, loaded.device, prompts)
     if not normalize:
         for name, module in list(encoder.named_children()):
             if isinstance(module, Normalize):
@@ -164,8 +144,3 @@ def _restore(
     # Only this load needed the class above, and worker processes could not be given it.
     del encoder.__dict__["_module_classes"]
     return encoder
-
-
-def _placement(device: str | None, device_map: Any, reader: ValueTransformer) -> str | None:
-    """Where to put a finished module list; a device map has already placed the decoder."""
-    return device if device_map is None else str(reader.model.device)

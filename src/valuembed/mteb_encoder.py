@@ -20,7 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
-from valuembed.encoder import EncodeReport, ValueEncoder
+from valuembed.encoder import ValueEncoder
+from valuembed.encoding import EncodeReport
 from valuembed.errors import OutputError, ReadingError
 from valuembed.extras import require
 from valuembed.printable import counted

@@ -31,7 +31,6 @@ from valuembed.linear_probe import (
     most_frequent,
     scales,
 )
-from valuembed.module import ValueTransformer
 from valuembed.outputs import results_folder
 from valuembed.panel import SIGNALS, Panel
 from valuembed.printable import counted
@@ -41,6 +40,7 @@ from valuembed.segments import Documents
 from valuembed.token_reader import AT_TOKEN, OF_PREFIX, TokenSignal, read_tokens
 from valuembed.tokenizing import TokenRow
 from valuembed.torch_settings import default_device_and_precision
+from valuembed.value_reader import ValueReader
 
 TOKEN_SIGNALS = {
     ("value", AT_TOKEN): "value at the token",
@@ -283,9 +283,7 @@ def _finished_before(path: Path) -> dict[str, Figures]:
     return found
 
 
-def draw(
-    documents: Documents, reader: ValueTransformer, positions: int, seed: int = 0, *, progress: bool = False
-) -> Drawn:
+def draw(documents: Documents, reader: ValueReader, positions: int, seed: int = 0, *, progress: bool = False) -> Drawn:
     """Draw positions that have a next token, :data:`PER_DOCUMENT` of each document, until there are enough.
 
     Args:
@@ -356,7 +354,7 @@ class Projection:
 
 
 def _read(
-    reader: ValueTransformer, layers: Sequence[int | None], drawn: Drawn, project: Projection, progress: bool
+    reader: ValueReader, layers: Sequence[int | None], drawn: Drawn, project: Projection, progress: bool
 ) -> tuple[dict[TokenSignal, Tensor], Tensor]:
     """Each signal ``[p, width]`` of the drawn positions, projected, and the ids that follow them ``[p]``."""
     pieces: dict[TokenSignal, list[Tensor]] = {}

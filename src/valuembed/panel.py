@@ -10,18 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sentence_transformers.util import get_device_name
 
 from valuembed.anatomy import Anatomy
 from valuembed.calibration import Calibration
 from valuembed.calibration_record import check_recipe
 from valuembed.checkpoint import locate
-from valuembed.devices import check_device
-from valuembed.encoder import EncodeReport, check_finite
+from valuembed.devices import check_device, default_device
+from valuembed.encoding import EncodeReport, check_finite
 from valuembed.errors import RecipeError
 from valuembed.inputs import as_texts, check_texts
 from valuembed.layers import preset_for
-from valuembed.module import ValueTransformer, build
 from valuembed.plan import Plan, resolve_plan
 from valuembed.progress import track
 from valuembed.quantizing import split_dtype
@@ -30,6 +28,7 @@ from valuembed.recipes import Recipe
 from valuembed.resolution import prepare
 from valuembed.saved_record import saved_config
 from valuembed.torch_settings import default_device_and_precision
+from valuembed.value_reader import ValueReader, build
 
 SIGNALS: dict[str, Recipe] = {
     "values raw": Recipe(signal="value", weights="mean"),
@@ -52,7 +51,7 @@ class Panel:
     """
 
     def __init__(
-        self, reader: ValueTransformer, plans: Mapping[str, Plan], calibrations: Mapping[str, Calibration] | None = None
+        self, reader: ValueReader, plans: Mapping[str, Plan], calibrations: Mapping[str, Calibration] | None = None
     ) -> None:
         if not plans:
             raise RecipeError("a panel needs at least one recipe")
@@ -121,6 +120,7 @@ class Panel:
         deepest = max(plans.values(), key=lambda plan: (not plan.layers, plan.layers[-1:]))
         placed = "device_map" in model_kwargs
         reader = build(
+            ValueReader,
             checkpoint,
             deepest.recipe,
             saved=saved,
@@ -129,7 +129,7 @@ class Panel:
             device=None if placed else device,
             model_kwargs=model_kwargs,
         )
-        return cls(reader if placed else reader.to(device or get_device_name()), plans, calibrations)
+        return cls(reader if placed else reader.to(device or default_device()), plans, calibrations)
 
     @property
     def recipes(self) -> dict[str, Recipe]:

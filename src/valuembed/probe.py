@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from valuembed import plots
-from valuembed.encoder import EncodeReport
+from valuembed.encoding import EncodeReport
 from valuembed.errors import RecipeError
 from valuembed.keeping import incomplete, keeping
 from valuembed.layers import LayerSpec

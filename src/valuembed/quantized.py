@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from valuembed.devices import machine_devices
+from valuembed.devices import default_device, machine_devices
 from valuembed.errors import MissingExtraError, UnsupportedModelError
 
 
@@ -86,7 +86,7 @@ def is_dequantized(settings: Any, device: str | None) -> bool:
     """
     if quantization_method(settings) != BLOCKWISE_FP8:
         return False
-    device = device or machine_devices()[-1]
+    device = device or default_device()
     if device.partition(":")[0] == "cuda":
         import torch
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from valuembed import plots
-from valuembed.encoder import EncodeReport
+from valuembed.encoding import EncodeReport
 from valuembed.errors import LayerError, ReadingError, RecipeError
 from valuembed.layers import named_layers
 from valuembed.layerwise import Whole, described, look, not_finite, read_pairs, spearman, versions, warn_truncated

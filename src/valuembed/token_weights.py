@@ -13,20 +13,22 @@ from torch import Tensor
 
 from valuembed import plots
 from valuembed.cleaning import CLEANINGS
-from valuembed.encoder import ValueEncoder
 from valuembed.errors import InputError, LayerError, RecipeError
 from valuembed.inputs import as_text, check_prompt, check_text
 from valuembed.layers import named_layers
-from valuembed.module import ValueTransformer
 from valuembed.plan import Plan
 from valuembed.printable import inflected
 from valuembed.recipes import METHODS, Recipe
 from valuembed.tokenizing import TokenRow
 from valuembed.torch_settings import default_device_and_precision
+from valuembed.value_reader import ValueReader
 from valuembed.weight_reader import read_weights
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from valuembed.encoder import ValueEncoder
+    from valuembed.text_encoder import TextEncoder
 
 BY = ("attention", "contribution")
 """What a weight may be: see :attr:`TokenWeights.weights`."""
@@ -184,7 +186,7 @@ class Explanation:
 
 @default_device_and_precision()
 def explain(
-    model: ValueEncoder | ValueTransformer,
+    model: ValueEncoder | TextEncoder | ValueReader,
     text: str,
     *,
     by: str = BY[0],
@@ -219,7 +221,7 @@ def explain(
     check_prompt(prompt)
     if not text.strip():
         raise InputError(f"the text {text!r:.80} is blank, so there is nothing to explain")
-    reader = model.reader if isinstance(model, ValueEncoder) else model
+    reader = model if isinstance(model, ValueReader) else model.reader
     plan = plan or reader.plan
     recipe, anatomy, layers = plan.recipe, plan.anatomy, plan.layers
     _check_weighs(recipe)
