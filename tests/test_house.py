@@ -25,7 +25,7 @@ LEVELS = {
     2: "module feeding calibration",
     3: "model encoder panel fingerprint cards plots method_specs layerwise segments linear_probe "
     "local_tasks mteb_encoder results selection outputs keeping trainable training_settings glyphs token_weights "
-    "storage calls chunks vector_writer manifest shards progress sharing accounts cluster "
+    "chart_texts storage calls chunks vector_writer manifest shards progress sharing accounts cluster "
     "embedding_files hits vector_store index_rows index_parts index_update "
     "embedding_jobs batcher engine admission gate openai_api server_metrics serving routes_openai routes_health "
     "playground other_methods routes_page",
