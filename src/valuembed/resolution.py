@@ -16,7 +16,7 @@ from valuembed.checkpoint import BUNDLED, Checkpoint
 from valuembed.decoder import checkpoint_dtype, parse_dtype, usable_dtype
 from valuembed.decoder_config import read_config
 from valuembed.errors import CheckpointError, RecipeError
-from valuembed.layers import describe, named_layers, preset_for, resolve_layers
+from valuembed.layers import named_layers, preset_for, resolve_layers
 from valuembed.printable import counted, inflected
 from valuembed.reader import Plan
 from valuembed.recipes import Recipe
@@ -130,7 +130,7 @@ def resolve_plan(
     if whole and (missing := [layer for layer in layers if layer >= anatomy.num_layers]):
         given = list(asked) if isinstance(asked, tuple) else asked
         raise CheckpointError(
-            f"layers={given!r} means {named_layers(layers)}, of which {describe(missing)} "
+            f"layers={given!r} means {named_layers(layers)}, and {named_layers(missing)} "
             f"{inflected(len(missing), 'is', 'are')} not here: {gone}; load {whole['name']!r} instead"
         )
     anatomy.width(layers, signal=recipe.signal, weights=recipe.weights, aligned=recipe.aligned)
