@@ -217,7 +217,7 @@ class TestCalibrate:
                 calibrate(model, never(), **wrong)
 
     def test_whitening_without_shrinkage_needs_more_texts_than_width(self, folder):
-        with pytest.raises(InputError, match="10 texts vary in 9 of 256 directions"):
+        with pytest.raises(InputError, match="10 texts vary in 9 of 16 directions"):
             calibrate(load(folder, "va"), CORPUS[:10], shrinkage=0)
 
     def test_texts_without_a_difference(self, folder):

@@ -179,7 +179,7 @@ class TestFiles:
         pytest.importorskip("matplotlib")
         axes = TestTables.REPORT.figure("1/8").axes[0]
         assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b", "c"]
-        assert axes.get_title() == "Calibrations of m on f, 1/8 of the width"
+        assert axes.figure.get_suptitle() == "Calibrations of m on f, 1/8 of the width"
         assert [bar.get_height() for bar in axes.patches][:3] == [50, 60, 55]
 
     def test_a_bad_place_is_known_before_the_model_is_read(self, tmp_path, pairs):

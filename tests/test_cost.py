@@ -180,7 +180,7 @@ def test_ratios_are_those_of_the_same_round():
 def test_table():
     text = report(va=(2.0, 20.0, 3.0), aligned_wva=(1.0, 10.0, 1.0)).to_markdown()
     assert "# What each method costs on tiny\n\n2 texts (two texts), 3 rounds" in text
-    assert "on cpu, float32, 1 threads" in text
+    assert "on cpu, float32, 1 thread" in text
     assert "| va | 10.0 | 3 | 1 | 3 (2 to 20) | 2.00 |" in text
 
 

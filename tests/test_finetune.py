@@ -198,7 +198,7 @@ class TestSaved:
         assert named["loss"] == f"{first:.4f} -> {last:.4f}"
         assert (local.output / "loss.png").read_bytes().startswith(b"\x89PNG")
         (axes,) = loss_figure(local.record).axes
-        assert axes.get_title() == "Training va on pairs.jsonl"
+        assert axes.figure.get_suptitle() == "Training va on pairs.jsonl"
         assert list(axes.lines[0].get_ydata()) == losses(local)
 
     def test_of_a_long_run_means_are_drawn(self, local: Training) -> None:

@@ -30,7 +30,7 @@ LEVELS = {
     3: "model model_info encoding reader_loading text_encoder encoder "
     "panel fingerprint cards plots method_specs layerwise segments linear_probe "
     "local_tasks mteb_encoder results selection outputs keeping trainable training_settings glyphs token_weights "
-    "storage kept_columns calls chunks vector_writer manifest shards progress sharing accounts cluster "
+    "chart_texts storage kept_columns calls chunks vector_writer manifest shards progress sharing accounts cluster "
     "embedding_files recorded hits vector_store index_rows index_parts index_update "
     "embedding_jobs batcher engine admission gate openai_api server_metrics serving routes_openai routes_health "
     "playground other_methods routes_page request_body http_errors addresses routes_docs",

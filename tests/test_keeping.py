@@ -40,4 +40,4 @@ def test_what_cannot_be_written_does_not_hide_what_ended_it():
 
 
 def test_incomplete():
-    assert incomplete(3, 1200, "probes") == "Incomplete: ended after 3 of 1,200 probes"
+    assert incomplete(3, 1200, "probe") == "Incomplete: ended after 3 of 1,200 probes"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from valuembed import plots
 from valuembed.errors import MissingExtraError, OutputError
@@ -25,7 +28,7 @@ def test_bars_are_one_group_a_key_and_one_colour_a_series():
     assert math.isnan(heights[1][1])
     assert [label.get_text() for label in axes.get_xticklabels()] == ["STS12", "STS13"]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["va", "wva"]
-    assert (axes.get_title(), axes.get_ylabel()) == ("Scores", "Spearman x100")
+    assert (figure.get_suptitle(), axes.get_ylabel()) == ("Scores", "Spearman x100")
     colours = [series[0].get_facecolor() for series in axes.containers]
     assert colours[0] != colours[1]
 
@@ -119,10 +122,15 @@ class TestMatrix:
         assert max(map(len, chinese)) == 22
 
     def test_differences_that_are_none_get_no_colours(self):
-        values = np.full((3, 3), 0.5)
-        values[0, 1] = values[1, 0] = 0.51
-        norm = plots.matrix(values, list("abc"), title="t", label="l").axes[0].images[0].norm
+        norm = plots.matrix(np.full((3, 3), 0.5), list("abc"), title="t", label="l").axes[0].images[0].norm
         assert norm.vmax - norm.vmin == pytest.approx(0.05)
+
+    def test_small_differences_are_seen_in_digits_and_colours(self):
+        values = np.array([[1, 0.9951, 0.9957], [0.9951, 1, 0.9903], [0.9957, 0.9903, 1]])
+        axes = plots.matrix(values, list("abc"), title="t", label="l").axes[0]
+        # 0.0054 apart: tenths of that are seen with 4 decimals.
+        assert [text.get_text() for text in axes.texts[:3]] == ["1.0000", "0.9951", "0.9957"]
+        assert (axes.images[0].norm.vmin, axes.images[0].norm.vmax) == pytest.approx((0.9903, 0.9957))
 
     def test_of_one_text(self):
         drawn(plots.matrix(np.ones((1, 1)), ["alone"], title="t", label="l"))
@@ -133,7 +141,7 @@ class TestMatrix:
             patch.setattr(plots, "lettering", lambda texts: letters)
             figure = plots.matrix(similar(2), ["ab", "c"], title="t", label="l")
         assert figure.axes[0].texts[-2].get_text() == "a\N{WHITE SQUARE}"
-        assert figure.get_supxlabel() == letters.note
+        assert figure.get_supxlabel().replace("\n", " ") == letters.note
 
 
 def sequence(t, own, layers=2):
@@ -228,7 +236,7 @@ def test_a_name_is_no_formula(tmp_path, name):
     ):
         plots.save(figure, tmp_path / "x.png")
         (axes,) = figure.axes
-        texts = [axes.title, axes.yaxis.label, *axes.get_legend().get_texts()]
+        texts = [*figure.texts, axes.yaxis.label, *axes.get_legend().get_texts()]
         texts += axes.get_xticklabels() if axes.containers else [axes.xaxis.label]
         assert len(texts) == 5
         assert {text.get_text() for text in texts} == {name, f"{name} too"}
@@ -256,3 +264,76 @@ def test_without_matplotlib_the_error_is_the_line_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingExtraError, match=r'matplotlib is not installed; run: pip install .*\[plot\]"'):
         plots.bars({"a": {"b": 1.0}}, title="t", ylabel="y")
+
+
+LONG = "some-organisation/a-model-with-a-name-of-many-parts-7B-Instruct: mean over STS12, STS13, STS14, STS15 and STS16"
+
+
+def overlaps(figure):
+    """Pairs of texts of a figure that stand on each other, and texts that leave it."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    # Numbers on an axis are also made for places beyond its ends, and not drawn there.
+    written = re.compile(r"[^\W\d]")
+    texts = [text for text in figure.findobj(Text) if written.search(text.get_text()) and text.get_visible()]
+    boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in texts if not text.get_rotation() % 90]
+    whole = figure.bbox
+    out = [name for name, box in boxes if box.x0 < -2 or box.x1 > whole.x1 + 2 or box.y0 < -2 or box.y1 > whole.y1 + 2]
+    over = [
+        (one, other)
+        for number, (one, first) in enumerate(boxes)
+        for other, second in boxes[number + 1 :]
+        # Ends that touch are no overlap.
+        if min(first.x1, second.x1) - max(first.x0, second.x0) > 1
+        and min(first.y1, second.y1) - max(first.y0, second.y0) > 1
+    ]
+    return out, over
+
+
+class TestTexts:
+    @pytest.mark.parametrize("groups", [1, 3, 8])
+    def test_of_bars_fit_and_do_not_overlap(self, groups):
+        names = ["STSBenchmark", "sickr-with-a-long-name-$x_1$.jsonl@dev", "Banking77Classification", *"abcde"]
+        scores = {name: {"va": 50.0, "a method with a long name @20:28": 60.0} for name in names[:groups]}
+        assert overlaps(plots.bars(scores, title=LONG, ylabel="score (%)")) == ([], [])
+
+    def test_of_panels_fit_and_do_not_overlap(self):
+        columns = {name: {"va": 50.0, "wva": 60.0} for name in ("STS12", "a-file-with-a-long-name.jsonl@dev and more")}
+        figure = plots.panels(
+            columns, ["va", "wva"], title=LONG, written=lambda value: f"{value:.2f}", best=lambda _: ()
+        )
+        assert overlaps(figure) == ([], [])
+
+    def test_of_curves_fit_and_do_not_overlap(self):
+        lines = {f"a signal with a long name {number}": [(0, 1.0), (1, 2.0)] for number in range(6)}
+        figure = plots.curves(
+            lines, title=f"{LONG}\n{LONG}", xlabel="layer", ylabel="y", span=("default", [0]), peaks="best"
+        )
+        assert overlaps(figure) == ([], [])
+
+    @pytest.mark.parametrize("count", [2, 5, 12, 30])
+    def test_of_a_matrix_fit_and_do_not_overlap(self, count):
+        texts = ["It costs $5_000 or $7", "\u05e9\u05dc\u05d5\u05dd", "word " * 60, *["text"] * count][:count]
+        out, over = overlaps(plots.matrix(similar(count), texts, title=LONG, label="cosine"))
+        assert (out, over) == ([], [])
+
+
+class TestMarks:
+    def test_a_span_and_the_highest_points(self):
+        lines = {"a": [(0, 1.0), (1, 3.0), (2, 2.0)], "b": [(0, float("nan")), (1, 0.0), (2, 5.25)], "c": []}
+        figure = plots.curves(
+            lines, title="t", xlabel="layer", ylabel="y", span=("default: layers 0-1, 4", (0, 1, 4)), peaks="best layer"
+        )
+        axes = drawn(figure).axes[0]
+        labels = [text.get_text() for text in axes.get_legend().get_texts()]
+        assert labels == ["a", "b", "c", "default: layers 0-1, 4", "best layer"]
+        # A run of neighbours is one shade, from half a layer before to half a layer behind.
+        assert [(patch.get_x(), patch.get_width()) for patch in axes.patches] == [(-0.5, 2.0), (3.5, 1.0)]
+        (rings,) = axes.collections
+        assert rings.get_offsets().tolist() == [[1.0, 3.0], [2.0, 5.25]]
+        assert [text.get_text() for text in axes.texts] == ["layer 2: 5.25"]
+
+    def test_without_any_score_nothing_is_marked(self):
+        axes = drawn(plots.curves({"a": []}, title="t", xlabel="x", ylabel="y", peaks="best")).axes[0]
+        assert (len(axes.collections), len(axes.texts)) == (0, 0)

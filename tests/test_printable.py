@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from valuembed import printable as printable_module
-from valuembed.printable import counted, inflected, printable, shortened
+from valuembed.printable import counted, decimals, inflected, printable, shortened
 
 
 def test_controls_become_visible():
@@ -30,6 +30,12 @@ def test_numbers_and_their_nouns():
     assert counted(3, "query", "queries") == "3 queries"
     assert counted(1, "row was", "rows were") == "1 row was"
     assert (inflected(1, "is", "are"), inflected(0, "is", "are"), inflected(0.5, "CPU")) == ("is", "are", "CPUs")
+
+
+def test_decimals_that_tell_apart():
+    # The first digit of the spread, and one more.
+    assert [decimals(0.5, 0.5 + spread) for spread in (0.4, 0.09, 0.006, 0.00007, 1e-9)] == [2, 3, 4, 5, 5]
+    assert (decimals(0.5, 0.5), decimals(0.5, float("nan")), decimals(-1, 100)) == (2, 2, 2)
 
 
 ALWAYS_SEVERAL = {

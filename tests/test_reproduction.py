@@ -203,7 +203,7 @@ class TestFigures:
         assert [bar.get_height() for bar in axes.patches] == pytest.approx(
             [4, 14, 38.82, 68.91, 74.79, 80.54], abs=0.01
         )
-        labels = [label.get_text() for label in axes.get_xticklabels()]
+        labels = [label.get_text().replace("\n", " ") for label in axes.get_xticklabels()]
         assert labels[:3] == ["VA (selected)", "MetaEOL", "mean of hidden states (Qwen3-8B, published)"]
         assert axes.patches[1].get_facecolor() != axes.patches[2].get_facecolor()
 

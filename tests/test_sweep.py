@@ -192,10 +192,13 @@ class TestResults:
         assert paths[2].read_bytes().startswith(b"\x89PNG")
 
     def test_the_figure_draws_each_signal_over_its_layers(self):
-        (axes,) = MADE.figure().axes
+        figure = MADE.figure()
+        (axes,) = figure.axes
         assert [line.get_label() for line in axes.lines] == ["values raw", "hidden last"]
         np.testing.assert_array_equal(axes.lines[0].get_xydata(), [[0, 50.0], [1, 61.234], [2, 61.234]])
-        assert "no template" in axes.get_title()
+        assert "no template" in figure.get_suptitle()
+        labels = [text.get_text() for text in axes.get_legend().get_texts()]
+        assert labels[2:] == ["default of values: layers\n1-2", "best layer of each signal"]
 
     def test_a_folder_that_cannot_be_made(self, tmp_path):
         (tmp_path / "file").write_text("")

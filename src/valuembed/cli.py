@@ -30,7 +30,7 @@ from valuembed.cli_output import new_table, note, print_json, print_table, shown
 from valuembed.cli_texts import given_texts
 from valuembed.commands import app, command, load_encoder
 from valuembed.layers import describe
-from valuembed.printable import counted, inflected
+from valuembed.printable import counted, decimals, inflected
 
 if TYPE_CHECKING:
     from valuembed.model_info import ModelInfo
@@ -90,8 +90,10 @@ def similarity(
         return
     count = len(texts)
     table = new_table("", "text", *map(str, range(1, count + 1)), right=(0, *range(2, count + 2)))
+    others = [float(value) for row, line in enumerate(matrix) for column, value in enumerate(line) if row != column]
+    digits = max(3, decimals(min(others), max(others)))
     for number, (text, row) in enumerate(zip(texts, matrix, strict=True), start=1):
-        table.add_row(str(number), shown(text, 60), *(Text(f"{value:.3f}") for value in row))
+        table.add_row(str(number), shown(text, 60), *(Text(f"{value:.{digits}f}") for value in row))
     print_table(table)
     if plot is not None:
         typer.echo(f"{plot}: written")

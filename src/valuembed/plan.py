@@ -7,7 +7,7 @@ from typing import Any
 
 from valuembed.anatomy import Anatomy
 from valuembed.errors import CheckpointError
-from valuembed.layers import describe, named_layers, resolve_layers
+from valuembed.layers import named_layers, resolve_layers
 from valuembed.printable import inflected
 from valuembed.recipes import Recipe
 
@@ -60,7 +60,7 @@ def resolve_plan(recipe: Recipe, preset: str | None, anatomy: Anatomy, saved: di
     if whole and (missing := [layer for layer in layers if layer >= anatomy.num_layers]):
         given = list(asked) if isinstance(asked, tuple) else asked
         raise CheckpointError(
-            f"layers={given!r} means {named_layers(layers)}, of which {describe(missing)} "
+            f"layers={given!r} means {named_layers(layers)}, and {named_layers(missing)} "
             f"{inflected(len(missing), 'is', 'are')} not here: {gone}; load {whole['name']!r} instead"
         )
     anatomy.width(layers, signal=recipe.signal, weights=recipe.weights, aligned=recipe.aligned)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from textwrap import wrap
 from typing import TYPE_CHECKING, Any
-from unicodedata import east_asian_width
 
+from valuembed.chart_texts import LEGEND, PLAIN, broken, legend_width, name_groups, note_below, title_above, wrapped
 from valuembed.extras import require
 from valuembed.glyphs import Lettering, lettering
 from valuembed.outputs import replacing
-from valuembed.printable import shortened
+from valuembed.printable import decimals, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,15 +27,12 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _SHADES = "YlGnBu"
 _NUMBERED = 12
 _NAMED = 60
-_BESIDE = 44
 _COLUMNS = 56
 _VISIBLE = 1500
+_NO_DIFFERENCE = 1e-5
 
 LABELLED = 8 * _COLUMNS
 """Tokens of a sequence from which on they are only numbered."""
-
-PLAIN: dict[str, Any] = {"parse_math": False}
-"""For every text of a figure: names, files and templates may hold two ``$``, which are no formula."""
 
 
 def bars(scores: Mapping[str, Mapping[str, float]], *, title: str, ylabel: str) -> Figure:
@@ -60,10 +56,7 @@ def bars(scores: Mapping[str, Mapping[str, float]], *, title: str, ylabel: str) 
         if count <= 60:
             labels = ["" if value != value else f"{value:.1f}" for value in values]
             axes.bar_label(drawn, labels, rotation=90, fontsize=7, padding=2)
-    axes.set_xticks(range(len(scores)), list(scores), **PLAIN)
-    if len(scores) > 6:
-        for label in axes.get_xticklabels():
-            label.set(rotation=30, ha="right", rotation_mode="anchor")
+    name_groups(axes, list(scores), (width - 1.0 - legend_width(series)) / len(scores))
     axes.set_ylabel(ylabel, **PLAIN)
     axes.margins(y=0.14)
     axes.grid(axis="y", alpha=0.3)
@@ -73,7 +66,15 @@ def bars(scores: Mapping[str, Mapping[str, float]], *, title: str, ylabel: str) 
     return figure
 
 
-def curves(lines: Mapping[str, Sequence[tuple[float, float]]], *, title: str, xlabel: str, ylabel: str) -> Figure:
+def curves(
+    lines: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    span: tuple[str, Sequence[int]] | None = None,
+    peaks: str | None = None,
+) -> Figure:
     """Values over a quantity, such as scores over layers, one line a series.
 
     Args:
@@ -81,6 +82,8 @@ def curves(lines: Mapping[str, Sequence[tuple[float, float]]], *, title: str, xl
         title: above the figure.
         xlabel: what x is.
         ylabel: what y is, with its unit.
+        span: whole numbers on the x axis to shade, behind what they are called.
+        peaks: what the highest point of a line is called; each is ringed, and the highest of all has its number.
     """
     figure, axes = _new(title, width=9.0, height=4.8)
     # Layers are whole numbers, and an axis must not invent others between them.
@@ -95,6 +98,11 @@ def curves(lines: Mapping[str, Sequence[tuple[float, float]]], *, title: str, xl
             marker=_MARKERS[number % len(_MARKERS)],
             markersize=4,
         )
+    if span is not None:
+        for number, (first, last) in enumerate(_neighbours(span[1])):
+            axes.axvspan(first - 0.5, last + 0.5, color="0.85", zorder=0, label="" if number else span[0])
+    if peaks is not None:
+        _ring(axes, lines, peaks, xlabel)
     axes.xaxis.get_major_locator().set_params(integer=whole)  # type: ignore[call-arg]
     axes.set_xlabel(xlabel, **PLAIN)
     axes.set_ylabel(ylabel, **PLAIN)
@@ -123,14 +131,14 @@ def panels(
     wide = max(1, min(4, len(columns)))
     high = max(1, -(-len(columns) // wide))
     figure = _figure(2.0 + 2.6 * wide, 0.8 + high * (0.7 + 0.2 * len(rows)))
-    figure.suptitle(title, **PLAIN)
+    title_above(figure, title)
     every = figure.subplots(high, wide, sharey=True, squeeze=False).flatten()
     for panel, (name, column) in zip(every, columns.items(), strict=False):
         texts = [written(column.get(row)) for row in rows]
         colours = [_COLOURS[1] if text in best(column) else _COLOURS[0] for text in texts]
         drawn = panel.barh(range(len(rows)), [column.get(row, 0.0) for row in rows], color=colours)
         panel.bar_label(drawn, texts, fontsize=7, padding=2)
-        panel.set_title(name, fontsize=9, **PLAIN)
+        panel.set_title("\n".join(broken(name, 24)), fontsize=9, **PLAIN)
         panel.set_yticks(range(len(rows)), rows, fontsize=8, **PLAIN)
         panel.tick_params(axis="x", labelsize=7)
         panel.margins(x=0.2, y=0.02)
@@ -159,15 +167,16 @@ def matrix(values: NDArray[Any], texts: Sequence[str], *, title: str, label: str
     letters = lettering(texts)
     numbered, named = n <= _NUMBERED, n <= _NAMED
     cell = 0.6 if numbered else 0.24 if named else 7.0 / n
-    beside = [_wrapped(text, letters, 3 if numbered else 1) for text in texts] if named else []
+    beside = [wrapped(text, letters, 3 if numbered else 1) for text in texts] if named else []
     longest = max((size for _, size in beside), default=0)
     figure = _figure(max(4.0, n * cell + 0.07 * longest + 1.8), n * cell + 0.9)
     axes: Axes = figure.subplots()
-    _head(figure, title)
+    title_above(figure, title)
     others = np.where(np.eye(n, dtype=bool), np.nan, values)
     low, high = (np.nanmin(others), np.nanmax(others)) if n > 1 else (0.0, 0.0)
-    # What hardly differs gets no colours that do.
-    middle, half = (low + high) / 2, max(high - low, 0.05) / 2
+    # What does not differ gets no colours that do.
+    middle, half = (low + high) / 2, (high - low if high - low > _NO_DIFFERENCE else 0.05) / 2
+    digits = decimals(low, high)
     # The first of all is number 1.
     image = axes.imshow(
         others, cmap=_SHADES, vmin=middle - half, vmax=middle + half, extent=(0.5, n + 0.5, n + 0.5, 0.5)
@@ -176,7 +185,7 @@ def matrix(values: NDArray[Any], texts: Sequence[str], *, title: str, label: str
     for i, j in np.ndindex(n, n) if numbered else ():
         dark = i != j and values[i, j] > middle + 0.2 * half
         ink = "white" if dark else "black"
-        axes.text(j + 1, i + 1, f"{values[i, j]:.2f}", ha="center", va="center", fontsize=8, color=ink)
+        axes.text(j + 1, i + 1, f"{values[i, j]:.{digits}f}", ha="center", va="center", fontsize=8, color=ink)
     if named:
         axes.set_xticks(range(1, n + 1))
         axes.set_yticks(range(1, n + 1))
@@ -196,7 +205,7 @@ def matrix(values: NDArray[Any], texts: Sequence[str], *, title: str, label: str
     axes.tick_params(length=0 if named else 3, labelsize=8)
     axes.spines[:].set_visible(False)
     _scale(figure, image, [axes], label)
-    _note(figure, letters.note)
+    note_below(figure, letters.note)
     return figure
 
 
@@ -230,7 +239,7 @@ def token_weights(
     row = min(0.24, max(0.1, 5.0 / len(rows)))
     high = (len(rows) + 1.5) * row + (1.1 if labelled else 0.4)
     figure = _figure(max(7.0, 2.0 + (0.24 * columns if labelled else 12.0)), 0.8 + high * len(strips))
-    _head(figure, title)
+    title_above(figure, title)
     every = list(figure.subplots(len(strips), 1, squeeze=False)[:, 0])
     # On an even scale all but a few tokens would be pale.
     norm = PowerNorm(0.5, 0.0, max(full, 1e-9))
@@ -259,7 +268,7 @@ def token_weights(
     bar = _scale(figure, image, every, "weight", extend="max" if beyond else "neither")
     bar.set_ticks(ticks := _round_shares(full), labels=[f"{100 * tick:g}%" for tick in ticks])
     bar.minorticks_off()
-    _note(figure, "; ".join(filter(None, ("black: the text's own tokens", letters.note))))
+    note_below(figure, "; ".join(filter(None, ("black: the text's own tokens", letters.note))))
     return figure
 
 
@@ -284,10 +293,31 @@ def _figure(width: float, height: float) -> Figure:
 def _new(title: str, *, width: float, height: float) -> tuple[Figure, Axes]:
     made = _figure(width, height)
     axes: Axes = made.subplots()
-    axes.set_title(title, **PLAIN)
+    title_above(made, title)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     return made, axes
+
+
+def _ring(axes: Axes, lines: Mapping[str, Sequence[tuple[float, float]]], label: str, quantity: str) -> None:
+    """Ring the highest point of each line, and write at the highest of all what it is."""
+    known = {name: [(x, y) for x, y in points if y == y] for name, points in lines.items()}
+    tops = {name: max(points, key=lambda point: point[1]) for name, points in known.items() if points}
+    if not tops:
+        return
+    places = list(tops.values())
+    ring: dict[str, Any] = {"facecolors": "none", "edgecolors": "black", "linewidths": 1.4, "zorder": 5}
+    axes.scatter([x for x, _ in places], [y for _, y in places], s=80, label=label, **ring)
+    x, y = max(places, key=lambda point: point[1])
+    told = f"{quantity} {x:g}: {y:.2f}"
+    axes.annotate(told, (x, y), (0, 7), textcoords="offset points", ha="center", fontsize=8, **PLAIN)
+    axes.margins(y=0.1)
+
+
+def _neighbours(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Runs of neighbouring whole numbers, each as its first and last."""
+    edges = [place for place in numbers if place - 1 not in numbers], [at for at in numbers if at + 1 not in numbers]
+    return list(zip(*edges, strict=True))
 
 
 def _colour(number: int) -> str:
@@ -298,7 +328,7 @@ def _legend(axes: Axes) -> None:
     """Beside the axes: on top of data it hides what it explains."""
     legend = axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
     for text in legend.get_texts():
-        text.set(**PLAIN)
+        text.set(text="\n".join(broken(text.get_text(), LEGEND)), **PLAIN)
 
 
 def _strips(count: int, labelled: bool) -> list[tuple[int, int]]:
@@ -326,7 +356,7 @@ def _label(axes: Axes, start: int, tokens: Sequence[str], own: Sequence[bool], l
     """Write tokens below their columns, and part the text's own from others."""
     places = range(start + 1, start + 1 + len(tokens))
     # A blank is only seen where there is nothing else.
-    shown = [shortened(token.strip() or "\N{OPEN BOX}" * bool(token), 18) for token in tokens]
+    shown = [shortened(token.strip() or "\N{OPEN BOX}" * bool(token), 30) for token in tokens]
     axes.set_xticks(places, shown, rotation=90, fontfamily=letters.families, **PLAIN)
     for label, mine in zip(axes.get_xticklabels(), own, strict=True):
         label.set(**({"color": "black"} if mine else {"color": "0.5", "style": "italic"}))
@@ -341,16 +371,6 @@ def _round_shares(full: float) -> list[float]:
     return [0.0, *(number for number in rounds if full / 40 <= number <= full)]
 
 
-def _wrapped(text: str, letters: Lettering, lines: int) -> tuple[str, int]:
-    """A text in lines of at most :data:`_BESIDE` letters of Latin width, cut where it is longer, and the widest one."""
-    # Letters of some scripts are twice as wide.
-    factor = 2 if sum(east_asian_width(char) in "WF" for char in text) > len(text) / 2 else 1
-    drawn, width = letters.drawn(" ".join(text.split())), _BESIDE // factor
-    ellipsis = "\N{HORIZONTAL ELLIPSIS}"
-    broken = wrap(drawn, width, max_lines=lines, placeholder=ellipsis) if lines > 1 else [shortened(drawn, width)]
-    return "\n".join(broken), factor * max(map(len, broken), default=0)
-
-
 def _scale(figure: Figure, image: Any, every: list[Axes], label: str, *, extend: str = "neither") -> Any:
     """What the colours mean, on the right."""
     share = min(0.9, 4.0 / figure.get_figheight())
@@ -359,14 +379,3 @@ def _scale(figure: Figure, image: Any, every: list[Axes], label: str, *, extend:
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_visible(False)
     return bar
-
-
-def _head(figure: Figure, title: str) -> None:
-    """A title above everything, in as many lines as the figure's width asks for."""
-    figure.suptitle("\n".join(wrap(title, int(11 * figure.get_figwidth()))), fontsize=11, **PLAIN)
-
-
-def _note(figure: Figure, text: str) -> None:
-    """A line below everything."""
-    if text:
-        figure.supxlabel(text, fontsize=8, color="0.4", **PLAIN)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import floor, log10
+
 # Joiners belong to the spelling of many languages, and to emoji.
 _KEPT = "\u200c\u200d"
 _SIGNS = {"\n": "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}", "\t": "\N{RIGHTWARDS ARROW TO BAR}"}
@@ -37,3 +39,9 @@ def inflected(count: float, one: str, many: str | None = None) -> str:
 def counted(count: int, one: str, many: str | None = None) -> str:
     """A number with its noun in the form that goes with it, such as ``1 row`` or ``2,048 rows``."""
     return f"{count:,} {inflected(count, one, many)}"
+
+
+def decimals(low: float, high: float) -> int:
+    """How many decimals tell numbers between two bounds apart: 2, and up to 5 where they lie close together."""
+    spread = high - low
+    return 2 if not spread > 0 else min(5, max(2, 1 - floor(log10(spread))))

@@ -23,7 +23,7 @@ from valuembed.layers import named_layers
 from valuembed.layerwise import Whole, described, look, not_finite, read_pairs, spearman, versions, warn_truncated
 from valuembed.outputs import replace_text, results_folder
 from valuembed.panel import SIGNALS, Panel, every_layer
-from valuembed.printable import counted
+from valuembed.printable import counted, shortened
 from valuembed.recipes import Recipe
 from valuembed.task_files import StsFile, read_scored
 from valuembed.templates import TemplateSpec
@@ -144,8 +144,16 @@ class Sweep:
     def figure(self) -> Figure:
         """The scores over the layers, one line a signal."""
         lines = {signal: sorted(scores.items()) for signal, scores in self.scores.items()}
-        fed = self._fed if len(self._fed) <= 90 else f"{self._fed[:87]}..."
-        return plots.curves(lines, title=f"{self.model}: {self.task}\n{fed}", xlabel="layer", ylabel=self.metric)
+        values = [signal for signal in self.default if SIGNALS[signal].signal == "value"]
+        default = (f"default of values: {named_layers(self.default_layers)}", self.default_layers) if values else None
+        return plots.curves(
+            lines,
+            title=f"{self.model}: {self.task}\n{shortened(self._fed, 300)}",
+            xlabel="layer",
+            ylabel=self.metric,
+            span=default,
+            peaks="best layer of each signal",
+        )
 
     def write(self, folder: str | os.PathLike[str]) -> list[Path]:
         """Write ``sweep.json``, ``sweep.md`` and ``sweep.png`` into a folder, replacing those of an earlier sweep.
