@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from copy import deepcopy
+from types import NoneType
 
-from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, PretrainedConfig
+import torch
+from transformers import AutoConfig, PretrainedConfig, __version__
 
-from valuembed.checkpoint import Checkpoint, first_line
+from valuembed.checkpoint import Checkpoint
 from valuembed.errors import CheckpointError
 
 
@@ -21,16 +23,26 @@ def read_config(checkpoint: Checkpoint) -> PretrainedConfig:
         config = AutoConfig.from_pretrained(
             checkpoint.location, trust_remote_code=checkpoint.trust_remote_code, **checkpoint.hub
         )
-    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+    except Exception as error:  # families read their configurations each in their own way
         if "trust_remote_code" in str(error):
             raise CheckpointError(
                 f"model {checkpoint.name!r} wants to run code of its own; read that code, and if you trust it load "
                 "with trust_remote_code=True"
             ) from error
+        if "does not recognize this architecture" in str(error):
+            raise CheckpointError(
+                f"model {checkpoint.name!r}: its configuration cannot be read: transformers {__version__} does not "
+                f"know its model_type{_named_type(checkpoint)}; a newer transformers may know it, or code that comes "
+                "with it (trust_remote_code)"
+            ) from error
         nowhere = "" if checkpoint.is_local else " (and there is no folder of that name)"
         raise CheckpointError(
-            f"model {checkpoint.name!r}: its configuration cannot be read: {first_line(error)}{nowhere}"
+            f"model {checkpoint.name!r}: its configuration cannot be read: {_reason(error)}{nowhere}"
         ) from error
+    if not isinstance(dtype := getattr(config, "dtype", None), (str, torch.dtype, NoneType)):
+        raise CheckpointError(
+            f"model {checkpoint.name!r}: its configuration names the precision {dtype!r}, which is none"
+        )
     text_config: PretrainedConfig = config.get_text_config(decoder=True)
     if text_config is not config:
         for inherited in ("quantization_config", "dtype", "auto_map"):
@@ -43,6 +55,21 @@ def read_config(checkpoint: Checkpoint) -> PretrainedConfig:
             f"model {checkpoint.name!r} ({config.model_type}) is an encoder-decoder; a decoder is needed"
         )
     return text_config
+
+
+def _named_type(checkpoint: Checkpoint) -> str:
+    """The model_type of a configuration, behind a blank; empty where it cannot be told."""
+    path = checkpoint.file("config.json")
+    if path is None:
+        return ""
+    with open(path, encoding="utf-8") as file:
+        return f" {json.load(file).get('model_type')!r:.80}"
+
+
+def _reason(error: BaseException) -> str:
+    """Type and first lines of an error: a check of fields names the field in one line and says why in the next."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines[: 3 if lines[0].endswith(':') else 1])}" if lines else repr(error)
 
 
 def cut_config(config: PretrainedConfig, num_layers: int) -> PretrainedConfig:
