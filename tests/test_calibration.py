@@ -405,5 +405,5 @@ class TestLoading:
 
     def test_modules_that_cannot_be_read_are_damage(self, saved):
         (saved / "modules.json").write_text("[{}]")
-        with pytest.raises(CheckpointError, match="its calibration is damaged: 'type'"):
+        with pytest.raises(CheckpointError, match=r"modules\.json .*is damaged: KeyError: 'type'"):
             load(saved)

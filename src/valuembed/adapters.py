@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from valuembed.checkpoint import ADAPTER_CONFIG, BUNDLED, Checkpoint, locate
 from valuembed.errors import CheckpointError, OutputError
 from valuembed.extras import require
-from valuembed.weight_files import INDEX_FILE, SINGLE_FILE, is_needed
+from valuembed.weight_files import INDEX_FILE, SINGLE_FILE, is_needed, remove_saved, remove_weights
 
 ADAPTER_FILE = "adapter_model.safetensors"
 PICKLED_ADAPTER = "adapter_model.bin"
@@ -207,7 +207,7 @@ def _rename_targets(config: Any, model: PreTrainedModel, pattern: re.Pattern[str
         config.modules_to_save = held or None
 
 
-def save(model: PreTrainedModel, folder: str, *, base_name: str, with_base: bool) -> None:
+def save(model: PreTrainedModel, folder: str, *, base_name: str, with_base: bool, own_folder: bool = False) -> None:
     """Write a decoder, and its adapter where it has one.
 
     Args:
@@ -215,6 +215,7 @@ def save(model: PreTrainedModel, folder: str, *, base_name: str, with_base: bool
         folder: where to.
         base_name: hub id of the decoder, or ``"bundled"``.
         with_base: also write the weights under the adapter, so that the folder needs nothing else.
+        own_folder: whether the folder holds an earlier save of this library, whose weights may be removed.
 
     Raises:
         OutputError: the adapters are in a state that a folder cannot record, with what to do about it.
@@ -229,12 +230,15 @@ def save(model: PreTrainedModel, folder: str, *, base_name: str, with_base: bool
     wrapped = _wrappers(model)
     _check_unmerged(wrapped)
     if not wrapped or not getattr(model, "peft_config", None):
+        # Left over from an earlier save, it would be taken for an adapter of this model.
+        remove_saved(folder, ADAPTER_CONFIG, ADAPTER_FILE)
+        remove_weights(folder)
         _write_model(model, folder, wrapped)
-        for stale in (ADAPTER_CONFIG, ADAPTER_FILE):
-            # Left over from an earlier save, it would be taken for an adapter of this model.
-            Path(folder, stale).unlink(missing_ok=True)
         return
     name = _sole_adapter(model, wrapped)
+    if with_base or own_folder:
+        # Weights of an earlier save would be taken for the base of this adapter.
+        remove_weights(folder)
     config = model.peft_config[name]
     # peft would ask a hub about a base that is named; it is named afterwards, in the file.
     config.base_model_name_or_path = None

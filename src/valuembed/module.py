@@ -27,7 +27,9 @@ from valuembed.passes import read_within_memory
 from valuembed.reader import Plan
 from valuembed.recipes import Recipe
 from valuembed.resolution import (
+    CHAT_TEMPLATE,
     CONFIG_FILE,
+    TOKENIZER_FILES,
     Origin,
     find_origin,
     load_tokenizer,
@@ -36,6 +38,7 @@ from valuembed.resolution import (
     token_limit,
 )
 from valuembed.tokenizing import TextTokenizer, TokenRow
+from valuembed.weight_files import remove_saved
 
 
 class ValueTransformer(Transformer):
@@ -265,8 +268,18 @@ class ValueTransformer(Transformer):
         """Write the kept layers (or only the adapter, where the origin can be fetched again), tokenizer and recipe."""
         if not safe_serialization:
             raise RecipeError("safe_serialization=False would write pickled weights; only safetensors are written")
-        adapters.save(self.model, output_path, base_name=self.origin.name, with_base=not self.origin.fetchable)
-        self.processor.save_pretrained(output_path)
+        saved_before = Path(output_path, CONFIG_FILE).is_file()
+        adapters.save(
+            self.model,
+            output_path,
+            base_name=self.origin.name,
+            with_base=not self.origin.fetchable,
+            own_folder=saved_before,
+        )
+        written = {Path(path).name for path in self.processor.save_pretrained(output_path)}
+        if saved_before:
+            # Those of another tokenizer would be read together with this one's.
+            remove_saved(output_path, *{*TOKENIZER_FILES, CHAT_TEMPLATE}.difference(written))
         self.save_config(output_path)
 
     @classmethod

@@ -20,6 +20,7 @@ from valuembed.layers import describe, preset_for, resolve_layers
 from valuembed.prequantized import is_dequantized, quantization_method
 from valuembed.reader import Plan
 from valuembed.recipes import Recipe
+from valuembed.saved_settings import MODULES_FILE, saved_settings
 
 CONFIG_FILE = "valuembed_config.json"
 """What a saved folder records beside weights and tokenizer."""
@@ -29,6 +30,9 @@ TOKENIZER_FILES = (
     *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt", "merges.txt"),
 )
 """Files that a tokenizer is read from, as far as they are there."""
+
+CHAT_TEMPLATE = "chat_template.jinja"
+"""Where a tokenizer's chat template lies."""
 
 NO_LIMIT = 1_000_000
 """Tokenizers write absurd lengths where they know no limit; from here on a number means none."""
@@ -98,7 +102,16 @@ def saved_config(checkpoint: Checkpoint) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise CheckpointError(f"model {checkpoint.name!r}: {CONFIG_FILE} cannot be used: {reason}") from error
+    if (kind := saved_settings(checkpoint).first or "").startswith("sentence_transformers."):
+        raise CheckpointError(f"{_written_over(checkpoint)}: {MODULES_FILE} names {kind} as its first module")
     return saved
+
+
+def _written_over(checkpoint: Checkpoint) -> str:
+    return (
+        f"model {checkpoint.name!r}: {CONFIG_FILE} is of an earlier save; delete it to read the model that lies there "
+        "now, or save again into an empty folder"
+    )
 
 
 def resolve_plan(
@@ -183,6 +196,11 @@ def prepare(
     is_adapter = adapters.find(checkpoint)
     base = adapters.base_of(checkpoint, saved) if is_adapter else checkpoint
     config = read_config(base)
+    if saved and base is checkpoint and saved.get("held_layers", config.num_hidden_layers) != config.num_hidden_layers:
+        raise CheckpointError(
+            f"{_written_over(checkpoint)}: it records {saved['held_layers']} layers, and config.json "
+            f"{config.num_hidden_layers}"
+        )
     anatomy = survey(config, trust_remote_code=base.trust_remote_code)
     plan = resolve_plan(recipe, config, anatomy, saved if base is checkpoint else None)
     held_in = parse_dtype(saved["dtype"]) if saved else checkpoint_dtype(config)

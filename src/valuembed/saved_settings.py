@@ -29,6 +29,7 @@ class SavedSettings:
         default_prompt_name: the one that is used where none is asked for.
         similarity_fn_name: how vectors are compared.
         max_tokens: the longest sequence that is fed.
+        first: class of the first module, the one that turns texts into vectors.
         modules: classes of the modules after the transformer, without normalisation, by their short names.
     """
 
@@ -36,6 +37,7 @@ class SavedSettings:
     default_prompt_name: str | None = None
     similarity_fn_name: Similarity | None = None
     max_tokens: int | None = None
+    first: str | None = None
     modules: tuple[str, ...] = ()
 
     def not_used(self) -> str | None:
@@ -62,6 +64,7 @@ def saved_settings(checkpoint: Checkpoint) -> SavedSettings:
         return SavedSettings()
     settings = _read(checkpoint, SETTINGS_FILE, dict) or {}
     try:
+        first = str(modules[0]["type"]) if modules else None
         types = [str(module["type"]).rpartition(".")[2] for module in modules]
         folder = str(modules[0]["path"]) if modules else ""
         prompts = {str(name): prompt or "" for name, prompt in (settings.get("prompts") or {}).items()}
@@ -84,6 +87,7 @@ def saved_settings(checkpoint: Checkpoint) -> SavedSettings:
         default,
         similarity if similarity in get_args(Similarity) else None,
         limit if isinstance(limit, int) and limit > 0 else None,
+        first,
         tuple(name for name in types if name not in ("Transformer", "ValueTransformer", "Calibration", "Normalize")),
     )
 

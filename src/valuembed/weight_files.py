@@ -19,7 +19,7 @@ from transformers import PretrainedConfig
 
 from valuembed.checkpoint import Checkpoint, first_line
 from valuembed.checkpoint_files import distributed_shards, few, other_weights
-from valuembed.errors import CheckpointError
+from valuembed.errors import CheckpointError, OutputError
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -32,6 +32,8 @@ _LAYER_KEY = re.compile(r"(?:^|\.)(?:layers|h|blocks?)\.(\d+)\.")
 _HEAD_KEY = re.compile(r"(?:^|\.)(?:lm_head|embed_out|score)\.")
 _HEAD_WEIGHT = re.compile(r"(?:^|\.)(?:lm_head|embed_out|output_projection)\.weight$")
 _EMBEDDING_WEIGHT = re.compile(r"(?:^|\.)(?:embed_tokens|embed_in|wte)\.weight$")
+_SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
+
 _COMPUTED = frozenset({"F64", "F32", "F16", "BF16"})
 """Types that are computed in, as safetensors calls them."""
 
@@ -157,6 +159,31 @@ def read_head(checkpoint: Checkpoint, config: PretrainedConfig) -> Tensor:
             "name the model it was made from"
         )
     return head
+
+
+def remove_weights(folder: str) -> None:
+    """Remove the weights that a folder holds, before others take their place.
+
+    Whichever of single file, index and shards is written next, what is left of the others would count instead of it.
+    Removing also leaves alone what a loaded model has mapped into memory, which writing over it would not.
+    """
+    held = os.listdir(folder) if os.path.isdir(folder) else []
+    remove_saved(folder, SINGLE_FILE, INDEX_FILE, *(name for name in held if _SHARD.fullmatch(name)))
+
+
+def remove_saved(folder: str, *names: str) -> None:
+    """Remove files that a save replaces or makes meaningless, as far as they are there.
+
+    Raises:
+        OutputError: one cannot be removed.
+    """
+    for name in names:
+        try:
+            os.remove(os.path.join(folder, name))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise OutputError(f"{name} of an earlier save cannot be removed from {folder}: {error.strerror}") from error
 
 
 def _listed(checkpoint: Checkpoint, config: PretrainedConfig) -> tuple[dict[str, str], str]:
