@@ -74,7 +74,7 @@ def test_a_saved_folder_keeps_its_recipe_unless_asked(folder: Path, tmp_path: Pa
 def test_a_saved_folder_names_its_source_when_layers_are_gone(folder: Path, tmp_path: Path) -> None:
     load(folder, "va", layers=[1]).save_pretrained(str(tmp_path))
     held = "this folder was saved with layers 0-1 of 4"
-    gone = rf"layers=\[3\] means layers 3, of which 3 are not here: {held}; load 'tiny' instead"
+    gone = rf"layers=\[3\] means layer 3, of which 3 is not here: {held}; load 'tiny' instead"
     with pytest.raises(CheckpointError, match=gone):
         load(tmp_path, layers=[3])
     for spec in ("all", "half", 1.0, "0.5:1.0"):
@@ -205,7 +205,7 @@ def test_info_reads_no_weights(folder: Path, tmp_path: Path) -> None:
     seen = info(tmp_path, "aligned_wva", layers=[1, 2])
     assert (seen.num_layers, seen.value_layers, seen.kept_layers) == (4, (0, 1, 2, 3), 3)
     assert (seen.query_heads, seen.value_heads, seen.head_width, seen.model_width, seen.width) == (4, 2, 8, 32, 32)
-    assert seen.not_loaded == ("layers 3", "the final norm", "the language model head")
+    assert seen.not_loaded == ("layer 3", "the final norm", "the language model head")
     loaded = load(folder, "aligned_wva", layers=[1, 2])
     assert seen.weight_bytes == sum(p.numel() * p.element_size() for p in loaded.parameters())
     assert seen.to_dict()["recipe"]["layers"] == [1, 2]
