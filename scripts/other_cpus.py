@@ -31,9 +31,27 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).resolve().parents[1]
 
 QUICK = (
+    "test_pooling.py",
+    "test_reader.py",
     "test_model.py",
-)  # fmt: skip
-"""What is saved and loaded again, read beside the reference, cut, packed, shared and compared with golden vectors."""
+    "test_calibrate.py::test_an_adapter_counts",
+    "test_bundled.py::test_golden_vectors",
+)
+"""What is read and pooled beside the reference, saved and loaded again, and compared with golden vectors."""
+
+HALVES = (
+    "test_bundled.py::test_golden_vectors",
+    "test_adapters.py::test_info_tells_the_precision_that_an_adapter_was_saved_in",
+    "test_adapters.py::test_an_adapter_on_the_bundled_model_is_saved_alone",
+    "test_adapters.py::test_two_round_trips_give_the_same_folder",
+    "test_calibrate.py::TestHead::test_the_bundled_models_own_is_found_by_itself",
+    "test_calibration.py::TestModule::test_is_float32_whatever_the_decoder_is_in",
+    "test_finetune.py::TestWeights::test_on_half_precision_are_float32",
+    "test_finetune.py::TestSaved::test_model_is_the_trained_one_both_ways",
+    "test_cli.py::test_the_sample_is_embedded_and_searched_with_the_bundled_model",
+    "test_docs.py::test_python_blocks_run[README.md]",
+)
+"""What loads the bundled model, whose checkpoint is in bfloat16, or asks for a half precision."""
 
 ENDS = ("failure", "error", "skipped")
 """How a test may end that does not pass, in pytest's report."""
@@ -53,12 +71,14 @@ class Setting:
         means: what it stands for.
         environment: read by the libraries when they are loaded.
         options: of the tests; `tests/conftest.py` has them.
+        quick: the tests that it is worth most for.
         x86: it says something only on x86.
     """
 
     means: str
     environment: dict[str, str] = field(default_factory=dict)
     options: tuple[str, ...] = ()
+    quick: tuple[str, ...] = QUICK
     x86: bool = True
 
     @property
@@ -86,8 +106,8 @@ SETTINGS = (
         {"MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
         ("--shift-weights",),
     ),
-    Setting("a CPU on which half precisions are slow", options=("--half-precision=slow",), x86=False),
-    Setting("a CPU on which half precisions are fast", options=("--half-precision=fast",), x86=False),
+    Setting("a CPU on which half precisions are slow", options=("--half-precision=slow",), quick=HALVES, x86=False),
+    Setting("a CPU on which half precisions are fast", options=("--half-precision=fast",), quick=HALVES, x86=False),
     Setting("two cores for each process", {"OMP_NUM_THREADS": "2"}, x86=False),
 )
 
@@ -121,10 +141,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"no setting holds {options.setting!r}; there are: {', '.join(s.words for s in SETTINGS)}")
     if platform.machine().lower() not in ("x86_64", "amd64"):
         settings = [setting for setting in settings if not setting.x86]
-    tests = numeric_files(ROOT / "tests") if options.all else [f"tests/{name}" for name in QUICK]
+    every = numeric_files(ROOT / "tests") if options.all else None
     good = True
     with ThreadPoolExecutor(options.jobs) as pool:
-        for outcome in pool.map(lambda setting: run(setting, tests), settings):
+        for outcome in pool.map(lambda setting: run(setting, every or setting.quick), settings):
             print(describe(outcome), flush=True)
             good = good and outcome.good
     return 0 if good else 1
@@ -133,11 +153,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def numeric_files(folder: Path) -> list[str]:
     """Every test file that handles numbers."""
     files = sorted(folder.glob("test_*.py"))
-    return [f"tests/{file.name}" for file in files if NUMERIC.search(file.read_text(encoding="utf-8"))]
+    return [file.name for file in files if NUMERIC.search(file.read_text(encoding="utf-8"))]
 
 
 def run(setting: Setting, tests: Sequence[str], root: Path = ROOT) -> Outcome:
-    """Run tests under a setting, in a process of their own."""
+    """Run tests, named within their folder, under a setting, in a process of their own."""
+    tests = [f"tests/{test}" for test in tests]
     environment = {name: value for name, value in os.environ.items() if name not in CLEARED}
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import other_cpus
 import pytest
-from other_cpus import QUICK, ROOT, SETTINGS, Outcome, Setting, describe, main, numeric_files, run
+from other_cpus import HALVES, QUICK, ROOT, SETTINGS, Outcome, Setting, describe, main, numeric_files, run
 
 WORDS = [
     "ATEN_CPU_CAPABILITY=default",
@@ -60,15 +61,21 @@ def test_settings() -> None:
 
 def test_files() -> None:
     found = numeric_files(ROOT / "tests")
-    assert {f"tests/{name}" for name in QUICK} <= set(found)
-    assert {"tests/test_model.py", "tests/test_pooling.py", "tests/test_server_load.py"} <= set(found)
-    assert not {"tests/test_house.py", "tests/test_printable.py"} & set(found)
+    assert {"test_model.py", "test_pooling.py", "test_server_load.py"} <= set(found)
+    assert not {"test_house.py", "test_progress.py"} & set(found)
+
+
+@pytest.mark.parametrize("name", sorted({*QUICK, *HALVES}))
+def test_quick_tests_are_there(name: str) -> None:
+    file, *inside = name.partition("[")[0].split("::")
+    source = (ROOT / "tests" / file).read_text(encoding="utf-8")
+    assert all(re.search(rf"(?:class|def) {part}\b", source) for part in inside)
 
 
 def test_what_fails_is_counted_and_seen_again(project: Path) -> None:
-    outcome = run(Setting("flavours", {"FLAVOUR": "mint"}), ["tests/test_some.py"], project)
+    outcome = run(Setting("flavours", {"FLAVOUR": "mint"}), ["test_some.py"], project)
     assert (outcome.passed, outcome.failed, outcome.skipped) == (2, ("tests/test_some.py::test_broken",), 1)
-    outcome = run(Setting("flavours", {"FLAVOUR": "plum jam"}), ["tests/test_some.py"], project)
+    outcome = run(Setting("flavours", {"FLAVOUR": "plum jam"}), ["test_some.py"], project)
     wrong = "tests/test_some.py::TestIt::test_environment[a b]"
     assert (outcome.passed, outcome.failed) == (1, (wrong, "tests/test_some.py::test_broken"))
     said = describe(outcome)
@@ -81,14 +88,14 @@ def test_what_fails_is_counted_and_seen_again(project: Path) -> None:
 
 
 def test_a_file_that_cannot_be_imported_is_a_failure(project: Path) -> None:
-    outcome = run(SETTINGS[0], ["tests/test_torn.py"], project)
+    outcome = run(SETTINGS[0], ["test_torn.py"], project)
     assert (outcome.passed, outcome.failed, outcome.good) == (0, ("tests/test_torn.py",), False)
     assert "no_such_module" in describe(outcome)
 
 
 def test_no_test_at_all_is_a_failure(project: Path) -> None:
     (project / "tests" / "test_none.py").write_text("")
-    assert not run(SETTINGS[0], ["tests/test_none.py"], project).good
+    assert not run(SETTINGS[0], ["test_none.py"], project).good
 
 
 def test_nothing_comes_in_from_outside(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +104,7 @@ def test_nothing_comes_in_from_outside(project: Path, monkeypatch: pytest.Monkey
     (project / "tests" / "test_clean.py").write_text(
         "import os\ndef test_it():\n    assert not {'MKL_CBWR', 'ATEN_CPU_CAPABILITY'} & set(os.environ)\n"
     )
-    assert run(Setting("as it is"), ["tests/test_clean.py"], project).good
+    assert run(Setting("as it is"), ["test_clean.py"], project).good
 
 
 def test_one_line_a_setting_and_the_exit_code(monkeypatch, capsys) -> None:
@@ -119,7 +126,7 @@ def test_one_line_a_setting_and_the_exit_code(monkeypatch, capsys) -> None:
         .out.rstrip()
         .endswith(f"env OMP_NUM_THREADS=2 {sys.executable} -m pytest -q -p no:cacheprovider x")
     )
-    assert asked[0][1] == [f"tests/{name}" for name in QUICK]
+    assert [tests for _, tests in asked[1:]] == [QUICK] * 5 + [HALVES] * 2 + [QUICK]
     asked.clear()
     monkeypatch.setattr("platform.machine", lambda: "arm64")
     main(["--all"])
