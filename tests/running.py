@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from valuembed import heap, streams
 from valuembed.__main__ import main
-from valuembed.commands import app
+from valuembed.cli import app
 
 
 def run(*arguments: object, stdin: bytes | None = None, width: int = 200) -> Any:
