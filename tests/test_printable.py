@@ -40,12 +40,14 @@ def test_decimals_that_tell_apart():
 
 ALWAYS_SEVERAL = {
     # Numbers that are refused, or do not come here, where they are 1; and an address, which is no number.
+    "adapter_embeddings.py: size:,} rows",
+    "adapter_embeddings.py: trained_on:,} rows",
     "adapters.py: len(names)} adapters",
-    "anatomy.py: shared} layers",
     "calibration.py: b} texts",
     "calibration.py: len(x)} vectors",
-    "calibration.py: self.texts:,} texts",
+    "calibration_record.py: self.texts:,} texts",
     "calls.py: len(texts):,} texts",
+    "corpus.py: len(empty)} inputs",
     "finetune.py: width} steps",
     "index_update.py: self.files.address} vectors",
     "local_tasks.py: len(data.labels)} texts",
@@ -53,7 +55,11 @@ ALWAYS_SEVERAL = {
     "local_tasks.py: len(scored.texts)} texts",
     "local_tasks.py: len(set(data.labels))} classes",
     "local_tasks.py: len(set(scored.labels))} classes",
+    "rows.py: rows:,} rows",
+    "saved_settings.py: self.max_tokens} tokens",
+    "survey.py: shared} layers",
     "task_files.py: len(scores)} scores",
+    "vocabulary.py: rows:,} rows",
 }
 
 

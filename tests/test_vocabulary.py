@@ -179,8 +179,9 @@ class TestJobs:
     def test_a_file_of_nothing_else(self, model, tmp_path):
         texts = tmp_path / "in.txt"
         texts.write_text("<new>\n<newer>\n")
-        done = valuembed.embed_file(model, texts, tmp_path / "out.parquet")
-        assert (done.embedded, done.rejected) == (0, 2)
+        with pytest.raises(InputError, match=r"none of its 2 rows can be used; the first, in line 1: holds the token"):
+            valuembed.embed_file(model, texts, tmp_path / "out.parquet")
+        assert list(tmp_path.iterdir()) == [texts]
 
     def test_a_corpus(self, model, tmp_path):
         texts = tmp_path / "in.txt"

@@ -96,7 +96,9 @@ def embed(
     precision: Annotated[
         str | None,
         typer.Option(
-            help=f"How vectors are stored: {', '.join(PRECISIONS)}.", rich_help_panel=OUTPUT, show_default="float32"
+            help=f"How vectors are stored: {', '.join(PRECISIONS)}. By default it is float32.",
+            rich_help_panel=OUTPUT,
+            show_default=False,
         ),
     ] = None,
     dim: Annotated[
@@ -115,12 +117,17 @@ def embed(
             metavar="COLUMN...",
             help="Columns of the input to keep beside the vectors, such as --keep label date, or 'none'. By default "
             "all of them are kept.",
+            rich_help_panel=INPUT,
             show_default=False,
         ),
     ] = None,
     query: Annotated[
         bool,
-        typer.Option("--query", help="Embed the texts as queries rather than as documents; for texts without OUTPUT."),
+        typer.Option(
+            "--query",
+            help="Embed the texts as queries rather than as documents; for texts without OUTPUT.",
+            rich_help_panel=INPUT,
+        ),
     ] = False,
     compiled: Annotated[
         Compile,
@@ -151,9 +158,9 @@ def embed(
         typer.Option(
             min=0,
             metavar="TOKENS",
-            help="How many tokens a chunk shares with the chunk before it.",
+            help="How many tokens a chunk shares with the chunk before it. By default it shares none.",
             rich_help_panel=FOLDER,
-            show_default="0",
+            show_default=False,
         ),
     ] = None,
     rows_per_shard: Annotated[
@@ -234,8 +241,9 @@ def embed(
 ) -> None:
     """Embed the texts of files, or texts given as arguments.
 
-    Rows of a file without a usable text are set aside in a rejected.jsonl, and the rest goes on. A folder in which a
-    job was begun is gone on with: what it records, its model included, is the default.
+    Rows of a file without a usable text are set aside in a rejected.jsonl, and the rest goes on.
+
+    A folder in which a job was begun is gone on with: what it records, its model included, is the default.
     """
     if precision is not None:
         check_precision(precision)

@@ -33,7 +33,7 @@ def tell_job(output: Path, done: "CorpusSummary") -> None:
 
 def tell_rejected(path: Path, count: int, first: str) -> None:
     """Print how many rows were set aside, where they are listed, and why the first was."""
-    rows = "1 row was" if count == 1 else f"{count:,} rows were"
+    rows = counted(count, "row was", "rows were")
     typer.echo(f"{path}: {rows} set aside, each with its reason; {printable(first)}")
 
 

@@ -157,5 +157,6 @@ def _recorded(parameter: inspect.Parameter, where: str) -> inspect.Parameter:
         option.help = f"{option.help.partition(' By default')[0]} By default it is what {where} records."
         option.show_default = False
     elif parameter.default is not None:
-        option.show_default = parameter.default
+        option.help = f"{option.help} By default it is {parameter.default}."
+        option.show_default = False
     return parameter.replace(default=None, annotation=Annotated[kind, option])

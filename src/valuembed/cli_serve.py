@@ -57,14 +57,18 @@ def serve(
         ),
     ] = None,
     docs: Annotated[
-        bool, typer.Option("--docs/--no-docs", help="Whether /docs and /openapi.json describe the API.")
+        bool,
+        typer.Option(
+            "--docs/--no-docs", help="Whether /docs and /openapi.json describe the API.", rich_help_panel=SERVER
+        ),
     ] = True,
     cors_origin: Annotated[
         list[str] | None,
         typer.Option(
             metavar="ORIGIN",
             help="A site whose pages may call the server from a browser, such as https://app.example.com; * allows "
-            "every site. Can be given several times. Default: none.",
+            "every site. It can be given several times; by default no site may.",
+            rich_help_panel=SERVER,
             show_default=False,
         ),
     ] = None,

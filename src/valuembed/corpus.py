@@ -279,13 +279,15 @@ def _check_done(job: Job, done: CorpusSummary) -> None:
     """Raise where a job that ended well gave nothing; warn of inputs that gave nothing."""
     if not done.embedded and done.rows:
         raise InputError(
-            f"none of {done.rows:,} rows of {done.inputs:,} inputs could be embedded; {done.first_rejected}; remove "
-            f"{job.folder} and give other inputs"
+            f"none of {counted(done.rows, 'row')} of {counted(done.inputs, 'input')} could be embedded; "
+            f"{done.first_rejected}; remove {job.folder} and give other inputs"
         )
     if done.barren:
         named = ", ".join(done.barren[:5]) + (", ..." if len(done.barren) > 5 else "")
         warnings.warn(
-            f"none of the rows of {len(done.barren)} inputs could be embedded: {named}", UserWarning, stacklevel=4
+            f"none of the rows of {counted(len(done.barren), 'input')} could be embedded: {named}",
+            UserWarning,
+            stacklevel=4,
         )
 
 

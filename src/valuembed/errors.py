@@ -26,6 +26,8 @@ from __future__ import annotations
 import traceback
 from collections.abc import Mapping
 
+from valuembed.printable import counted
+
 
 class ValuembedError(Exception):
     """Base class: ``except ValuembedError`` catches what this library raises on purpose."""
@@ -61,7 +63,7 @@ class UnknownTokenError(InputError):
         """For some of so many texts."""
         listed = "; ".join(f"row {row} {reason}" for row, reason in list(reasons.items())[:5])
         more = f"; and {len(reasons) - 5} more" if len(reasons) > 5 else ""
-        error = cls(f"{len(reasons)} of {texts} texts cannot be embedded: {listed}{more}")
+        error = cls(f"{len(reasons)} of {counted(texts, 'text')} cannot be embedded: {listed}{more}")
         error.reasons = dict(reasons)
         return error
 

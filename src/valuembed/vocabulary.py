@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from valuembed.checkpoint import Checkpoint
 from valuembed.errors import InputError, TemplateError, UnknownTokenError
-from valuembed.printable import printable, shortened
+from valuembed.printable import counted, printable, shortened
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -65,7 +65,7 @@ def _lacking(vocabulary: Mapping[str, int], special: Iterable[str], rows: int) -
         else "these are special tokens, which no text holds, but a template can, and such a template is refused"
     )
     return (
-        f"the tokenizer knows {len(beyond):,} {'id' if len(beyond) == 1 else 'ids'} beyond the {rows:,} rows of the "
+        f"the tokenizer knows {counted(len(beyond), 'id')} beyond the {rows:,} rows of the "
         f"embedding matrix: {shown}{more}; {meant}"
     )
 
@@ -94,7 +94,7 @@ def check_rows(rows: Sequence[TokenRow], known: int, texts: TextTokenizer, templ
             wrong = next(token for token in row.ids if token >= known)
             raise InputError(
                 f"template {template!r} and its instruction hold the token {_token(texts, wrong)}, for which the model "
-                f"has no embedding: its matrix has {known:,} rows"
+                f"has no embedding: its matrix has {counted(known, 'row')}"
             )
     if reasons:
         raise UnknownTokenError.of(reasons, len(rows))
@@ -116,7 +116,8 @@ def check_template(template: str, known: int, texts: TextTokenizer) -> None:
     if wrong := [token for token in around if token >= known]:
         raise TemplateError(
             f"template {template!r} puts the token {_token(texts, wrong[0])} around every text, and the model has no "
-            f"embedding for it: its matrix has {known:,} rows; use another template, or resize the matrix and train it"
+            f"embedding for it: its matrix has {counted(known, 'row')}; use another template, or resize the matrix "
+            "and train it"
         )
 
 
