@@ -10,7 +10,7 @@ import pytest
 from fakes import FakeEncoder
 from running import run, succeeds
 
-from valuembed import cli, cli_embed, cli_search, commands
+from valuembed import cli, cli_embed, cli_output, cli_search
 from valuembed.recipes import METHODS
 from valuembed.templates import TEMPLATES
 
@@ -299,7 +299,7 @@ def test_the_program_makes_idle_threads_sleep(tmp_path):
 def test_info_shows_what_is_read():
     result = run("info", "bundled", "--method", "va", "--layers", "half")
     assert result.exit_code == 0
-    assert result.stderr == commands.DEMONSTRATION_NOTE + "\n"
+    assert result.stderr == cli_output.DEMONSTRATION_NOTE + "\n"
     shown = dict(line.split("  ", 1) for line in result.stdout.splitlines() if "  " in line)
     assert shown["model"].strip() == "bundled"
     assert shown["method"].strip() == "va"

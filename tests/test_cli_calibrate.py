@@ -176,7 +176,7 @@ def test_errors_are_one_line(folder, corpus, pairs, tmp_path):
 def test_an_output_that_is_there_is_refused_before_any_work(folder, corpus, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "mine").touch()
-    _, err = run("/no/such/model", "--corpus", corpus, "-o", tmp_path / "a", code=1)
+    _, err = run("someone/none", "--corpus", corpus, "-o", tmp_path / "a", code=1)
     assert err == f"error: output {tmp_path / 'a'} exists and is not empty; choose another name or overwrite it"
 
 

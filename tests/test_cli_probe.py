@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -102,7 +103,7 @@ def test_the_corpus_is_needed_and_what_decides_nothing_is_not_taken(command):
 
 def test_defaults_are_those_of_the_functions():
     for function in (probe.probe_segments, next_token.probe_next_token):
-        defaults = function.__kwdefaults__
+        defaults = {name: one.default for name, one in signature(function).parameters.items()}
         shown = succeeds("probe", "segments" if "tokens" in defaults else "next-token", "--help")
         for name in {"tokens", "segments", "positions", "width"} & defaults.keys():
             assert f"[default: {defaults[name]}]" in shown.replace("\n", " ")

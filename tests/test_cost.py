@@ -219,7 +219,7 @@ class TestErrors:
 
     def test_no_text_in_the_corpus(self, folder, tmp_path):
         (tmp_path / "corpus.txt").write_text("\n \n")
-        with pytest.raises(InputError, match=r"corpus .*corpus\.txt holds no usable text"):
+        with pytest.raises(InputError, match=r"^input .*corpus\.txt holds no text: all 2 rows are blank$"):
             measure_cost(folder, ["va"], corpus=tmp_path / "corpus.txt")
         with pytest.raises(InputError, match="give one of texts and corpus"):
             measure_cost(folder, ["va"], [TEXT], corpus=tmp_path / "corpus.txt")

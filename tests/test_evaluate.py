@@ -251,7 +251,8 @@ class TestTitles:
         rows = pairs()
         other = tmp_path / "other"
         other.mkdir()
-        (other / "pairs.jsonl").write_text(json.dumps(rows[0]) + "\n" + json.dumps({**rows[1], "score": 9}) + "\n")
+        changed = [rows[0], {**rows[1], "score": 9}, rows[2]]
+        (other / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in changed))
         first = write("pairs.jsonl", rows)
         both = write("x.jsonl", rows).rename(tmp_path / "x.jsonl")
         found = evaluate(folder, ["va"], [f"sts:{first}", f"sts:{other / 'pairs.jsonl'}", f"sts:{both}"])

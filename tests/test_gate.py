@@ -213,7 +213,7 @@ def test_a_full_server_refuses_before_it_reads(engine):
         with connect(url, b"Content-Length: 14\r\n", body=b'{"input": "x"}') as first:
             assert engine.entered.wait(20)
             with connect(url, b"Content-Length: 400\r\n") as second:
-                message = "the server is full: 1 requests are being served; try again in 1 s"
+                message = "the server is full: 1 request is being served; try again in 1 s"
                 assert answer_on(second) == (429, message)
             client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
             with client, pytest.raises(openai.RateLimitError) as caught:

@@ -68,7 +68,7 @@ LONG = {
 def test_an_interrupt_says_what_is_kept(command, tmp_path, monkeypatch):
     function, arguments, said = LONG[command]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(commands, "DEMONSTRATION_NOTE", "note")
+    monkeypatch.setattr("valuembed.cli_output.DEMONSTRATION_NOTE", "note")
     monkeypatch.setattr(function, interrupt)
     told = fails(*command.split(), *arguments, "-o", "out", code=130)
     assert told.removeprefix("note ") == "interrupted; nothing was written"

@@ -187,7 +187,7 @@ def test_info_asks_a_hub_for_no_weights(tmp_path, of_28_layers):
     with fake_hub("someone/tiny", of_28_layers) as hub:
         found = valuembed.info("someone/tiny", layers="14:21", cache_folder=str(tmp_path / "cache"))
     assert found.kept_layers == 21
-    assert hub.sent == {"config.json"}
+    assert hub.sent == {"config.json", "tokenizer.json", "tokenizer_config.json"}
     assert not [name for name in hub.asked if "safetensors" in name]
 
 

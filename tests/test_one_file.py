@@ -332,7 +332,7 @@ def test_the_bar_moves_with_every_step_of_the_model(tmp_path, source, monkeypatc
             moved.append(n)
             self.n += n
 
-    monkeypatch.setattr(tqdm.auto, "tqdm", Bar)
+    monkeypatch.setattr("valuembed.one_file.track", lambda show, **about: Bar(disable=True, **about))
     embed_file(Stepping(), source, tmp_path / "out.parquet")
     # A step for each of ten texts, then the two rows that were set aside.
     assert moved == [1] * 10 + [2]

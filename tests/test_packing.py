@@ -155,7 +155,7 @@ class TestEncoder:
         model = valuembed.load(folder, "va")
         model.reader.lane = "packed"
         model.encode(TEXTS)
-        monkeypatch.setattr("valuembed.module.packed_up_to", None)
+        monkeypatch.setattr("valuembed.value_reader.packed_up_to", None)
         model.encode(TEXTS)
 
 

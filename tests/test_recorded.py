@@ -173,7 +173,7 @@ def test_search_takes_the_model_of_a_file(asked, tmp_path):
     assert "template" not in asked[-1]
     assert fails("search", "ab", "--in", path, "--method", "va").startswith(f"error: {path} was made by model 'fake'")
     assert len(asked) == 1, "a model was loaded for nothing"
-    assert "Default: what SOURCE records." in run("search", "--help").stdout
+    assert "By default it is what SOURCE records." in run("search", "--help").stdout
 
 
 def test_an_index_keeps_the_record(tmp_path, asked):

@@ -235,7 +235,7 @@ class TestOtherTasks:
         assert (model, tasks) == (folder, ["Banking77"])
         assert list(recipes) == [*(f"values raw@{layer}" for layer in range(4)), "values raw@default"]
         assert {recipe.template for recipe in recipes.values()} == {(TEMPLATE,)}
-        assert options == {"output": tmp_path / "scores", "progress": False, "max_tokens": 9}
+        assert options == {"output": tmp_path / "scores", "progress": True, "max_tokens": 9}
         assert found.details["origin"]["name"] == folder.name
         # A layer that evaluate gave no score is missing.
         assert (found.scores, found.default) == ({"values raw": {0: 1.0, 2: 3.0}}, {"values raw": 2.0})

@@ -58,7 +58,7 @@ def test_the_header_tells_what_separates_the_columns(tmp_path, name, content):
 
 def test_a_header_of_several_lines_and_the_lines_behind_it(tmp_path):
     path = written(tmp_path, "a.csv", '"the\nid";text\n1;x\n2\n')
-    assert list(read_rows(path)) == [Row(0, "x"), Rejected(4, "1 fields where the header has 2")]
+    assert list(read_rows(path)) == [Row(0, "x"), Rejected(4, "1 field where the header has 2")]
 
 
 @pytest.mark.parametrize(

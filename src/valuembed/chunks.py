@@ -15,6 +15,7 @@ from valuembed.encoder import ValueEncoder
 from valuembed.errors import InputError
 from valuembed.offsets import token_starts
 from valuembed.printable import counted, inflected
+from valuembed.text_encoder import TextEncoder
 
 WINDOW = 100_000
 """Characters tokenized at a time: a document may be a whole library."""
@@ -68,7 +69,7 @@ class Cutter:
         Raises:
             InputError: numbers that mean nothing, or a chunk that does not fit into the model beside its template.
         """
-        if not isinstance(model, ValueEncoder):
+        if not isinstance(model, (ValueEncoder, TextEncoder)):
             raise InputError(f"chunk={tokens}: documents are cut for a model of valuembed.load, not {type(model)}")
         cutter = cls(model.reader.texts.tokenizer, tokens, overlap)
         room = _room(model)
@@ -156,7 +157,7 @@ def _between_characters(text: str, starts: list[int], token: int) -> bool:
     return not (joined or mark or jamo or flag)
 
 
-def _room(model: ValueEncoder) -> int | None:
+def _room(model: ValueEncoder | TextEncoder) -> int | None:
     """How many tokens of a text fit beside the longest of its templates; None without a limit."""
     reader = model.reader
     if reader.max_tokens is None:

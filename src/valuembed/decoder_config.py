@@ -47,7 +47,7 @@ def read_config(checkpoint: Checkpoint) -> PretrainedConfig:
         raise CheckpointError(
             f"model {checkpoint.name!r}: its configuration cannot be read: {reason}{nowhere}"
         ) from error
-    if not isinstance(dtype := getattr(config, "dtype", None), (str, torch.dtype, NoneType)):
+    if not isinstance(dtype := getattr(config, "dtype", None), (str, dict, torch.dtype, NoneType)):
         raise CheckpointError(
             f"model {checkpoint.name!r}: its configuration names the precision {dtype!r}, which is none"
         )

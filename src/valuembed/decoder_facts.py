@@ -20,7 +20,8 @@ from valuembed.new_file import NewFile
 
 CACHE_VARIABLE = "VALUEMBED_CACHE"
 """Environment variable that names the folder for what is kept; empty for none."""
-BUNDLED_FACTS = Path(__file__).parent / BUNDLED / "decoder_facts.json"
+BUNDLED_FACTS = Path(__file__).with_name("bundled_decoder.json")
+"""The facts of the bundled model, beside its folder: what is in that decides its vectors."""
 
 _MADE_BY = ("survey.py", "decoder_config.py", "anatomy.py", "layers.py", "decoder_facts.py")
 
