@@ -395,6 +395,7 @@ def test_adapters_put_on_by_peft_itself_are_saved_and_merged(in_place: bool, fol
     adapted = reload_both_ways(model, tmp_path / "adapter")
     assert (tmp_path / "adapter" / WEIGHTS).is_file()
     model.reader.model = around.merge_and_unload()
-    assert_same_vectors(model, adapted, TEXTS)
+    # Merged, the two products are one: other sums, and so another rounding.
+    assert_same_vectors(model, adapted, TEXTS, tolerance=1e-5)
     reload_both_ways(model, tmp_path / "merged")
     assert not (tmp_path / "merged" / CONFIG).exists()

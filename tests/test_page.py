@@ -13,6 +13,7 @@ from serving import running, until, vector_of
 
 import valuembed
 from valuembed.admission import Limits
+from valuembed.printable import decimals
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
 
@@ -77,7 +78,11 @@ def shown(part):
 
 
 def numbers(vectors):
-    return [[f"{value:.2f}".replace("-0.00", "0.00") for value in row] for row in vectors @ vectors.T]
+    matrix = vectors @ vectors.T
+    others = matrix[~np.eye(len(matrix), dtype=bool)]
+    digits = decimals(others.min(), others.max())
+    zero = f"{0:.{digits}f}"
+    return [[f"{value:.{digits}f}".replace(f"-{zero}", zero) for value in row] for row in matrix]
 
 
 def cells(tab, side):
