@@ -47,17 +47,18 @@ def limited(monkeypatch):
 def test_half_the_budget_goes_on_and_loses_nothing(folder, limited, caplog, method, error):
     model = valuembed.load(folder, method, dtype="float32")
     longest = max(len(row.ids) for row in model.reader.tokenize_texts(TEXTS, None, None)[0])
-    model.reader.tokens_per_step = 8192
-    texts = TEXTS * 20
+    usual = 32 * longest
+    model.reader.tokens_per_step = usual
+    texts = TEXTS * 2
     expected = model.encode(texts)
     tried = limited(8 * longest, error)
     with caplog.at_level(logging.WARNING, logger="valuembed"):
         made = model.encode(texts)
     np.testing.assert_allclose(made, expected, atol=1e-6)
-    # 8192 halved until steps fit, and no further.
+    # Halved until steps fit, and no further.
     halvings = len(caplog.records)
     assert halvings >= 1
-    assert model.reader.tokens_per_step == 8192 // 2**halvings >= 4 * longest
+    assert model.reader.tokens_per_step == usual // 2**halvings >= 4 * longest
     assert sum(size > 8 * longest for size in tried) == halvings
     assert caplog.messages[-1] == f"out of memory: going on with steps of {model.reader.tokens_per_step} tokens"
     # The next call begins with what fits.
