@@ -177,10 +177,10 @@ def test_an_input_without_use_that_is_long_is_warned_of(loaded):
     Path("b.txt").write_text("one\n")
     result = run("embed", "a.txt", "b.txt", "-o", "out")
     assert result.exit_code == 0
-    assert "warning: none of the rows of 1 inputs could be embedded: a.txt" in result.stderr
+    assert "warning: none of the rows of 1 input could be embedded: a.txt" in result.stderr
     assert "1,001 rows were set aside, each with its reason; the first, a.txt, row 1: not valid UTF-8" in result.stdout
     message = fails("embed", "a.txt", "-o", "alone")
-    assert "none of 1,001 rows of 1 inputs could be embedded; the first, a.txt, row 1: not valid UTF-8" in message
+    assert "none of 1,001 rows of 1 input could be embedded; the first, a.txt, row 1: not valid UTF-8" in message
 
 
 def test_search_and_similarity_read_stdin(loaded):
