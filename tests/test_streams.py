@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -133,6 +134,13 @@ class TestErrorsOfTheSystem:
 
 
 class TestCtrlC:
+    @pytest.fixture(autouse=True)
+    def _in_the_foreground(self) -> Iterator[None]:
+        """A shell that starts the tests in the background has them ignore the signal."""
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+        signal.signal(signal.SIGINT, before)
+
     def test_while_a_command_runs(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("valuembed.cli.load_encoder", lambda options: signal.raise_signal(signal.SIGINT))
         ended = started("similarity", "a", "b")
