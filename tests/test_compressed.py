@@ -4,6 +4,7 @@ import gzip
 import io
 import struct
 import zipfile
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +15,8 @@ from valuembed.compressed import open_stream, read_content
 from valuembed.errors import InputError
 from valuembed.rows import Row, count_rows, read_rows
 
+# The time stays out of what names a test: workers that run the tests side by side have to agree on the names.
+gz = partial(gzip.compress, mtime=0)
 zstd = zstandard.ZstdCompressor().compress
 LINES = b"one\ntwo\n"
 
@@ -27,10 +30,10 @@ def written(folder, name, content):
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("padded.txt.gz", gzip.compress(LINES) + b"\0" * 1000),
-        ("members.txt.gz", gzip.compress(LINES[:4]) + gzip.compress(LINES[4:])),
-        ("padded-members.txt.gz", gzip.compress(LINES[:4]) + b"\0" * 512 + gzip.compress(LINES[4:]) + b"\0"),
-        ("empty-member.txt.gz", gzip.compress(b"") + gzip.compress(LINES)),
+        ("padded.txt.gz", gz(LINES) + b"\0" * 1000),
+        ("members.txt.gz", gz(LINES[:4]) + gz(LINES[4:])),
+        ("padded-members.txt.gz", gz(LINES[:4]) + b"\0" * 512 + gz(LINES[4:]) + b"\0"),
+        ("empty-member.txt.gz", gz(b"") + gz(LINES)),
         ("frames.txt.zst", zstd(LINES[:4]) + zstd(LINES[4:])),
         ("skippable.txt.zst", struct.pack("<II", 0x184D2A57, 5) + b"hello" + zstd(LINES)),
     ],
@@ -43,7 +46,7 @@ def test_packed_files_are_read_as_the_usual_tools_read_them(tmp_path, name, cont
 
 
 def test_what_stands_behind_gzip_content_is_ignored_with_a_warning(tmp_path):
-    path = written(tmp_path, "a.txt.gz", gzip.compress(LINES) + b"trailing")
+    path = written(tmp_path, "a.txt.gz", gz(LINES) + b"trailing")
     with pytest.warns(UserWarning, match=r"a\.txt\.gz: what stands behind the end of its gzip content is no gzip, and"):
         assert [row.text for row in read_rows(path)] == ["one", "two"]
 
@@ -51,9 +54,9 @@ def test_what_stands_behind_gzip_content_is_ignored_with_a_warning(tmp_path):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (gzip.compress(LINES)[:-9], "Truncated compressed stream"),
-        (gzip.compress(LINES)[:-1], "Truncated compressed stream"),
-        (gzip.compress(LINES)[:-8] + b"\1" * 8, "gzip decompress failed: CRC check failed"),
+        (gz(LINES)[:-9], "Truncated compressed stream"),
+        (gz(LINES)[:-1], "Truncated compressed stream"),
+        (gz(LINES)[:-8] + b"\1" * 8, "gzip decompress failed: CRC check failed"),
         (b"\0" * 100, "gzip decompress failed: Not a gzipped file"),
     ],
 )
@@ -81,16 +84,16 @@ def parquet():
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", gzip.compress(LINES), r"a\.jsonl is gzip, which its name does not say; name it a\.jsonl\.gz$"),
+        ("a.jsonl", gz(LINES), r"a\.jsonl is gzip, which its name does not say; name it a\.jsonl\.gz$"),
         ("a.txt", zstd(LINES), r"a\.txt is zstd, which its name does not say; name it a\.txt\.zst$"),
-        ("a.txt.zst", gzip.compress(LINES), r"a\.txt\.zst is gzip, .*; name it a\.txt\.gz$"),
+        ("a.txt.zst", gz(LINES), r"a\.txt\.zst is gzip, .*; name it a\.txt\.gz$"),
         (
             "a.csv",
             zipped(),
             r"a\.csv is a zip archive, as \.xlsx and \.docx are, .*; unpack, convert or rename it first",
         ),
         ("a.jsonl", parquet(), r"a\.jsonl is Parquet, which its name does not say; unpack, convert or rename it first"),
-        ("a.parquet", gzip.compress(LINES), r"a\.parquet is gzip, which its name does not say; unpack, convert or"),
+        ("a.parquet", gz(LINES), r"a\.parquet is gzip, which its name does not say; unpack, convert or"),
         ("a.parquet", b"id,text\n", r"a\.parquet is no readable Parquet file: "),
         ("a.jsonl.gz", LINES, r"a\.jsonl\.gz is no readable \.gz file: it is not gzip; .*, rename it without \.gz$"),
     ],
@@ -105,7 +108,7 @@ def test_a_text_may_begin_as_parquet_does(tmp_path):
 
 
 def test_a_stream_says_how_much_was_read(tmp_path):
-    path = written(tmp_path, "a.txt.gz", gzip.compress(LINES))
+    path = written(tmp_path, "a.txt.gz", gz(LINES))
     with open_stream(path) as stream:
         stream.file.read()
         assert stream.position == path.stat().st_size

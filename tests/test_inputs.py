@@ -188,7 +188,7 @@ def test_one_text_is_one_however_it_is_wrapped(one):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"b", "a"}, "set where texts are expected: a set has no order to return vectors in; give a list of strings"),
+        ({"a"}, "set where texts are expected: a set has no order to return vectors in; give a list of strings"),
         ({"text": "a"}, "dict where texts are expected: give the text in a dict, such as row\\['text'\\]"),
         (b"a", "bytes where texts are expected: decode bytes first, such as data.decode\\('utf-8'\\)"),
         (bytearray(b"a"), "bytearray where texts are expected: decode bytes first"),

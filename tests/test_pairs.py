@@ -115,7 +115,7 @@ class TestReading:
         assert read_training_pairs(write(b"\r\n".join(lines), ".csv")).texts == expected
 
     def test_packed_in_several_parts_is_read_to_the_end(self, write):
-        parts = [gzip.compress(b"anchor,positive\na,b\n", mtime=0), gzip.compress(b"c,d\n")]
+        parts = [gzip.compress(b"anchor,positive\na,b\n", mtime=0), gzip.compress(b"c,d\n", mtime=0)]
         assert read_training_pairs(write(b"".join(parts), ".csv.gz")).texts["anchor"] == ["a", "c"]
 
     def test_parquet_of_many_row_groups_and_categories(self, tmp_path):
