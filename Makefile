@@ -39,10 +39,11 @@ test: $(READY) ## run the tests
 test-cpus: $(READY) ## run the numeric tests again, as other CPUs would compute them
 	HF_HUB_OFFLINE=1 $(BIN)/python scripts/other_cpus.py
 
-check: $(READY) ## format, lint and types
+check: $(READY) ## format, lint, types, and which room imports which
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 fix: $(READY) ## format, and repair what the linter can
 	$(BIN)/ruff format .

@@ -31,15 +31,15 @@ from safetensors.torch import save_file
 from scipy.stats import spearmanr
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from valuembed import plots
-from valuembed.checkpoint import locate
-from valuembed.evaluate import evaluate
-from valuembed.fingerprint import content_digest
-from valuembed.panel import Panel
-from valuembed.recipes import METHODS
-from valuembed.results import versions
-from valuembed.sweep import sweep
-from valuembed.task_files import read_sts
+from valuembed.analysis.layer_sweep import sweep
+from valuembed.backbone.checkpoints.location import locate
+from valuembed.backbone.digests import content_digest
+from valuembed.data.labelled import read_sts
+from valuembed.evaluation.results import versions
+from valuembed.evaluation.runner import evaluate
+from valuembed.models.panel import Panel
+from valuembed.recipes.recipe import METHODS
+from valuembed.reporting import plots
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from shapes import Shape
 
-from valuembed.recipes import METHODS
+from valuembed.recipes.recipe import METHODS
 
 PROMPT_EOL = METHODS["prompt_eol"].template[0]
 META_EOL = METHODS["meta_eol"].template
@@ -43,7 +43,7 @@ def ours(
 ) -> Contender:
     """This library with its defaults, but for ``options``; ``weights`` is a precision in place of everyone's."""
     import valuembed
-    from valuembed.heap import tune_memory
+    from valuembed.execution.cpu_memory import tune_memory
 
     # As the command line and the server do.
     tune_memory()

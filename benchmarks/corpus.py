@@ -46,8 +46,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 import valuembed
-from valuembed.heap import tune_memory
-from valuembed.rows import Row, read_rows
+from valuembed.data.text_rows import Row, read_rows
+from valuembed.execution.cpu_memory import tune_memory
 
 HERE = Path(__file__).parent
 FILES = 4
@@ -55,7 +55,7 @@ WORDS = "the of and to in a is that for it as was with be by on not he his but a
 JOB = """
 import json, sys
 import valuembed
-from valuembed.heap import tune_memory
+from valuembed.execution.cpu_memory import tune_memory
 
 inputs, output, model, dtype, rows = sys.argv[1:]
 
@@ -201,7 +201,7 @@ class Mortal:
 
 def on_ray(texts: list[str], model: str, dtype: str, work: Path) -> tuple[int, float, int]:
     """Rows that are there exactly once, the largest difference of a number, and how many workers there were."""
-    from valuembed.corpus_ray import embed_corpus_on_ray
+    from valuembed.corpus.ray_job import embed_corpus_on_ray
 
     inputs, notes = work / "ray-in", work / "notes"
     notes.mkdir()

@@ -36,8 +36,8 @@ ROWS = {
 # Run in a process of its own: train if asked to, then score with mteb's metric.
 CODE = """
 import json, sys
-from valuembed.evaluate import evaluate
-from valuembed.finetune import train
+from valuembed.evaluation.runner import evaluate
+from valuembed.training.finetune import train
 told = json.loads(sys.argv[1])
 model, spent, trained, steps = told["model"], 0.0, 0, 0
 if told["scope"]:
@@ -89,7 +89,7 @@ def main() -> None:
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
 
-    from valuembed.training_settings import TrainSettings
+    from valuembed.training.settings import TrainSettings
 
     settings = TrainSettings(epochs=args.epochs)
     lines = [

@@ -23,10 +23,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import valuembed
-from valuembed.evaluate import evaluate
-from valuembed.results import versions
-from valuembed.sweep import sweep
-from valuembed.task_files import read_sts
+from valuembed.analysis.layer_sweep import sweep
+from valuembed.data.labelled import read_sts
+from valuembed.evaluation.results import versions
+from valuembed.evaluation.runner import evaluate
 
 HERE = Path(__file__).parent
 GROUPS = {"none": ["va", "aligned_va", "hidden_mean"], "prompt_eol": ["wva", "aligned_wva", "prompt_eol"]}
@@ -81,10 +81,11 @@ def main() -> None:
         ],
     }
     options = f"'{args.model}', dtype='{args.dtype}', template='prompt_eol'"
-    setup = "import valuembed\nfrom valuembed.task_files import read_sts\n"
+    setup = "import valuembed\nfrom valuembed.data.labelled import read_sts\n"
     setup += f"pairs = read_sts({pairs.paths[0].as_posix()!r})\n"
     memory = {
-        "sweep of all layers and signals": f"from valuembed.sweep import sweep\nsweep({options}, task={args.task!r})",
+        "sweep of all layers and signals": "from valuembed.analysis import sweep\n"
+        f"sweep({options}, task={args.task!r})",
         "full-depth encode of the same texts": f"{setup}model = valuembed.load({options}, method='prompt_eol')\n"
         "model.encode([*pairs.sentences1, *pairs.sentences2])",
     }

@@ -29,8 +29,8 @@ from throughput import contenders, three, wrap
 from torch import Tensor
 
 import valuembed
-from valuembed.evaluate import evaluate
-from valuembed.task_files import read_sts
+from valuembed.data.labelled import read_sts
+from valuembed.evaluation.runner import evaluate
 
 HERE = Path(__file__).parent
 WEIGHTS = ("float32", "bfloat16", "int8", "fp8")

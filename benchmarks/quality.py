@@ -26,16 +26,16 @@ from pathlib import Path
 
 import pyarrow
 
-from valuembed import plots
-from valuembed.calibrate import fit_calibrations, sample_texts
-from valuembed.calibration_report import report_calibration
-from valuembed.evaluate import evaluate
-from valuembed.layers import describe
-from valuembed.panel import Panel
-from valuembed.recipes import Recipe, resolve_recipe
-from valuembed.results import Evaluation, versions
-from valuembed.select import select_layers
-from valuembed.sweep import sweep
+from valuembed.analysis.calibration_fit import fit_calibrations, sample_texts
+from valuembed.analysis.calibration_report import report_calibration
+from valuembed.analysis.layer_selection import select_layers
+from valuembed.analysis.layer_sweep import sweep
+from valuembed.evaluation.results import Evaluation, versions
+from valuembed.evaluation.runner import evaluate
+from valuembed.models.panel import Panel
+from valuembed.recipes.layers import describe
+from valuembed.recipes.recipe import Recipe, resolve_recipe
+from valuembed.reporting import plots
 
 HERE = Path(__file__).parent
 DEV = "STSBenchmark.en.dev.jsonl"

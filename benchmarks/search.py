@@ -31,12 +31,12 @@ from typing import Any
 import numpy as np
 
 import valuembed
-from valuembed.corpus import embed_file, read_rows
-from valuembed.embedding_files import EmbeddingFiles
-from valuembed.hits import embed_query
-from valuembed.index import APPROXIMATE_FROM, Index, build_index
-from valuembed.rows import Row
-from valuembed.search import nearest
+from valuembed.corpus.job import embed_file, read_rows
+from valuembed.data.text_rows import Row
+from valuembed.search.exact import nearest
+from valuembed.search.index import APPROXIMATE_FROM, Index, build_index
+from valuembed.search.results import embed_query
+from valuembed.vectors.reader import EmbeddingFiles
 
 HERE = Path(__file__).parent
 K = 10
@@ -180,7 +180,7 @@ def run(args: argparse.Namespace, work: Path) -> list[str]:
         None,
     )
 
-    imports = "import lancedb, tqdm.auto\nfrom valuembed.index import build_index\n"
+    imports = "import lancedb, tqdm.auto\nfrom valuembed.search.index import build_index\n"
     building = f"build_index({str(source)!r}, {str(work / 'again')!r}, approximate_from=1)"
     command = f"--rows {args.rows} --queries {args.queries} --model {args.model} --method {args.method}"
     command += f" --layers {args.layers}" if args.layers else ""

@@ -48,7 +48,7 @@ OVERLOAD = 10
 def offline(told: Connection, model: str, texts: list[str], dtype: str) -> None:
     """Encode all texts whenever told to; seconds, seconds of CPU, and the vectors."""
     import valuembed
-    from valuembed.heap import tune_memory
+    from valuembed.execution.cpu_memory import tune_memory
 
     tune_memory()
     encoder = valuembed.load(model, dtype=dtype)

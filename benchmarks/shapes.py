@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen3Config
 
-from valuembed.checkpoint import locate
+from valuembed.backbone.checkpoints.location import locate
 
 VOCABULARY = 8192
 SENTENCES = Path(__file__).parents[1] / "examples" / "sentences.txt"

@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from valuembed.results import versions
+from valuembed.evaluation.results import versions
 from valuembed.testing import tiny_checkpoint
 
 HERE = Path(__file__).parent

@@ -38,7 +38,7 @@ def shares(path: str, method: str, dtype: str, count: int, compiled: bool) -> di
     from torch.profiler import ProfilerActivity, profile
 
     import valuembed
-    from valuembed.heap import tune_memory
+    from valuembed.execution.cpu_memory import tune_memory
 
     tune_memory()
     torch.set_num_threads(os.cpu_count() or 1)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from valuembed.checkpoint import LoadedFrom
+from valuembed.backbone.checkpoints.location import LoadedFrom
 
 
 class FakeEncoder:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from valuembed import dtypes
+from valuembed.backbone import dtypes
 
 BOUNDARY = 64
 """Bytes on whose multiples torch places what it allocates on a CPU."""

@@ -6,7 +6,7 @@ import numpy as np
 from serving import FakeEngine, vector_of
 
 from valuembed.errors import InputError, ReadingError
-from valuembed.playground import SERVED, Choice, Playground, WeighedText, WeighedToken
+from valuembed.serving.playground.api import SERVED, Choice, Playground, WeighedText, WeighedToken
 
 KEY = "sk-a-secret-key"
 

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import pytest
 from typer.testing import CliRunner
 
-from valuembed import heap, streams
 from valuembed.__main__ import main
-from valuembed.cli import app
+from valuembed._utils import streams
+from valuembed.cli.main import app
+from valuembed.execution import cpu_memory
 
 
 def run(*arguments: object, stdin: bytes | None = None, width: int = 200) -> Any:
@@ -56,7 +57,7 @@ def started(*arguments: object, encoding: str = "utf-8", stdout: io.RawIOBase | 
     before = signal.getsignal(signal.SIGINT), sys.unraisablehook
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["valuembed", *map(str, arguments)])
-        patch.setattr(heap, "tune_memory", lambda: None)
+        patch.setattr(cpu_memory, "tune_memory", lambda: None)
         for name in ("stdout", "stderr"):
             patch.setattr(sys, f"__{name}__", getattr(sys, f"__{name}__"))
         buffer = results if stdout is None else io.BufferedWriter(stdout)

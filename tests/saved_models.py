@@ -15,7 +15,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from valuembed.encoder import ValueEncoder
+from valuembed.models.encoder import ValueEncoder
 
 TOLERANCE = 1e-6
 """Between numbers of the size of 1 that were computed in float32."""

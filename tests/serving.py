@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from valuembed.addresses import listen
-from valuembed.embedding_jobs import Engine, Tokenized
 from valuembed.errors import InputError, ReadingError, TemplateError
-from valuembed.server import Server, create_app, read_keys, serve
+from valuembed.serving.addresses import listen
+from valuembed.serving.jobs import Engine, Tokenized
+from valuembed.serving.server import Server, create_app, read_keys, serve
 
 WIDTH = 32
 

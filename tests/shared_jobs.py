@@ -58,12 +58,12 @@ def start(
         import resource, sys, time
         import numpy, pyarrow.parquet
         from fakes import FakeEncoder
-        from valuembed import corpus
+        from valuembed.corpus import job
         from valuembed.errors import ValuembedError
 
         inputs, output, pause, rows, limit = sys.argv[1:]
 
-        corpus.POLL_SECONDS = 0.02
+        job.POLL_SECONDS = 0.02
 
         class Slow(FakeEncoder):
             def encode_document(self, inputs, **options):
@@ -77,7 +77,7 @@ def start(
         print("ready", flush=True)
         sys.stdin.readline()
         try:
-            done = corpus.embed_corpus(model, inputs, output, rows_per_shard=int(rows), progress=False)
+            done = job.embed_corpus(model, inputs, output, rows_per_shard=int(rows), progress=False)
             print(done.run.rows, done.rows, done.embedded, done.rejected)
         except ValuembedError as error:
             print("error:", error)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fakes import FakeEncoder
 
-from valuembed.storage import Make
+from valuembed.vectors.provenance import Make
 
 
 def write_embeddings(

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import valuembed
-from valuembed.checkpoint import BUNDLED, locate
+from valuembed.backbone.checkpoints.location import BUNDLED, locate
 from valuembed.errors import CheckpointError, VocabularyWarning
 from valuembed.testing import tiny_checkpoint
 

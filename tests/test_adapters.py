@@ -18,10 +18,10 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModelForCausalLM
 from watching import COMMIT, fake_hub
 
-from valuembed.encoder import ValueEncoder
 from valuembed.errors import CheckpointError, OutputError
-from valuembed.model import load
-from valuembed.model_info import info
+from valuembed.models.encoder import ValueEncoder
+from valuembed.models.loading import load
+from valuembed.models.model_info import info
 
 # peft's PeftModel asks transformers for a property under its old name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
-from valuembed.addresses import is_loopback, listen, url_of
 from valuembed.errors import ServingError
+from valuembed.serving.addresses import is_loopback, listen, url_of
 
 
 def test_answers_are_not_held_back():

@@ -1,7 +1,7 @@
 import pytest
 
-from valuembed.admission import Admission, Limits
 from valuembed.errors import InputError, RequestError
+from valuembed.serving.admission import Admission, Limits
 
 
 def refused(function, *arguments):

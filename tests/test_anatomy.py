@@ -12,8 +12,8 @@ from transformers import CONFIG_MAPPING
 from watching import watch_reads
 
 import valuembed
+from valuembed.backbone.tracing import survey
 from valuembed.errors import LayerError, UnsupportedModelError
-from valuembed.survey import survey
 from valuembed.testing import ARCHITECTURES, tiny_checkpoint, tiny_config, tiny_decoder
 
 MLA = {"deepseek_v2", "deepseek_v3", "mistral4", "youtu"}

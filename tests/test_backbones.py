@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 from transformers import AutoConfig
 
-from valuembed.backbones import FOLDER, KINDS, STS, backbones, map_layers, read_backbone
 from valuembed.errors import InputError, RecipeError
-from valuembed.layers import preset_for
-from valuembed.recipes import Recipe
-from valuembed.templates import TEMPLATES
+from valuembed.recipes.layers import preset_for
+from valuembed.recipes.recipe import Recipe
+from valuembed.recipes.templates import TEMPLATES
+from valuembed.research.experiments import FOLDER, KINDS, STS, backbones, map_layers, read_backbone
 
 STS_SETS = ["STS12", "STS13", "STS14", "STS15", "STS16", "STSBenchmark", "SICK-R"]
 

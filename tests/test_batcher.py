@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from serving import FakeEngine, until, vector_of
 
-from valuembed.batcher import Batcher, Watch
-from valuembed.embedding_jobs import Manner
 from valuembed.errors import InputError, ReadingError, ServingError, TemplateError, TextFailed
+from valuembed.serving.batcher import Batcher, Watch
+from valuembed.serving.jobs import Manner
 
 WAIT = 20
 

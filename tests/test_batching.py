@@ -8,12 +8,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 import valuembed
-from valuembed import batching
-from valuembed.batching import pad_right, plan_steps, rope_groups, usual_step
+from valuembed.execution import scheduler
+from valuembed.execution.scheduler import pad_right, plan_steps, rope_groups, usual_step
 from valuembed.testing import tiny_checkpoint, tiny_decoder
 
 SWITCH = 32
@@ -145,7 +144,7 @@ class TestGroups:
 
 def everywhere(monkeypatch, name: str, replacement) -> None:
     """Take a function of ``batching`` away wherever the library has imported it."""
-    original = getattr(batching, name)
+    original = getattr(scheduler, name)
     homes = [module for key, module in sys.modules.items() if key.split(".")[0] == "valuembed"]
     replaced = [home for home in homes if getattr(home, name, None) is original]
     assert len(replaced) >= 2
@@ -210,7 +209,7 @@ class TestRopeOfOneText:
     def test_would_change_without_groups(self, kind, folders, alone, monkeypatch):
         everywhere(monkeypatch, "rope_groups", lambda model: lambda length: None)
         # Nor may steps be so cheap that they part the lengths by chance.
-        monkeypatch.setattr(batching, "STEP_COST_ON_CPU", 10_000)
+        monkeypatch.setattr(scheduler, "STEP_COST_ON_CPU", 10_000)
         together = load(folders[kind]).encode([letters(length) for length in LENGTHS])
         # All texts up to the switch are pulled along by the longest.
         assert min(apart(together[row], alone[kind][row]) for row in (0, 1, 3)) > 0.01

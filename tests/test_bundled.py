@@ -16,12 +16,12 @@ import pytest
 from safetensors.torch import load_file
 from scipy.stats import spearmanr
 
-from valuembed.checkpoint import locate
-from valuembed.evaluate import evaluate
-from valuembed.fingerprint import content_digest
-from valuembed.panel import Panel
-from valuembed.recipes import METHODS
-from valuembed.task_files import read_sts
+from valuembed.backbone.checkpoints.location import locate
+from valuembed.backbone.digests import content_digest
+from valuembed.data.labelled import read_sts
+from valuembed.evaluation.runner import evaluate
+from valuembed.models.panel import Panel
+from valuembed.recipes.recipe import METHODS
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -30,7 +30,7 @@ RECORD = json.loads((GOLDEN / "record.json").read_text(encoding="utf-8"))
 DATA = Path(os.environ.get("VALUEMBED_EVAL_DATA", ROOT.parent / "shared" / "eval"))
 DEV = DATA / "STSBenchmark.en.dev.jsonl"
 SCORES = json.loads((ROOT / "benchmarks" / "bundled.json").read_text(encoding="utf-8"))["bundled"]
-CARD = (ROOT / "src" / "valuembed" / "bundled" / "README.md").read_text(encoding="utf-8")
+CARD = (ROOT / "src" / "valuembed" / "backbone" / "bundled" / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_small_enough_and_there_once():
     if listed.returncode:
         pytest.skip("the tree is not a git checkout, so its files cannot be listed")
     large = [name for name in listed.stdout.split("\0") if name and (ROOT / name).stat().st_size > 1e6]
-    assert large == ["src/valuembed/bundled/model.safetensors"]
+    assert large == ["src/valuembed/backbone/bundled/model.safetensors"]
 
 
 @pytest.fixture(scope="module")

@@ -18,17 +18,17 @@ from sentence_transformers.sentence_transformer.modules import Dropout
 from some_texts import some_texts
 from watching import fake_hub, watch_reads
 
-from valuembed.calibrate import calibrate, fit_calibrations, load_head, sample_texts
-from valuembed.calibration import KINDS
-from valuembed.checkpoint import locate
-from valuembed.decoder_config import read_config
-from valuembed.encoder import ValueEncoder
+from valuembed.analysis.calibration_fit import calibrate, fit_calibrations, load_head, sample_texts
+from valuembed.backbone.checkpoints.config import read_config
+from valuembed.backbone.checkpoints.location import locate
+from valuembed.backbone.checkpoints.weight_files import read_head
 from valuembed.errors import CheckpointError, InputError, RecipeError, TruncationWarning
-from valuembed.model import load
-from valuembed.outputs import save_model
-from valuembed.panel import Panel
+from valuembed.models.calibration import KINDS
+from valuembed.models.encoder import ValueEncoder
+from valuembed.models.loading import load
+from valuembed.models.panel import Panel
+from valuembed.reporting.outputs import save_model
 from valuembed.testing import tiny_causal_lm, tiny_checkpoint
-from valuembed.weight_files import read_head
 
 CORPUS = list(dict.fromkeys(some_texts(60)))
 FITTED = ("centre", "whiten", "pca")

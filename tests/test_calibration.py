@@ -16,8 +16,10 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize
 from some_texts import some_texts
 
-from valuembed import calibration
-from valuembed.calibration import (
+from valuembed.backbone.checkpoints.calibration_record import TYPE, CalibrationRecord
+from valuembed.errors import CheckpointError, InputError, RecipeError
+from valuembed.models import calibration
+from valuembed.models.calibration import (
     KINDS,
     Calibration,
     Projection,
@@ -31,12 +33,10 @@ from valuembed.calibration import (
     is_of_the_stream,
     project,
 )
-from valuembed.calibration_record import TYPE, CalibrationRecord
-from valuembed.encoder import ValueEncoder
-from valuembed.errors import CheckpointError, InputError, RecipeError
-from valuembed.model import load
-from valuembed.model_info import info
-from valuembed.recipes import METHODS, Recipe
+from valuembed.models.encoder import ValueEncoder
+from valuembed.models.loading import load
+from valuembed.models.model_info import info
+from valuembed.recipes.recipe import METHODS, Recipe
 
 # u and v are orthogonal unit vectors. The covariance of +-10u, +-5v with 1/b is (2*100 uu' + 2*25 vv') / 4
 # = 50 uu' + 12.5 vv': variances 50 and 12.5, their mean 31.25.

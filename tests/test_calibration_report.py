@@ -14,13 +14,19 @@ import pytest
 from scipy.stats import spearmanr
 from some_texts import some_texts
 
-from valuembed import calibration_report
-from valuembed.calibrate import calibrate, fit_calibrations, load_head, sample_texts
-from valuembed.calibration_report import PARTS, CalibrationReport, LeakWarning, report_calibration, score_calibrations
+from valuembed.analysis import calibration_report
+from valuembed.analysis.calibration_fit import calibrate, fit_calibrations, load_head, sample_texts
+from valuembed.analysis.calibration_report import (
+    PARTS,
+    CalibrationReport,
+    LeakWarning,
+    report_calibration,
+    score_calibrations,
+)
+from valuembed.data.labelled import read_sts
 from valuembed.errors import CheckpointError, InputError, OutputError, ReadingError, RecipeError, TruncationWarning
-from valuembed.model import load
-from valuembed.panel import Panel
-from valuembed.task_files import read_sts
+from valuembed.models.loading import load
+from valuembed.models.panel import Panel
 
 TEXTS = list(dict.fromkeys(some_texts(100)))
 CORPUS, SCORED = TEXTS[:60], TEXTS[60:]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from valuembed.chart_texts import broken, letters_on
+from valuembed.reporting.chart_texts import broken, letters_on
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ import re
 import pytest
 from tokenizers import AddedToken
 
-from valuembed.chat import expand_chat
 from valuembed.errors import TemplateError
-from valuembed.templates import resolve_templates
+from valuembed.recipes.templates import resolve_templates
 from valuembed.testing import tiny_tokenizer
-from valuembed.tokenizing import TextTokenizer
+from valuembed.tokenization.chat import expand_chat
+from valuembed.tokenization.tokenizer import TextTokenizer
 
 OPEN, CLOSE = "<|im_start|>user\n{prompt}", "<|im_end|>\n<|im_start|>assistant\n"
 PROMPT_EOL = 'This sentence : "{text}" means in one word:"'

@@ -15,10 +15,10 @@ from transformers import CONFIG_MAPPING
 from watching import fake_hub, watch_reads
 
 import valuembed
-from valuembed.checkpoint import BUNDLED, locate
-from valuembed.decoder_config import read_config
+from valuembed.backbone.checkpoints.config import read_config
+from valuembed.backbone.checkpoints.location import BUNDLED, locate
+from valuembed.backbone.tracing import survey
 from valuembed.errors import CheckpointError, UnsupportedModelError
-from valuembed.survey import survey
 from valuembed.testing import tiny_checkpoint
 
 INDEX = "model.safetensors.index.json"
@@ -81,7 +81,7 @@ def test_the_bundled_model_is_found_whatever_the_working_folder_holds(tmp_path, 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bundled").mkdir()
     found = locate("bundled")
-    assert Path(found.location) == Path(valuembed.__file__).parent / "bundled"
+    assert Path(found.location) == Path(valuembed.__file__).parent / "backbone" / "bundled"
 
 
 # Configurations

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import valuembed
-from valuembed.checkpoint import locate
-from valuembed.checkpoint_files import find_fault, models_below
-from valuembed.cli import app
+from valuembed.backbone.checkpoints.location import locate
+from valuembed.backbone.checkpoints.misplaced_files import find_fault, models_below
+from valuembed.cli.main import app
 from valuembed.errors import CheckpointError
 from valuembed.testing import tiny_checkpoint
 

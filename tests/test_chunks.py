@@ -5,18 +5,17 @@ from itertools import pairwise
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from some_texts import some_texts
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import valuembed
-from valuembed import chunks
-from valuembed.chunks import Chunk, Cutter
+from valuembed.corpus import chunking
+from valuembed.corpus.chunking import Chunk, Cutter
 from valuembed.errors import InputError
-from valuembed.offsets import token_starts
 from valuembed.testing import TOKENIZERS, tiny_tokenizer
+from valuembed.tokenization.offsets import token_starts
 
 
 def tokenizer_of(pre_tokenizer):
@@ -88,7 +87,7 @@ def test_every_tokenizer(kind, tokens, overlap, monkeypatch):
     check(document, whole)
     assert max(len(token_starts(tokenizer, chunk.text)) for chunk in whole) <= tokens + 12
     # In windows, which end in the middle of words, much the same.
-    monkeypatch.setattr(chunks, "WINDOW", 200)
+    monkeypatch.setattr(chunking, "WINDOW", 200)
     check(document, Cutter(tokenizer, tokens, overlap).cut(document))
 
 
@@ -113,7 +112,7 @@ def check(document, found):
 def test_any_text(document, tokens, kind, window):
     kind = next(name for name in TOKENIZERS if name.startswith(kind))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunks, "WINDOW", window)
+        patch.setattr(chunking, "WINDOW", window)
         check(document, Cutter(tiny_tokenizer(kind), tokens, tokens // 2).cut(document))
 
 
@@ -124,8 +123,8 @@ def test_windows_bound_what_is_tokenized_at_once(monkeypatch):
         seen.append(len(text))
         return token_starts(tokenizer, text)
 
-    monkeypatch.setattr(chunks, "token_starts", starts)
-    monkeypatch.setattr(chunks, "WINDOW", 500)
+    monkeypatch.setattr(chunking, "token_starts", starts)
+    monkeypatch.setattr(chunking, "WINDOW", 500)
     document = "word " * 2000
     assert len(cut(WORDS, 20, document)) == 100
     assert max(seen) == 500

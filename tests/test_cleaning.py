@@ -9,9 +9,9 @@ import pytest
 from saved_models import assert_saved_alike
 
 import valuembed
-from valuembed.cleaning import CLEANINGS
 from valuembed.errors import RecipeError
-from valuembed.recipes import METHODS, Recipe
+from valuembed.recipes.cleaning import CLEANINGS
+from valuembed.recipes.recipe import METHODS, Recipe
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import pytest
 from fakes import FakeEncoder
 from running import run, succeeds
 
-from valuembed import cli, cli_embed, cli_output, cli_search
-from valuembed.recipes import METHODS
-from valuembed.templates import TEMPLATES
+from valuembed.cli import embed as cli_embed, main as cli, output as cli_output, search as cli_search
+from valuembed.recipes.recipe import METHODS
+from valuembed.recipes.templates import TEMPLATES
 
 HEAVY = ("torch", "transformers", "sentence_transformers", "pyarrow", "numpy")
 SENTENCES = Path(__file__).parents[1] / "examples" / "sentences.txt"
@@ -42,7 +42,7 @@ def fails(*arguments, code=1):
 
 
 def shell(*arguments, **env):
-    source = str(Path(cli.__file__).parents[1])
+    source = str(Path(cli.__file__).parents[2])
     path = os.pathsep.join([source, os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
@@ -66,7 +66,7 @@ def texts(tmp_path):
 )
 def test_help_imports_nothing_heavy(arguments):
     script = (
-        "import sys, valuembed.cli as cli\n"
+        "import sys, valuembed.cli.main as cli\n"
         "try: cli.app(sys.argv[1:], prog_name='valuembed')\n"
         f"finally: print('heavy:', sorted(set({HEAVY!r}) & set(sys.modules)))"
     )
@@ -86,7 +86,7 @@ def test_every_command_has_the_same_model_options_with_the_legal_names(command):
 
 def test_the_program_has_every_command():
     # In a process of its own: here other tests register commands.
-    script = "import valuembed.cli as cli, typer; print(*sorted(typer.main.get_command(cli.app).commands))"
+    script = "import valuembed.cli.main as cli, typer; print(*sorted(typer.main.get_command(cli.app).commands))"
     measuring = ("evaluate", "sweep", "select-layers", "calibrate", "probe", "reproduce", "cost")
     assert shell("-c", script).stdout.split() == sorted([*COMMANDS, *measuring, "index", "train", "serve"])
 
@@ -283,13 +283,13 @@ def test_the_program_prints_errors_on_stderr_without_a_traceback(tmp_path):
 
 def test_the_program_makes_idle_threads_sleep(tmp_path):
     script = (
-        "import os, valuembed.cli, valuembed.__main__ as program\n"
-        "valuembed.cli.app = lambda **_: print(os.environ['OMP_WAIT_POLICY'])\n"
+        "import os, valuembed.cli.main, valuembed.__main__ as program\n"
+        "valuembed.cli.main.app = lambda **_: print(os.environ['OMP_WAIT_POLICY'])\n"
         "program.main()"
     )
     assert shell("-c", script, OMP_WAIT_POLICY="ACTIVE").stdout == "ACTIVE\n"
     env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    path = str(Path(cli.__file__).parents[1])
+    path = str(Path(cli.__file__).parents[2])
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, env={**env, "PYTHONPATH": path}
     )

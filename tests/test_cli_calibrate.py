@@ -12,12 +12,12 @@ from saved_models import WHITENED, assert_same_vectors
 from some_texts import some_texts
 from typer.testing import CliRunner
 
-import valuembed.cli_calibrate  # noqa: F401  (registers its command)
-from valuembed.calibrate import MAX_TEXTS, calibrate
-from valuembed.calibration import DEFAULT_SHRINKAGE, KINDS
-from valuembed.calibration_report import PARTS, CalibrationReport
-from valuembed.commands import app
-from valuembed.model import load
+import valuembed.cli.calibrate  # noqa: F401
+from valuembed.analysis.calibration_fit import MAX_TEXTS, calibrate
+from valuembed.analysis.calibration_report import PARTS, CalibrationReport
+from valuembed.cli.framework import app
+from valuembed.models.calibration import DEFAULT_SHRINKAGE, KINDS
+from valuembed.models.loading import load
 
 TEXTS = list(dict.fromkeys(some_texts(70)))
 
@@ -97,7 +97,7 @@ def test_reports_on_every_method_by_default(folder, corpus, pairs, monkeypatch):
         asked.append(methods)
         return CalibrationReport("m", "f", 1, 1, "c", 0, 0.1, {}, {})
 
-    monkeypatch.setattr("valuembed.calibration_report.report_calibration", report)
+    monkeypatch.setattr("valuembed.analysis.report_calibration", report)
     given = (folder, "--corpus", corpus, "--task", f"sts:{pairs}", "--json")
     for more in ((), ("--method", "va"), ("--method", "va", "--methods", "wva", "echo")):
         run(*given, *more)

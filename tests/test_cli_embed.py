@@ -11,7 +11,8 @@ from fakes import FakeEncoder
 from running import fails, run, succeeds
 from shared_jobs import TESTS, held, write_texts
 
-from valuembed import cli_embed, extras
+from valuembed._utils import optional
+from valuembed.cli import embed as cli_embed
 
 
 @pytest.fixture
@@ -109,7 +110,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
         """
         import sys, time
         from fakes import FakeEncoder
-        from valuembed import cli, cli_embed
+        from valuembed.cli import embed, main
 
         class Slow(FakeEncoder):
             def encode_document(self, inputs, **options):
@@ -118,8 +119,8 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
                     time.sleep(60)
                 return super().encode_document(inputs, **options)
 
-        cli_embed.load_encoder = lambda options: Slow()
-        cli.app(sys.argv[1:])
+        embed.load_encoder = lambda options: Slow()
+        main.app(sys.argv[1:])
         """
     )
     write_texts(tmp_path / "a.txt", 40)
@@ -158,7 +159,7 @@ def test_options_of_a_cluster_that_do_not_fit(loaded, options, message):
 def test_options_reach_the_cluster(loaded, monkeypatch):
     given = {}
     monkeypatch.setattr(
-        "valuembed.corpus_ray.embed_corpus_on_ray",
+        "valuembed.corpus.embed_corpus_on_ray",
         lambda model, inputs, output, **options: given.update(options, model=model) or 1 / 0,
     )
     options = ["--workers", "2:8", "--cpus-per-worker", 0.5, "--gpus-per-worker", 1, "--ray-address", "auto"]
@@ -173,6 +174,6 @@ def test_without_ray(loaded, monkeypatch):
     def missing(name):
         raise ModuleNotFoundError("no", name="ray")
 
-    monkeypatch.setattr(extras, "import_module", missing)
-    message = f"error: ray is not installed; run: {extras.install_line('ray')}"
+    monkeypatch.setattr(optional, "import_module", missing)
+    message = f"error: ray is not installed; run: {optional.install_line('ray')}"
     assert fails("embed", "in", "-o", "out", "--engine", "ray").endswith(message)

@@ -11,11 +11,11 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from valuembed import cli_evaluate
-from valuembed.commands import app
+from valuembed.cli import evaluate as cli_evaluate
+from valuembed.cli.framework import app
 from valuembed.errors import InputError
-from valuembed.recipes import METHODS
-from valuembed.results import Evaluation, Failure, Score
+from valuembed.evaluation.results import Evaluation, Failure, Score
+from valuembed.recipes.recipe import METHODS
 
 TASKS = {"pairs": "sts", "groups": "clustering"}
 
@@ -51,7 +51,7 @@ def called(monkeypatch):
             return self.gives
 
     fake = Fake()
-    monkeypatch.setattr("valuembed.evaluate.evaluate", fake)
+    monkeypatch.setattr("valuembed.evaluation.evaluate", fake)
     return fake
 
 
@@ -167,6 +167,6 @@ def test_from_file_to_table(folder, tmp_path):
 
 
 def test_importing_is_light():
-    check = "import sys, valuembed.cli_evaluate; print([m for m in ('torch', 'mteb', 'numpy') if m in sys.modules])"
+    check = "import sys, valuembed.cli.evaluate; print([m for m in ('torch', 'mteb', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "[]\n"

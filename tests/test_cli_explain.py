@@ -11,8 +11,8 @@ from rich.console import Console
 from running import fails, run, succeeds
 
 import valuembed
-from valuembed import cli_explain
-from valuembed.token_weights import Explanation, Token, TokenWeights, explain
+from valuembed.cli import explain as cli_explain
+from valuembed.models.explanation import Explanation, Token, TokenWeights, explain
 
 TEXT = "A good map."
 
@@ -37,7 +37,7 @@ def found(monkeypatch):
     """The command gets a finished explanation; the list holds what is printed next."""
     queue = [made()]
     monkeypatch.setattr(cli_explain, "load_encoder", lambda options: None)
-    monkeypatch.setattr("valuembed.token_weights.explain", lambda encoder, text, by: queue[0])
+    monkeypatch.setattr("valuembed.models.explain", lambda encoder, text, by: queue[0])
     return queue
 
 

@@ -12,12 +12,12 @@ import pytest
 from running import fails, succeeds
 from some_texts import some_texts
 
-import valuembed.cli_layers  # noqa: F401  (registers its commands)
+import valuembed.cli.layers  # noqa: F401
+from valuembed.analysis.held_out import Candidate, Selection
+from valuembed.analysis.layer_sweep import Sweep
 from valuembed.errors import InputError
-from valuembed.panel import SIGNALS
-from valuembed.recipes import METHODS, read_recipe
-from valuembed.selection import Candidate, Selection
-from valuembed.sweep import Sweep
+from valuembed.models.panel import SIGNALS
+from valuembed.recipes.recipe import METHODS, read_recipe
 
 TEXTS = some_texts(60)
 
@@ -49,8 +49,10 @@ def called(monkeypatch):
         data={"file": "f", "split": "dev", "unit": "pairs", "chosen_on": 1200, "held_out": 9, "halves": "by turns"},
         details={},
     )
-    monkeypatch.setattr("valuembed.sweep.sweep", lambda *given, **more: calls.append((given, more)) or swept)
-    monkeypatch.setattr("valuembed.select.select_layers", lambda *given, **more: calls.append((given, more)) or chosen)
+    monkeypatch.setattr("valuembed.analysis.sweep", lambda *given, **more: calls.append((given, more)) or swept)
+    monkeypatch.setattr(
+        "valuembed.analysis.select_layers", lambda *given, **more: calls.append((given, more)) or chosen
+    )
     return calls
 
 
@@ -158,7 +160,7 @@ class TestSelectLayers:
         def refuse(*given, **more):
             raise InputError("no such thing")
 
-        monkeypatch.setattr("valuembed.select.select_layers", refuse)
+        monkeypatch.setattr("valuembed.analysis.select_layers", refuse)
         assert fails("select-layers", "some/model", "--corpus", "x.txt") == "error: no such thing"
 
 
@@ -181,7 +183,7 @@ def test_from_file_to_choice_to_use(folder, tmp_path):
 @pytest.mark.parametrize("command", ["sweep", "select-layers"])
 def test_help_imports_nothing_heavy(command):
     script = (
-        "import sys, valuembed.cli_layers\nfrom valuembed.commands import app\n"
+        "import sys, valuembed.cli.layers\nfrom valuembed.cli.framework import app\n"
         "try: app(sys.argv[1:], prog_name='valuembed')\n"
         "finally: print('heavy:', sorted({'torch', 'numpy', 'transformers', 'matplotlib', 'mteb'} & set(sys.modules)))"
     )

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from running import fails, succeeds
 
-import valuembed.cli_probe  # noqa: F401  (registers its commands)
-from valuembed import next_token, probe
+import valuembed.cli.probe  # noqa: F401
 from valuembed.errors import InputError
-from valuembed.probe import LayerProbe
+from valuembed.research import probe_next_token, probe_segments
+from valuembed.research.segment_probe import LayerProbe
 
 FOUND = LayerProbe(
     name="segments",
@@ -42,8 +42,8 @@ def called(monkeypatch):
             raise InputError("a corpus of [nothing]")
         return FOUND
 
-    monkeypatch.setattr(probe, "probe_segments", verb)
-    monkeypatch.setattr(next_token, "probe_next_token", verb)
+    monkeypatch.setattr("valuembed.research.probe_segments", verb)
+    monkeypatch.setattr("valuembed.research.probe_next_token", verb)
     return calls
 
 
@@ -102,7 +102,7 @@ def test_the_corpus_is_needed_and_what_decides_nothing_is_not_taken(command):
 
 
 def test_defaults_are_those_of_the_functions():
-    for function in (probe.probe_segments, next_token.probe_next_token):
+    for function in (probe_segments, probe_next_token):
         defaults = {name: one.default for name, one in signature(function).parameters.items()}
         shown = succeeds("probe", "segments" if "tokens" in defaults else "next-token", "--help")
         for name in {"tokens", "segments", "positions", "width"} & defaults.keys():
@@ -121,7 +121,7 @@ def test_end_to_end(folder, tmp_path):
 def test_help_imports_nothing_heavy(arguments):
     heavy = ("torch", "transformers", "sentence_transformers", "matplotlib", "numpy")
     script = (
-        "import sys, valuembed.cli_probe as cli\n"
+        "import sys, valuembed.cli.probe as cli\n"
         "try: cli.app(sys.argv[1:], prog_name='valuembed')\n"
         f"finally: print('heavy:', sorted(set({heavy!r}) & set(sys.modules)))"
     )

@@ -10,10 +10,9 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
-import valuembed.cli_reproduce  # noqa: F401  (registers its commands)
-from valuembed import cost, reproduce
-from valuembed.commands import app
-from valuembed.cost import CostReport, MethodCost
+import valuembed.cli.reproduce  # noqa: F401
+from valuembed.cli.framework import app
+from valuembed.research.cost import CostReport, MethodCost
 
 REPORT = CostReport("m", 4, "cpu", "float32", 1, 2, "x", "va", (MethodCost("va", 1, 3.0, 2, 1e9, (0.5,)),))
 
@@ -31,9 +30,9 @@ def asked(monkeypatch):
         return verb
 
     answer = SimpleNamespace(to_markdown=lambda: "# Table\n", to_dict=lambda: {"a": 1}, evaluation=None)
-    monkeypatch.setattr(reproduce, "plan", stand_in("plan", answer))
-    monkeypatch.setattr(reproduce, "reproduce", stand_in("reproduce", answer))
-    monkeypatch.setattr(cost, "measure_cost", stand_in("cost", REPORT))
+    monkeypatch.setattr("valuembed.research.plan", stand_in("plan", answer))
+    monkeypatch.setattr("valuembed.research.reproduce", stand_in("reproduce", answer))
+    monkeypatch.setattr("valuembed.research.measure_cost", stand_in("cost", REPORT))
     return calls
 
 
@@ -46,7 +45,7 @@ def run(*arguments, code=0):
 @pytest.mark.parametrize("command", ["reproduce", "cost"])
 def test_help_imports_nothing_heavy(command):
     script = (
-        "import sys, valuembed.cli_reproduce\nfrom valuembed.commands import app\n"
+        "import sys, valuembed.cli.reproduce\nfrom valuembed.cli.framework import app\n"
         "try: app(sys.argv[1:], prog_name='valuembed')\n"
         "finally: print('heavy:', sorted({'torch', 'mteb', 'matplotlib', 'numpy', 'transformers'} & set(sys.modules)))"
     )
@@ -99,7 +98,7 @@ class TestReproduce:
 
     def test_a_failed_score_shows_in_the_exit_code(self, asked, monkeypatch):
         lost = SimpleNamespace(to_markdown=lambda: "# Table\n", evaluation=SimpleNamespace(failures=("one",)))
-        monkeypatch.setattr(reproduce, "reproduce", lambda *args, **options: lost)
+        monkeypatch.setattr("valuembed.research.reproduce", lambda *args, **options: lost)
         assert run("reproduce", code=1).stdout == "# Table\n"
 
     def test_recipes_are_the_files(self):

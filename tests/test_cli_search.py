@@ -7,7 +7,10 @@ from fakes import FakeEncoder
 from running import fails, run, succeeds
 from stored import some_words, write_embeddings
 
-from valuembed import cli, cli_search  # noqa: F401
+from valuembed.cli import (
+    main as cli,  # noqa: F401
+    search as cli_search,
+)
 
 pytest.importorskip("lancedb", reason="the extra 'store' is not installed")
 
@@ -107,7 +110,7 @@ def test_an_index_of_another_model(source, tmp_path, monkeypatch):
     assert message.endswith("layers [2, 3] against [1]")
 
 
-@pytest.mark.filterwarnings("default::valuembed.index.RepeatedIdWarning")
+@pytest.mark.filterwarnings("default::valuembed.search.index.RepeatedIdWarning")
 def test_a_repeated_id_is_one_line(tmp_path):
     path = write_embeddings(tmp_path / "a.parquet", ["ab", "bc"], ids=["x", "x"])
     result = run("index", path, "-o", tmp_path / "index")

@@ -7,12 +7,14 @@ import pytest
 from running import fails, run, succeeds
 from serving import FakeEngine, until
 
-import valuembed.server as server
-from valuembed import addresses, cli_serve, extras
-from valuembed.addresses import listen
-from valuembed.admission import Limits
+import valuembed.serving.server as server
+from valuembed._utils import optional
+from valuembed.cli import serve as cli_serve
 from valuembed.errors import InputError, MissingExtraError, ReadingError, ServingError
-from valuembed.server import OpenServerWarning, Server, create_app, read_keys, serve
+from valuembed.serving import addresses
+from valuembed.serving.addresses import listen
+from valuembed.serving.admission import Limits
+from valuembed.serving.server import OpenServerWarning, Server, create_app, read_keys, serve
 
 
 class Listener:
@@ -28,8 +30,10 @@ def asked(monkeypatch):
     """What the command asks for, in place of a running server."""
     found = {}
     monkeypatch.setattr(cli_serve, "load_model", lambda options: found.setdefault("options", options))
-    monkeypatch.setattr(addresses, "listen", lambda host, port: found.setdefault("listened", Listener(host, port)))
-    monkeypatch.setattr(server, "serve", lambda encoder, **given: found.update(given))
+    monkeypatch.setattr(
+        "valuembed.serving.listen", lambda host, port: found.setdefault("listened", Listener(host, port))
+    )
+    monkeypatch.setattr("valuembed.serving.serve", lambda encoder, **given: found.update(given))
     monkeypatch.delenv("VALUEMBED_API_KEY", raising=False)
     return found
 
@@ -155,8 +159,8 @@ def test_a_missing_extra_is_one_line(asked, monkeypatch):
     def missing(name):
         raise ModuleNotFoundError(name=name)
 
-    monkeypatch.setattr(extras, "import_module", missing)
-    assert fails("serve") == f"error: fastapi is not installed; run: {extras.install_line('serve')}"
+    monkeypatch.setattr(optional, "import_module", missing)
+    assert fails("serve") == f"error: fastapi is not installed; run: {optional.install_line('serve')}"
     assert issubclass(MissingExtraError, ImportError)
 
 

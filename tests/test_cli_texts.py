@@ -9,7 +9,7 @@ import pytest
 from fakes import FakeEncoder
 from running import fails, run, succeeds
 
-from valuembed import cli, cli_embed, cli_search
+from valuembed.cli import embed as cli_embed, main as cli, search as cli_search
 
 
 @pytest.fixture

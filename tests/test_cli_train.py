@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from running import run
 
-import valuembed.cli_train  # noqa: F401  (registers its command)
-from valuembed.cli_output import DEMONSTRATION_NOTE
+import valuembed.cli.train  # noqa: F401
+from valuembed.cli.output import DEMONSTRATION_NOTE
 from valuembed.errors import InputError
 
 DEFAULTS = {
@@ -51,7 +51,7 @@ class Made:
 @pytest.fixture
 def called(monkeypatch):
     calls = []
-    monkeypatch.setattr("valuembed.finetune.train", lambda *given, **more: calls.append((given, more)) or Made())
+    monkeypatch.setattr("valuembed.training.train", lambda *given, **more: calls.append((given, more)) or Made())
     return calls
 
 
@@ -106,7 +106,7 @@ def test_errors_are_one_line(monkeypatch):
     def broken(*_, **__):
         raise InputError("no pairs")
 
-    monkeypatch.setattr("valuembed.finetune.train", broken)
+    monkeypatch.setattr("valuembed.training.train", broken)
     result = run("train", "m", "--pairs", "p.csv", "-o", "out")
     assert (result.exit_code, result.stdout, result.stderr) == (1, "", "error: no pairs\n")
 
@@ -119,7 +119,7 @@ def test_pairs_and_output_have_to_be_given(missing):
 
 
 def test_defaults_are_those_of_the_settings():
-    from valuembed.training_settings import TrainSettings
+    from valuembed.training.settings import TrainSettings
 
     settings = vars(TrainSettings())
     assert {name: value for name, value in DEFAULTS.items() if name in settings} == {

@@ -3,7 +3,7 @@ from functools import reduce
 import pyarrow as pa
 import pytest
 
-from valuembed.column_types import NOTHING, json_type, merged, to_array
+from valuembed.data.column_types import NOTHING, json_type, merged, to_array
 
 
 @pytest.mark.parametrize(

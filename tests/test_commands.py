@@ -10,8 +10,8 @@ import typer
 from rich.text import Text
 from running import succeeds
 
-from valuembed import cli, cli_output
-from valuembed.cli_options import BUNDLED, INPUT, LOADING, MODEL, OUTPUT
+from valuembed.cli import main as cli, output as cli_output
+from valuembed.cli.options import BUNDLED, INPUT, LOADING, MODEL, OUTPUT
 
 PROGRAM: Any = typer.main.get_command(cli.app)
 

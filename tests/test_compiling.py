@@ -16,10 +16,10 @@ from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import valuembed
-from valuembed import compiling
-from valuembed.compiling import COST, SAVED, Compiling
 from valuembed.errors import RecipeError
-from valuembed.reader import is_compiled
+from valuembed.execution import compilation
+from valuembed.execution.compilation import COST, SAVED, Compiling
+from valuembed.readout.hooks import is_compiled
 from valuembed.testing import tiny_checkpoint
 
 TEXTS = some_texts(40)
@@ -173,7 +173,7 @@ class TestAuto:
         def note(*args: Any) -> None:
             calls.append(1)
 
-        monkeypatch.setattr(compiling, "compile_layers", note)
+        monkeypatch.setattr(compilation, "compile_layers", note)
         return calls
 
     def test_when_the_work_that_is_left_is_worth_it(self, folder, compiled):

@@ -3,9 +3,9 @@
 import pytest
 from typer.testing import CliRunner
 
-from valuembed import cli
-from valuembed.completion import models
-from valuembed.recipes import METHODS
+from valuembed.cli import main as cli
+from valuembed.cli.completion import models
+from valuembed.recipes.recipe import METHODS
 
 
 def offered(*words):

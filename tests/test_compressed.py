@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from valuembed.compressed import open_stream, read_content
+from valuembed.data.compression import open_stream, read_content
+from valuembed.data.text_rows import Row, count_rows, read_rows
 from valuembed.errors import InputError
-from valuembed.rows import Row, count_rows, read_rows
 
 # The time stays out of what names a test: workers that run the tests side by side have to agree on the names.
 gz = partial(gzip.compress, mtime=0)

@@ -10,18 +10,19 @@ import pytest
 from fakes import FakeEncoder
 from shared_jobs import held, write_texts
 
-from valuembed import compressed, corpus, shards
-from valuembed.corpus import check_corpus, embed_corpus
+from valuembed._utils.atomic import NewFile
+from valuembed.corpus import job, shards
+from valuembed.corpus.job import check_corpus, embed_corpus
+from valuembed.data import compression
 from valuembed.errors import InputError, NotFiniteError, OutputError, ReadingError, TruncationWarning
-from valuembed.new_file import NewFile
-from valuembed.storage import Make
+from valuembed.vectors.provenance import Make
 
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     """The working folder, so that inputs have short names."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(corpus, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(job, "POLL_SECONDS", 0.01)
     return tmp_path
 
 
@@ -406,7 +407,7 @@ class TestRowsSetAside:
 
 class TestThingsGoWrong:
     def test_a_damaged_input_is_told_of_when_the_others_are_done(self, here, monkeypatch):
-        monkeypatch.setattr(compressed, "_BUFFER", 1000)
+        monkeypatch.setattr(compression, "_BUFFER", 1000)
         content = "".join(f"line {n} of very many\n" for n in range(20_000)).encode()
         whole = gzip.compress(content)
         (here / "a.txt.gz").write_bytes(whole[: len(whole) // 2])

@@ -9,8 +9,8 @@ import pytest
 from fakes import FakeEncoder
 from shared_jobs import end, go, held, same, start, write_texts
 
-from valuembed import corpus
-from valuembed.corpus import embed_corpus
+from valuembed.corpus import job
+from valuembed.corpus.job import embed_corpus
 from valuembed.errors import OutputError
 
 ROWS = 140
@@ -79,7 +79,7 @@ def test_processes_share_one_file(tmp_path, inputs):
 
 
 def test_whoever_is_left_takes_over_from_one_that_died(tmp_path, inputs, whole, monkeypatch):
-    monkeypatch.setattr(corpus, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(job, "POLL_SECONDS", 0.01)
     output = tmp_path / "out"
     # It holds the first shard of the first input, and would for long.
     neighbour = start(inputs, output, pause=20)

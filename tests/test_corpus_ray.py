@@ -17,10 +17,11 @@ from fakes import FakeEncoder
 from ray_models import ALWAYS_DIE, DIE, FAIL, Loading
 from shared_jobs import TESTS, held, same, write_texts
 
-from valuembed import cluster, corpus, extras
-from valuembed.cluster import Room, Team, connect, import_ray, reason
-from valuembed.corpus import embed_corpus
-from valuembed.corpus_ray import embed_corpus_on_ray
+from valuembed._utils import optional
+from valuembed.corpus import cluster, job
+from valuembed.corpus.cluster import Room, Team, connect, import_ray, reason
+from valuembed.corpus.job import embed_corpus
+from valuembed.corpus.ray_job import embed_corpus_on_ray
 from valuembed.errors import CheckpointError, ClusterError, InputError, MissingExtraError, OutputError, ReadingError
 
 ROWS = 140
@@ -51,7 +52,7 @@ def ray():
 def here(tmp_path, monkeypatch):
     """A working folder with three inputs of 140 rows, and what a run without a cluster makes of them."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(corpus, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(job, "POLL_SECONDS", 0.05)
     for name, count in (("a.jsonl", 77), ("b.txt", 60), ("c.txt", 3)):
         write_texts(tmp_path / "in" / name, count, name)
     (tmp_path / "notes").mkdir()
@@ -242,7 +243,7 @@ def test_without_ray(here, monkeypatch):
     def missing(name):
         raise ModuleNotFoundError("no", name="ray")
 
-    monkeypatch.setattr(extras, "import_module", missing)
+    monkeypatch.setattr(optional, "import_module", missing)
     with pytest.raises(MissingExtraError) as caught:
         embed(here)
-    assert str(caught.value) == f"ray is not installed; run: {extras.install_line('ray')}"
+    assert str(caught.value) == f"ray is not installed; run: {optional.install_line('ray')}"

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-import valuembed.panel
-from valuembed.cost import CostReport, MethodCost, measure_cost, sample_texts
+import valuembed.models.panel
 from valuembed.errors import InputError, OutputError
-from valuembed.recipes import resolve_recipe
+from valuembed.recipes.recipe import resolve_recipe
+from valuembed.research.cost import CostReport, MethodCost, measure_cost, sample_texts
 from valuembed.testing import tiny_config
 
 TEXT = "A man walks."
@@ -49,7 +49,7 @@ def found(folder):
 
 class TestMeasured:
     def test_tokens_and_layers(self, found, folder):
-        panel = valuembed.panel.Panel.load(folder, {"va": "va"})
+        panel = valuembed.models.panel.Panel.load(folder, {"va": "va"})
         plain = len(panel.reader.tokenize_texts([TEXT], None, None)[0][0].ids)
         quoted = len(panel.reader.texts.rows([TEXT], '"{text}" is', max_tokens=None)[0].ids)
         assert quoted > plain
@@ -102,13 +102,13 @@ class TestMeasured:
 
 def test_each_method_runs_alone(folder, monkeypatch):
     asked = []
-    real = valuembed.panel.Panel.encode
+    real = valuembed.models.panel.Panel.encode
 
     def encode(self, texts, *, names):
         asked.append(tuple(names))
         return real(self, texts, names=names)
 
-    monkeypatch.setattr(valuembed.panel.Panel, "encode", encode)
+    monkeypatch.setattr(valuembed.models.panel.Panel, "encode", encode)
     # The two would share a pass.
     found = measure_cost(folder, ["va", "aligned_va"], [TEXT, "Two."], rounds=2, clock=clock())
     assert asked == [("va",), ("aligned_va",), ("va",), ("aligned_va",), ("aligned_va",), ("va",)]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from valuembed import cpu_features
+from valuembed._utils import cpu_features
 
 PRODUCTS = "avx512bw avx512vl avx512dq"
 

@@ -16,17 +16,17 @@ from torch import Tensor, nn
 from transformers import AutoModel
 
 import valuembed
-from valuembed import dtypes
-from valuembed.anatomy import Anatomy
-from valuembed.checkpoint import locate
-from valuembed.decoder import load_decoder
-from valuembed.decoder_config import read_config
+from valuembed.backbone import dtypes
+from valuembed.backbone.architecture import Anatomy
+from valuembed.backbone.checkpoints.config import read_config
+from valuembed.backbone.checkpoints.location import locate
+from valuembed.backbone.loading import load_decoder
+from valuembed.backbone.plan import Plan
+from valuembed.backbone.tracing import survey
 from valuembed.errors import MissingExtraError
-from valuembed.lanes import PaddedLane
-from valuembed.plan import Plan
-from valuembed.reader import Reading, open_door
-from valuembed.recipes import METHODS, Recipe
-from valuembed.survey import survey
+from valuembed.readout.hooks import Reading, open_door
+from valuembed.readout.layout import PaddedLane
+from valuembed.recipes.recipe import METHODS, Recipe
 from valuembed.testing import ARCHITECTURES, tiny_checkpoint
 
 VALUE_METHODS = ("va", "aligned_va", "wva", "aligned_wva")
@@ -128,7 +128,7 @@ def test_a_recipe_that_reads_the_final_norm_keeps_it(tmp_path):
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name == "valuembed.dtypes"]
+    return [record.getMessage() for record in caplog.records if record.name == "valuembed.backbone.dtypes"]
 
 
 HALVES = [torch.bfloat16, torch.float16]

@@ -8,9 +8,9 @@ import pytest
 import transformers
 from running import fails
 
-from valuembed import cli
-from valuembed.checkpoint import locate
-from valuembed.decoder_config import read_config
+from valuembed.backbone.checkpoints.config import read_config
+from valuembed.backbone.checkpoints.location import locate
+from valuembed.cli import main as cli
 from valuembed.errors import CheckpointError
 from valuembed.testing import tiny_config
 
@@ -58,6 +58,6 @@ def test_a_family_that_needs_a_package(tmp_path, monkeypatch):
     def fail(*args, **options):
         raise ImportError("\nThis family requires the timm library.\nInstall it with pip.\n")
 
-    monkeypatch.setattr("valuembed.decoder_config.AutoConfig.from_pretrained", fail)
+    monkeypatch.setattr("valuembed.backbone.checkpoints.config.AutoConfig.from_pretrained", fail)
     with pytest.raises(CheckpointError, match=r"cannot be read: ImportError: This family requires the timm library\.$"):
         read_config(checkpoint(tmp_path))

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import valuembed
-from valuembed import decoder_facts
-from valuembed.checkpoint import Checkpoint, locate
-from valuembed.decoder_facts import BUNDLED_FACTS, DecoderFacts, survey_facts
+from valuembed.backbone import facts_cache
+from valuembed.backbone.checkpoints.location import Checkpoint, locate
+from valuembed.backbone.facts_cache import BUNDLED_FACTS, DecoderFacts, survey_facts
 from valuembed.testing import tiny_checkpoint
 
 
@@ -29,7 +29,7 @@ def surveys(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append(checkpoint.name)
         return survey_facts(checkpoint)
 
-    monkeypatch.setattr(decoder_facts, "survey_facts", note)
+    monkeypatch.setattr(facts_cache, "survey_facts", note)
     return asked
 
 
@@ -63,10 +63,10 @@ def test_another_configuration_is_surveyed_anew(cache, surveys, tmp_path):
 
 def test_another_release_of_transformers_is_asked_anew(cache, surveys, folder, monkeypatch):
     valuembed.info(folder)
-    decoder_facts._versions.cache_clear()
-    monkeypatch.setattr(decoder_facts, "version", lambda package: "0.0")
+    facts_cache._versions.cache_clear()
+    monkeypatch.setattr(facts_cache, "version", lambda package: "0.0")
     valuembed.info(folder)
-    decoder_facts._versions.cache_clear()
+    facts_cache._versions.cache_clear()
     assert len(surveys) == len(kept(cache)) == 2
 
 
@@ -112,9 +112,9 @@ def test_the_usual_place_is_that_of_the_system(platform, variable, expected, tmp
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     if variable:
         monkeypatch.setenv(variable, str(tmp_path / "named"))
-    monkeypatch.setattr(decoder_facts.sys, "platform", platform)
+    monkeypatch.setattr(facts_cache.sys, "platform", platform)
     places = {"named": tmp_path / "named", "home": tmp_path / "home"}
-    assert decoder_facts._cache_folder() == Path(expected.format(**places))
+    assert facts_cache._cache_folder() == Path(expected.format(**places))
 
 
 def test_once_known_a_model_is_told_of_without_torch(cache, folder):

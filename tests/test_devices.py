@@ -9,10 +9,12 @@ import pytest
 import torch
 from running import fails
 
-from valuembed import cli, devices, info, load
-from valuembed.devices import check_device, machine_devices
+from valuembed import info, load
+from valuembed._utils import devices
+from valuembed._utils.devices import check_device, machine_devices
+from valuembed.cli import main as cli
 from valuembed.errors import DeviceError
-from valuembed.panel import Panel
+from valuembed.models.panel import Panel
 
 HERE = "this machine has: cpu"
 CPU_BUILD = (
@@ -81,7 +83,7 @@ def test_what_is_not_there_is_told_with_what_is(built, given, message):
 
 def test_a_typo_and_a_gpu_without_cuda_are_told_without_torch():
     script = (
-        "import sys\nfrom valuembed import devices\n"
+        "import sys\nfrom valuembed._utils import devices\n"
         f"devices._torch_version = lambda: {CPU_BUILD!r}\ndevices.sys.platform = 'linux'\n"
         "for name in ('cdua', 'cuda', 'mps', 'xpu', 'cpu:7', 'meta'):\n"
         "    try: devices.check_device(name)\n"
@@ -169,7 +171,7 @@ def test_the_command_line_says_it_in_one_line(built, command, device):
 
 
 def test_evaluations_check_before_they_read_a_task(built):
-    from valuembed.evaluate import evaluate
+    from valuembed.evaluation.runner import evaluate
 
     built(CPU_BUILD)
     with pytest.raises(DeviceError, match="device 'mps' is not there"):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from valuembed import cpu_features
-from valuembed.dtypes import COMPUTED, dtype_name, has_fast, usable_name
+from valuembed._utils import cpu_features
+from valuembed.backbone.dtypes import COMPUTED, dtype_name, has_fast, usable_name
 from valuembed.errors import RecipeError
 
 
@@ -28,7 +28,7 @@ def test_an_unknown_precision_is_refused(given):
 
 @pytest.mark.parametrize("fast", [frozenset(), frozenset({"bfloat16"})])
 def test_a_half_that_is_slow_becomes_float32(fast, monkeypatch):
-    monkeypatch.setattr("valuembed.dtypes.fast_halves", lambda: fast)
+    monkeypatch.setattr("valuembed.backbone.dtypes.fast_halves", lambda: fast)
     assert usable_name("bfloat16", "cpu") == ("bfloat16" if fast else "float32")
     assert usable_name("float16", "cpu:0") == "float32"
     assert usable_name("float64", "cpu") == "float64"
@@ -45,11 +45,11 @@ def test_which_gpu_is_fast_in_half_precision(native, monkeypatch):
 
 
 def test_without_a_device_it_is_a_gpu_if_there_is_one(monkeypatch):
-    monkeypatch.setattr("valuembed.devices.machine_devices", lambda: ["cpu", "cuda:0"])
+    monkeypatch.setattr("valuembed._utils.devices.machine_devices", lambda: ["cpu", "cuda:0"])
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
-    monkeypatch.setattr("valuembed.dtypes.fast_halves", frozenset)
+    monkeypatch.setattr("valuembed.backbone.dtypes.fast_halves", frozenset)
     assert has_fast("bfloat16", None)
-    monkeypatch.setattr("valuembed.devices.machine_devices", lambda: ["cpu"])
+    monkeypatch.setattr("valuembed._utils.devices.machine_devices", lambda: ["cpu"])
     assert not has_fast("bfloat16", None)
 
 

@@ -5,8 +5,8 @@ import pytest
 from fakes import FakeEncoder
 from stored import some_words, write_embeddings
 
-from valuembed.embedding_files import EmbeddingFiles, _resolve, is_remote
 from valuembed.errors import InputError
+from valuembed.vectors.reader import EmbeddingFiles, _resolve, is_remote
 
 
 def test_a_folder_is_its_finished_files_by_name(tmp_path):

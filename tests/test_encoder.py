@@ -15,11 +15,11 @@ import pytest
 import torch
 from some_texts import some_texts
 
-from valuembed.encoding import EncodeReport
+from valuembed._utils.progress import watching_steps
 from valuembed.errors import BlankTextWarning, InputError, ReadingError, RecipeError, TruncationWarning
-from valuembed.model import load
-from valuembed.progress import watching_steps
-from valuembed.recipes import METHODS
+from valuembed.models.encoding import EncodeReport
+from valuembed.models.loading import load
+from valuembed.recipes.recipe import METHODS
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -55,7 +55,7 @@ def test_more_texts_than_a_window(folder: Path, monkeypatch: pytest.MonkeyPatch)
     model = load(folder, "va")
     texts = some_texts(23)
     expected = model.encode(texts)
-    monkeypatch.setattr("valuembed.feeding.TEXTS_PER_WINDOW", 5)
+    monkeypatch.setattr("valuembed.execution.stream.TEXTS_PER_WINDOW", 5)
     assert abs(model.encode(texts) - expected).max() < 1e-6
     assert model.report is not None
     assert model.report.texts == 23

@@ -6,12 +6,12 @@ import torch
 from some_texts import some_texts
 
 import valuembed
-from valuembed.batching import STEP_COST_ON_CPU, TOKENS_PER_STEP_ON_CPU
-from valuembed.calibrate import calibrate
-from valuembed.embedding_jobs import MOST_TEMPLATES, Manner
-from valuembed.engine import EncoderEngine
+from valuembed.analysis.calibration_fit import calibrate
 from valuembed.errors import InputError, ReadingError, RecipeError, TemplateError
-from valuembed.prefix import SharedPrefixes
+from valuembed.execution.prefix_cache import SharedPrefixes
+from valuembed.execution.scheduler import STEP_COST_ON_CPU, TOKENS_PER_STEP_ON_CPU
+from valuembed.serving.engine import EncoderEngine
+from valuembed.serving.jobs import MOST_TEMPLATES, Manner
 from valuembed.testing import tiny_checkpoint
 
 TEXTS = ["A cat sleeps.", "x", "Ein Satz mit Umlauten: äöü. " * 4, "  ", "\u4e2d\u6587 and more", "A cat sleeps."]

@@ -10,11 +10,11 @@ from scipy.stats import spearmanr
 from some_texts import some_texts
 
 import valuembed
-from valuembed import evaluate as module
 from valuembed.errors import CheckpointError, InputError, LayerError, OutputError, ReadingError, RecipeError
-from valuembed.evaluate import evaluate
-from valuembed.panel import Panel
-from valuembed.recipes import Recipe
+from valuembed.evaluation import runner as module
+from valuembed.evaluation.runner import evaluate
+from valuembed.models.panel import Panel
+from valuembed.recipes.recipe import Recipe
 
 mteb = pytest.importorskip("mteb", reason="mteb is not installed; it needs Python 3.11 or newer")
 

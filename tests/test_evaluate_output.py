@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from some_texts import some_texts
 
-from valuembed import evaluate as module
-from valuembed.calibrate import fit_calibrations
-from valuembed.evaluate import evaluate
-from valuembed.panel import Panel
-from valuembed.recipes import Recipe
+from valuembed.analysis.calibration_fit import fit_calibrations
+from valuembed.evaluation import runner as module
+from valuembed.evaluation.runner import evaluate
+from valuembed.models.panel import Panel
+from valuembed.recipes.recipe import Recipe
 
 mteb = pytest.importorskip("mteb", reason="mteb is not installed; it needs Python 3.11 or newer")
 

@@ -10,11 +10,11 @@ from scipy.stats import spearmanr
 from sklearn.metrics.pairwise import paired_cosine_distances
 from some_texts import some_texts
 
+from valuembed.analysis.objectives import CHOSEN_ON, HELD_OUT, LabelledPairs, NextSegments, halves_of_pairs, read_dev
+from valuembed.analysis.segments import cut, match
 from valuembed.errors import InputError, ReadingError
-from valuembed.evidence import CHOSEN_ON, HELD_OUT, LabelledPairs, NextSegments, halves_of_pairs, read_dev
-from valuembed.panel import Panel
-from valuembed.recipes import METHODS
-from valuembed.segments import cut, match
+from valuembed.models.panel import Panel
+from valuembed.recipes.recipe import METHODS
 
 SETS = [(0,), (3,), (0, 1), (0, 2, 3), (0, 1, 2, 3)]
 TEXTS = some_texts(60)
@@ -69,7 +69,7 @@ class TestLabelledPairs:
         alone = np.concatenate([evidence.scores([one], HELD_OUT) for one in SETS])
         np.testing.assert_allclose(together, alone, rtol=0, atol=1e-9)
         # Room for one set at a time.
-        monkeypatch.setattr("valuembed.evidence._BLOCK", 1)
+        monkeypatch.setattr("valuembed.analysis.objectives._BLOCK", 1)
         np.testing.assert_allclose(evidence.scores(SETS, HELD_OUT), together, rtol=0, atol=1e-9)
 
     def test_groups_of_layers_are_kept_apart(self, folder, write):

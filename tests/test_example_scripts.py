@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from valuembed import cli
+from valuembed.cli import main as cli
 
 SCRIPTS = sorted((Path(__file__).parents[1] / "examples").glob("*.sh"))
 

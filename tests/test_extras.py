@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from valuembed import extras
+from valuembed._utils import optional
+from valuembed._utils.optional import install_line, require
 from valuembed.errors import MissingExtraError
-from valuembed.extras import install_line, require
 
 
 class Installed:
@@ -64,5 +64,5 @@ def test_a_clone_that_is_not_installed(monkeypatch):
 
     monkeypatch.setattr(metadata, "distribution", missing)
     monkeypatch.chdir("/")
-    root = Path(extras.__file__).parents[2]
+    root = Path(optional.__file__).parents[3]
     assert install_line("store").endswith(f'-e "{root}[store]"')

@@ -9,13 +9,13 @@ import torch
 from reference import reference
 from torch import Tensor
 
-from valuembed.anatomy import Anatomy
+from valuembed.backbone.architecture import Anatomy
+from valuembed.backbone.plan import Plan
+from valuembed.backbone.tracing import survey
 from valuembed.errors import UnsupportedModelError
-from valuembed.lanes import PaddedLane
-from valuembed.plan import Plan
-from valuembed.reader import Reading, open_door
-from valuembed.recipes import METHODS
-from valuembed.survey import survey
+from valuembed.readout.hooks import Reading, open_door
+from valuembed.readout.layout import PaddedLane
+from valuembed.recipes.recipe import METHODS
 from valuembed.testing import ARCHITECTURES, HYBRIDS, tiny_config, tiny_decoder
 
 VALUE_METHODS = ("va", "aligned_va", "wva", "aligned_wva")

@@ -10,9 +10,9 @@ import pytest
 from some_texts import some_texts
 
 import valuembed
-from valuembed import feeding
 from valuembed.errors import ReadingError
-from valuembed.feeding import AHEAD_FROM, ahead
+from valuembed.execution import stream
+from valuembed.execution.stream import AHEAD_FROM, ahead
 
 NAME = "valuembed-tokenizing"
 
@@ -87,7 +87,7 @@ class TestEncoder:
             calls.append(1)
             return real(items)
 
-        monkeypatch.setattr(feeding, "ahead", watch)
+        monkeypatch.setattr(stream, "ahead", watch)
         return calls
 
     def test_few_texts_need_no_thread(self, folder, asked):

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
+from valuembed.data.text_rows import check_input, look_for_text
 from valuembed.errors import InputError
-from valuembed.rows import check_input, look_for_text
 
 RECORDS = [{"text": f"text {n}", "id": n} for n in range(3)]
 

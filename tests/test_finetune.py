@@ -26,11 +26,11 @@ from training_runs import (
     trained,
 )
 
-from valuembed.calibrate import calibrate
+from valuembed.analysis.calibration_fit import calibrate
+from valuembed.data.pairs import read_training_pairs
 from valuembed.errors import InputError, MissingExtraError, OutputError, RecipeError
-from valuembed.finetune import Training, loss_figure
-from valuembed.model import load
-from valuembed.pairs import read_training_pairs
+from valuembed.models.loading import load
+from valuembed.training.finetune import Training, loss_figure
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ class TestWeights:
         others = {weight.dtype for name, weight in made.model.named_parameters() if ".lora_" not in name}
         assert others == {torch.bfloat16}
         # By itself, where the machine is fast in it.
-        monkeypatch.setattr("valuembed.dtypes.has_fast", lambda dtype, device: True)
+        monkeypatch.setattr("valuembed.backbone.dtypes.has_fast", lambda dtype, device: True)
         again = load(tmp_path / "out")
         assert again.dtype == torch.bfloat16
         assert_saved_alike(made.model, again, TEXTS)

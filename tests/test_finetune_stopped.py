@@ -18,10 +18,10 @@ from saved_models import assert_saved_alike
 from training_runs import PAIRS, TEXTS, assert_same_adapters, losses, other_texts, pairs_file, trained
 
 from valuembed.errors import OutputError
-from valuembed.finetune import Training, _last_checkpoint
-from valuembed.model import load
+from valuembed.models.loading import load
 from valuembed.testing import tiny_checkpoint
-from valuembed.training_loop import _Trainer
+from valuembed.training.finetune import Training, _last_checkpoint
+from valuembed.training.trainer import _Trainer
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ class TestStopped:
             sys.path.insert(0, {str(Path(__file__).parent)!r})
             from pathlib import Path
             from training_runs import trained
-            from valuembed.training_loop import _Trainer
+            from valuembed.training.trainer import _Trainer
             step = _Trainer.training_step
             def killed(self, *args, **kwargs):
                 if self.state.global_step == 5:

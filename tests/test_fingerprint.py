@@ -12,10 +12,10 @@ import watching
 from watching import COMMIT, fake_hub
 
 import valuembed
-from valuembed.checkpoint import Checkpoint, locate
+from valuembed.backbone.checkpoints.location import Checkpoint, locate
+from valuembed.backbone.digests import content_digest, fingerprint, tensors_digest
 from valuembed.errors import CheckpointError
-from valuembed.fingerprint import content_digest, fingerprint, tensors_digest
-from valuembed.recipes import METHODS
+from valuembed.recipes.recipe import METHODS
 
 
 def digest(folder: Path) -> str:

@@ -13,10 +13,10 @@ from serving import FakeEngine, running, until, vector_of
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from valuembed.admission import Limits
 from valuembed.errors import InputError
-from valuembed.gate import cross_origin
-from valuembed.server import create_app
+from valuembed.serving.admission import Limits
+from valuembed.serving.middleware import cross_origin
+from valuembed.serving.server import create_app
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from valuembed import glyphs
 from valuembed.errors import MissingExtraError
-from valuembed.glyphs import BOX, lettering
+from valuembed.reporting import fonts as glyphs
+from valuembed.reporting.fonts import BOX, lettering
 
 pytest.importorskip("matplotlib")
 

@@ -13,11 +13,11 @@ import pytest
 import running
 
 import valuembed
-from valuembed import heap
+from valuembed.execution import cpu_memory
 
 FAULTS = """
 import resource, sys, torch
-from valuembed.heap import keep_freed_memory
+from valuembed.execution.cpu_memory import keep_freed_memory
 
 def step():
     torch.ones(10_000_000)
@@ -51,26 +51,26 @@ def asked(monkeypatch):
 
 class TestWhatIsAsked:
     def test_values(self, asked, monkeypatch):
-        for name in heap.CAPACITIES:
+        for name in cpu_memory.CAPACITIES:
             monkeypatch.setenv(name, "64")
-        heap.tune_memory()
+        cpu_memory.tune_memory()
         # M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD of malloc.h.
         assert asked == [(-1, 2**29), (-2, 2**26), (-3, 2**26)]
 
     @pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES"])
     def test_settings_of_the_user_stay(self, asked, monkeypatch, name):
         monkeypatch.setenv(name, "1")
-        assert not heap.keep_freed_memory()
+        assert not cpu_memory.keep_freed_memory()
         assert asked == []
 
     @pytest.mark.parametrize(("given", "expected"), [(None, "64"), ("7", "7")])
     def test_caches_are_bounded_unless_they_are_already(self, asked, monkeypatch, given, expected):
-        for name in heap.CAPACITIES:
+        for name in cpu_memory.CAPACITIES:
             monkeypatch.setenv(name, given or "")
             if given is None:
                 monkeypatch.delenv(name)
-        heap.tune_memory()
-        assert [os.environ[name] for name in heap.CAPACITIES] == [expected] * 2
+        cpu_memory.tune_memory()
+        assert [os.environ[name] for name in cpu_memory.CAPACITIES] == [expected] * 2
 
     @pytest.mark.parametrize("library", [type("Musl", (), {}), None])
     def test_other_libraries_are_left_alone(self, asked, monkeypatch, library):
@@ -80,21 +80,21 @@ class TestWhatIsAsked:
             return library
 
         monkeypatch.setattr(ctypes, "CDLL", opened)
-        assert not heap.keep_freed_memory()
+        assert not cpu_memory.keep_freed_memory()
         assert asked == []
 
     def test_loading_and_encoding_ask_for_nothing(self, asked, monkeypatch):
-        for name in heap.CAPACITIES:
+        for name in cpu_memory.CAPACITIES:
             monkeypatch.delenv(name, raising=False)
         valuembed.load("bundled", device="cpu").encode(["a text"])
         assert asked == []
-        assert not set(heap.CAPACITIES) & set(os.environ)
+        assert not set(cpu_memory.CAPACITIES) & set(os.environ)
 
     def test_the_command_line_asks(self, monkeypatch):
         asked = []
-        monkeypatch.setattr(heap, "tune_memory", lambda: asked.append(True))
+        monkeypatch.setattr(cpu_memory, "tune_memory", lambda: asked.append(True))
         # What a test starts is told not to; this one wants to see it asked.
-        monkeypatch.setattr(running, "heap", SimpleNamespace(tune_memory=None))
+        monkeypatch.setattr(running, "cpu_memory", SimpleNamespace(tune_memory=None))
         assert running.started("--version").code == 0
         assert asked == [True]
 

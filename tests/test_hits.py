@@ -5,8 +5,8 @@ import pytest
 from fakes import FakeEncoder
 
 from valuembed.errors import InputError, ReadingError
-from valuembed.hits import Hit, check_make, embed_query, fuse, unit
-from valuembed.storage import Make
+from valuembed.search.results import Hit, check_make, embed_query, fuse, unit
+from valuembed.vectors.provenance import Make
 
 
 def test_rankings_are_fused_by_reciprocal_rank():

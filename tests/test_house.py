@@ -1,11 +1,11 @@
-"""The house rules that a reader cannot see by reading one file: levels, sizes, the public names, an inert import."""
+"""The house rules that a reader cannot see by reading one file: faces, sizes, public names, an inert import."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
-from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -14,122 +14,105 @@ import valuembed
 
 SOURCE = Path(valuembed.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
-
-LEVELS = {
-    0: "recipes templates layers pooling errors extras inputs cleaning rows row_files tables column_types compressed "
-    "file_hints sources "
-    "precision heap cpu_features devices locks new_file task_rows task_files pairs backbones printable plane quantized "
-    "loading_line torch_settings process_state streams text_warnings",
-    1: "anatomy survey plan saved_record recipe_choice decoder_facts dtypes "
-    "checkpoint checkpoint_files saved_settings adapter_base calibration_record chat decoder_config weight_files "
-    "adapters adapter_embeddings lanes packing lane_choice trial compiling reader prefix passes token_reader "
-    "weight_reader decoder kernels model_kwargs vocabulary "
-    "quantizing prequantized resolution batching arrivals tokenizing offsets testing tiny_configs "
-    "tiny_tokenizers",
-    2: "value_reader module feeding calibration",
-    3: "model model_info encoding reader_loading text_encoder encoder "
-    "panel fingerprint cards plots method_specs layerwise segments linear_probe "
-    "local_tasks mteb_encoder results selection outputs keeping trainable training_settings glyphs token_weights "
-    "chart_texts storage kept_columns calls chunks vector_writer manifest shards progress sharing accounts cluster "
-    "embedding_files recorded hits vector_store index_rows index_parts index_update "
-    "embedding_jobs batcher engine admission gate openai_api server_metrics serving routes_openai routes_health "
-    "playground other_methods routes_page request_body http_errors addresses routes_docs",
-    4: "corpus one_file corpus_ray index search evaluate sweep select evidence probe next_token calibrate "
-    "calibration_report cost reproduce reproduction workload finetune training_loop server",
-    5: "commands completion cli_options cli_output cli cli_embed cli_explain cli_evaluate cli_layers "
-    "cli_probe cli_calibrate cli_reproduce cli_embed_summary cli_search cli_train cli_serve cli_texts __main__",
-}
-LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
-
-# The verbs know nothing of each other, but for these.
-SIDEWAYS = {
-    ("corpus", "one_file"),
-    ("search", "index"),
-    ("corpus_ray", "corpus"),
-    ("sweep", "evaluate"),
-    ("select", "evidence"),
-    ("next_token", "probe"),
-    ("calibration_report", "calibrate"),
-    ("reproduce", "evaluate"),
-    ("reproduce", "reproduction"),
-    ("reproduce", "workload"),
-    ("finetune", "training_loop"),
+WITHOUT_A_FACE = ("_utils", "cli", "serving/playground", "serving/routes")
+"""Folders whose files are imported one by one: what every room may need, what none imports, and parts of a room."""
+ROOMS = sorted(path.parent for path in FILES if path.name == "__init__.py" and path.parent != SOURCE)
+FACES = {
+    "valuembed." + ".".join(room.relative_to(SOURCE).parts): room
+    for room in ROOMS
+    if room.relative_to(SOURCE).as_posix() not in WITHOUT_A_FACE
 }
 
 
-def imports(path: Path) -> set[tuple[str, bool]]:
-    """Modules of this package that a file imports anywhere, and whether only the type checker sees it."""
+def test_the_top_folder_is_a_list_of_rooms():
+    entries = [path for path in SOURCE.iterdir() if path.name != "__pycache__"]
+    assert len(entries) <= 24
+    assert len(FACES) >= 18
+
+
+@pytest.mark.parametrize("room", FACES)
+def test_a_face_names_what_there_is(room):
+    face = import_module(room)
+    assert face.__doc__
+    assert face.__all__
+    assert [name for name in face.__all__ if not hasattr(face, name)] == []
+    assert set(face.__all__) <= set(dir(face))
+
+
+@pytest.mark.parametrize("room", FACES)
+def test_no_name_of_a_face_is_one_of_its_files_too(room):
+    """A file that is imported would take the name's place."""
+    face = import_module(room)
+    files = {path.stem for path in FACES[room].glob("*.py")}
+    modules = {name for name in face.__all__ if getattr(getattr(face, name), "__file__", None)}
+    assert files.intersection(face.__all__) == modules
+
+
+def imports(path: Path) -> list[tuple[int, str]]:
+    """Modules of this package that names are imported from anywhere in a file, each with its line."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    unseen = {
-        id(node)
-        for block in ast.walk(tree)
-        if isinstance(block, ast.If) and ast.unparse(block.test).endswith("TYPE_CHECKING")
-        for statement in block.body
-        for node in ast.walk(statement)
-    }
-    found = set()
+    found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name}, line {node.lineno}: relative import"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            assert node.level == 0, f"{path}, line {node.lineno}: relative import"
+            found.append((node.lineno, node.module or ""))
         elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        else:
-            continue
-        for name in names:
-            package, *rest = name.split(".")
-            if package == "valuembed" and rest != ["__version__"]:
-                found.add((rest[0] if rest else "__init__", id(node) in unseen))
-    return found
+            found += [(node.lineno, alias.name) for alias in node.names]
+    return [(line, name) for line, name in found if name.split(".")[0] == "valuembed"]
 
 
-MODULES = {path.stem: imports(path) for path in FILES if path.name != "__init__.py"}
+def room_of(parts: tuple[str, ...]) -> str:
+    """The room with a face that a file or module lies in."""
+    while parts and ".".join(("valuembed", *parts)) not in FACES:
+        parts = parts[:-1]
+    return ".".join(("valuembed", *parts))
 
 
-def test_every_file_has_a_level_and_stands_in_the_one_folder():
-    assert len(MODULES) > 20
-    assert {path.parent for path in FILES} == {SOURCE}
-    assert set(MODULES) <= set(LEVEL), "give each new file a level"
+def behind_faces(path: Path) -> list[str]:
+    """Imports that reach behind the face of another room."""
+    own = room_of(path.relative_to(SOURCE).with_suffix("").parts)
+    return [
+        f"line {line}: {module}"
+        for line, module in imports(path)
+        if module not in FACES and room_of(tuple(module.split(".")[1:])) not in (own, "valuembed")
+    ]
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_imports_point_down(name):
-    for imported, _ in MODULES[name]:
-        assert imported in MODULES, f"{name} imports {imported}, which is no file of the package"
-        assert LEVEL[imported] <= LEVEL[name], f"{name} imports {imported} from above"
-        if LEVEL[imported] == LEVEL[name] == 4:
-            assert (name, imported) in SIDEWAYS, f"{name} imports {imported} sideways"
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(SOURCE).as_posix())
+def test_other_rooms_are_entered_by_their_face(path):
+    assert behind_faces(path) == []
 
 
-def test_no_imports_in_a_circle():
-    graph = {name: {imported for imported, typing in found if not typing} for name, found in MODULES.items()}
-    order = list(TopologicalSorter(graph).static_order())
-    assert order.index("errors") < order.index("model") < order.index("cli")
-
-
-def test_the_walk_sees_every_kind_of_import(tmp_path):
-    file = tmp_path / "file.py"
+def test_the_walk_sees_every_kind_of_import(monkeypatch, tmp_path):
+    file = tmp_path / "cli" / "file.py"
+    file.parent.mkdir()
     file.write_text(
-        "import valuembed.cli\n"
-        "from valuembed import __version__, cards\n"
+        "import valuembed.models.loading\n"
+        "from valuembed import recipes, __version__\n"
+        "from valuembed.models import load\n"
         "from typing import TYPE_CHECKING\n"
-        "if TYPE_CHECKING:\n    from valuembed.model import load\n"
-        "def late():\n    from valuembed.search import search\n    import numpy\n"
+        "if TYPE_CHECKING:\n    from valuembed.corpus.job import embed_corpus\n"
+        "def late():\n    from valuembed.search.exact import search\n    import numpy\n"
     )
-    assert imports(file) == {("cli", False), ("cards", False), ("model", True), ("search", False)}
+    monkeypatch.setitem(globals(), "SOURCE", tmp_path)
+    assert behind_faces(file) == [
+        "line 1: valuembed.models.loading",
+        "line 6: valuembed.corpus.job",
+        "line 8: valuembed.search.exact",
+    ]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(SOURCE).as_posix())
 def test_no_file_is_above_400_lines(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
 
 
-def test_the_plan_of_the_house_names_every_file():
+def test_the_plan_of_the_house_names_every_room():
     plan = SOURCE.parents[1] / "ARCHITECTURE.md"
     if not plan.exists():
         pytest.skip("the package is installed without the repository around it")
     text = plan.read_text(encoding="utf-8")
-    assert [name for name in MODULES if f"`{name}.py`" not in text] == []
+    assert [room for room in ROOMS if f"`{room.relative_to(SOURCE).as_posix()}/`" not in text] == []
 
 
 class TestPublicNames:
@@ -178,7 +161,7 @@ class TestPublicNames:
         "import valuembed",
         # The command line prints its help from these tables.
         "import valuembed; valuembed.METHODS, valuembed.TEMPLATES, valuembed.Recipe, valuembed.ValuembedError",
-        "import valuembed.cli",
+        "import valuembed.cli.main",
     ],
 )
 def test_importing_is_inert(statement):

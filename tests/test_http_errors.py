@@ -6,7 +6,7 @@ from fastapi.testclient import TestClient
 from pydantic import BaseModel
 from serving import FakeEngine
 
-from valuembed.server import create_app
+from valuembed.serving.server import create_app
 
 
 @pytest.fixture(scope="module")

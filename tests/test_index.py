@@ -11,13 +11,13 @@ import pytest
 from fakes import FakeEncoder
 from stored import some_words, write_embeddings
 
-from valuembed import index_update
-from valuembed.corpus import embed_corpus, embed_file
-from valuembed.embedding_files import EmbeddingFile
+from valuembed.corpus.job import embed_corpus, embed_file
 from valuembed.errors import InputError, MissingExtraError, OutputError, ReadingError
-from valuembed.hits import Hit
-from valuembed.index import Index, RepeatedIdWarning, build_index
-from valuembed.search import open_embeddings, search
+from valuembed.search import ingest
+from valuembed.search.exact import open_embeddings, search
+from valuembed.search.index import Index, RepeatedIdWarning, build_index
+from valuembed.search.results import Hit
+from valuembed.vectors.reader import EmbeddingFile
 
 pytest.importorskip("lancedb", reason="the extra 'store' is not installed")
 
@@ -107,15 +107,15 @@ class TestBuilding:
             words = some_words(600, seed=1)
             for number in range(3):
                 shard(folder, number, words)
-        monkeypatch.setattr(index_update, "BYTES_AT_ONCE", 1)
-        monkeypatch.setattr(index_update, "COMMITS_BEFORE_TIDYING", 2)
+        monkeypatch.setattr(ingest, "BYTES_AT_ONCE", 1)
+        monkeypatch.setattr(ingest, "COMMITS_BEFORE_TIDYING", 2)
         batches = EmbeddingFile.batches
         small = lambda self, make, **given: batches(self, make, rows_per_batch=90, **given)  # noqa: E731
         monkeypatch.setattr(EmbeddingFile, "batches", small)
         seen = 0
 
         def interrupt(name):
-            write = getattr(index_update.Table, name)
+            write = getattr(ingest.Table, name)
 
             def writing(self, rows):
                 nonlocal seen
@@ -125,7 +125,7 @@ class TestBuilding:
                     raise KeyboardInterrupt
                 return done
 
-            monkeypatch.setattr(index_update.Table, name, writing)
+            monkeypatch.setattr(ingest.Table, name, writing)
 
         interrupt("append")
         interrupt("replace")
@@ -143,8 +143,8 @@ class TestBuilding:
         for number, word in enumerate(WORDS[:30]):
             further = {"stars": [number]} if number > 9 else {}
             write_embeddings(tmp_path / "out" / f"{number:02}.parquet", [word], file=f"{number}.txt", **further)
-        append, commits = index_update.Table.append, []
-        monkeypatch.setattr(index_update.Table, "append", lambda self, rows: commits.append(append(self, rows)))
+        append, commits = ingest.Table.append, []
+        monkeypatch.setattr(ingest.Table, "append", lambda self, rows: commits.append(append(self, rows)))
         assert counts(build(tmp_path / "out", tmp_path / "index")) == (30, 0, 0, 0, 30)
         assert len(commits) == 1
         assert contents(tmp_path / "index") == {(f"{number}.txt", 0): word for number, word in enumerate(WORDS[:30])}
@@ -152,7 +152,7 @@ class TestBuilding:
         assert build(tmp_path / "out", tmp_path / "index").unchanged == 30
 
     def test_an_index_that_was_not_finished_is_searched(self, folder, tmp_path, monkeypatch):
-        monkeypatch.setattr(index_update.Table, "tune", lambda *_, **__: 1 / 0)
+        monkeypatch.setattr(ingest.Table, "tune", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             build(folder, tmp_path / "index")
         index = Index.open(tmp_path / "index")
@@ -206,7 +206,7 @@ class TestBuilding:
         assert (done.repeated, done.rows) == (2, 2)
         assert contents(tmp_path / "index") == {(None, "x"): "de", (None, "y"): "bc"}
         # In two steps too.
-        monkeypatch.setattr(index_update, "BYTES_AT_ONCE", 1)
+        monkeypatch.setattr(ingest, "BYTES_AT_ONCE", 1)
         batches = EmbeddingFile.batches
         monkeypatch.setattr(EmbeddingFile, "batches", lambda self, make, **_: batches(self, make, rows_per_batch=3))
         with pytest.warns(RepeatedIdWarning, match=message):
@@ -309,7 +309,7 @@ class TestRefusals:
         def missing(*_):
             raise ModuleNotFoundError(name="lancedb")
 
-        monkeypatch.setattr("valuembed.extras.import_module", missing)
+        monkeypatch.setattr("valuembed._utils.optional.import_module", missing)
         with pytest.raises(MissingExtraError, match=r'^lancedb is not installed; run: pip install .*\[store\]"$'):
             build(folder, tmp_path / "index")
         assert not (tmp_path / "index").exists()
@@ -368,8 +368,8 @@ class TestSearching:
 
     def test_partitions(self, tmp_path, monkeypatch):
         """A query looks into few of them, but into all where few give too little."""
-        monkeypatch.setattr("valuembed.vector_store.ROWS_PER_PARTITION", 20)
-        monkeypatch.setattr("valuembed.vector_store.LEAST_PROBES", 1)
+        monkeypatch.setattr("valuembed.search.vector_store.ROWS_PER_PARTITION", 20)
+        monkeypatch.setattr("valuembed.search.vector_store.LEAST_PROBES", 1)
         words = some_words(2000)
         path = write_embeddings(tmp_path / "a.parquet", words)
         build(path, tmp_path / "index", approximate_from=300)
@@ -427,7 +427,7 @@ class TestSearching:
     def test_rows_that_are_not_in_the_approximate_index_yet_are_found(self, folder, tmp_path, monkeypatch):
         build(folder, tmp_path / "index", approximate_from=300)
         shard(folder, 3, [*WORDS, *some_words(200, seed=1)])
-        monkeypatch.setattr(index_update.Table, "tune", lambda *_, **__: True)
+        monkeypatch.setattr(ingest.Table, "tune", lambda *_, **__: True)
         build(folder, tmp_path / "index")
         assert Index.open(tmp_path / "index").search(FakeEncoder(), some_words(9, seed=1)[8], 1)[0].row == 608
 
@@ -562,7 +562,7 @@ class TestSearching:
 
 
 def test_old_versions_do_not_pile_up(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("valuembed.vector_store.KEPT", timedelta(milliseconds=1))
+    monkeypatch.setattr("valuembed.search.vector_store.KEPT", timedelta(milliseconds=1))
 
     def size():
         return sum(path.stat().st_size for path in (tmp_path / "index").rglob("*") if path.is_file())

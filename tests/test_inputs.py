@@ -8,11 +8,18 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
+from valuembed.data.validation import (
+    MAX_TEXT_BYTES,
+    as_text,
+    as_texts,
+    check_file_name,
+    check_text,
+    check_texts,
+    iter_texts,
+)
 from valuembed.errors import InputError
-from valuembed.inputs import MAX_TEXT_BYTES, as_text, as_texts, check_file_name, check_text, check_texts, iter_texts
 
 
 class Words(str):

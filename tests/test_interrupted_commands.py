@@ -8,8 +8,8 @@ import pytest
 from fakes import FakeEncoder
 from running import fails
 
-from valuembed import cli, cli_embed, commands
-from valuembed.cli_output import keeps
+from valuembed.cli import embed as cli_embed, framework as commands, main as cli
+from valuembed.cli.output import keeps
 from valuembed.errors import InputError
 
 
@@ -49,18 +49,26 @@ class TestKeeps:
 
 GOES_ON = "the same command goes on from there"
 LONG = {
-    "evaluate": ("valuembed.evaluate.evaluate", ["--tasks", "x"], f"finished scores are kept in out, {GOES_ON}"),
-    "reproduce": ("valuembed.reproduce.reproduce", [], f"finished scores are kept in out, {GOES_ON}"),
-    "sweep": ("valuembed.sweep.sweep", ["--task", "x"], f"finished scores are kept in out, {GOES_ON}"),
-    "cost": ("valuembed.cost.measure_cost", [], "what was finished is in out, marked as incomplete; the same command"),
-    "probe segments": ("valuembed.probe.probe_segments", ["--corpus", "x"], "what was finished is in out, marked as"),
+    "evaluate": ("valuembed.evaluation.evaluate", ["--tasks", "x"], f"finished scores are kept in out, {GOES_ON}"),
+    "reproduce": ("valuembed.research.reproduce", [], f"finished scores are kept in out, {GOES_ON}"),
+    "sweep": ("valuembed.analysis.sweep", ["--task", "x"], f"finished scores are kept in out, {GOES_ON}"),
+    "cost": (
+        "valuembed.research.measure_cost",
+        [],
+        "what was finished is in out, marked as incomplete; the same command",
+    ),
+    "probe segments": (
+        "valuembed.research.probe_segments",
+        ["--corpus", "x"],
+        "what was finished is in out, marked as",
+    ),
     "probe next-token": (
-        "valuembed.next_token.probe_next_token",
+        "valuembed.research.probe_next_token",
         ["--corpus", "x"],
         "what was finished is in out, mar",
     ),
-    "index": ("valuembed.index.build_index", ["x"], f"rows that were added are kept, {GOES_ON}"),
-    "train": ("valuembed.finetune.train", ["--pairs", "x"], f"the last checkpoint is kept, {GOES_ON}"),
+    "index": ("valuembed.search.build_index", ["x"], f"rows that were added are kept, {GOES_ON}"),
+    "train": ("valuembed.training.train", ["--pairs", "x"], f"the last checkpoint is kept, {GOES_ON}"),
 }
 
 
@@ -68,7 +76,7 @@ LONG = {
 def test_an_interrupt_says_what_is_kept(command, tmp_path, monkeypatch):
     function, arguments, said = LONG[command]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("valuembed.cli_output.DEMONSTRATION_NOTE", "note")
+    monkeypatch.setattr("valuembed.cli.output.DEMONSTRATION_NOTE", "note")
     monkeypatch.setattr(function, interrupt)
     told = fails(*command.split(), *arguments, "-o", "out", code=130)
     assert told.removeprefix("note ") == "interrupted; nothing was written"
@@ -87,7 +95,7 @@ def test_an_interrupt_says_what_is_kept(command, tmp_path, monkeypatch):
 def test_an_interrupt_of_a_job_on_one_file(tmp_path, monkeypatch):
     (tmp_path / "in.txt").write_text("a text\n")
     monkeypatch.setattr(cli_embed, "load_encoder", lambda options: FakeEncoder())
-    monkeypatch.setattr("valuembed.one_file.embed_file", interrupt)
+    monkeypatch.setattr("valuembed.corpus.embed_file", interrupt)
     told = fails("embed", tmp_path / "in.txt", "-o", tmp_path / "out.parquet", code=130)
     assert told == f"interrupted; {cli_embed.NOTHING_KEPT}"
 
@@ -112,7 +120,7 @@ def test_other_libraries_say_nothing_on_the_side(monkeypatch):
 
 
 def test_what_a_load_says_is_said_once(monkeypatch, caplog):
-    log = logging.getLogger("valuembed.dtypes")
+    log = logging.getLogger("valuembed.backbone.dtypes")
 
     def loads_twice(options):
         for _ in range(2):

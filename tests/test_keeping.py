@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from valuembed._utils.autosave import incomplete, keeping
 from valuembed.errors import OutputError
-from valuembed.keeping import incomplete, keeping
 
 
 def work(parts, **choices):

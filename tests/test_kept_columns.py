@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from fakes import FakeEncoder
 
-from valuembed import kept_columns
-from valuembed.corpus import embed_corpus, embed_file
+from valuembed.corpus.job import embed_corpus, embed_file
+from valuembed.corpus.manifest import read_manifest
 from valuembed.errors import InputError, OutputError
-from valuembed.kept_columns import KeptColumns, find_columns, stored_name
-from valuembed.manifest import read_manifest
+from valuembed.vectors import kept_columns
+from valuembed.vectors.kept_columns import KeptColumns, find_columns, stored_name
 
 
 @pytest.fixture
@@ -235,8 +235,8 @@ class TestFolders:
         assert folder("a.jsonl").schema.names == ["id", "file", "row", "text", "embedding"]
 
     def test_a_late_value_that_does_not_fit_is_null_with_a_warning(self, here, monkeypatch):
-        monkeypatch.setattr("valuembed.compressed._BUFFER", 64)
-        monkeypatch.setattr("valuembed.manifest.LOOKED_AT", 9000)
+        monkeypatch.setattr("valuembed.data.compression._BUFFER", 64)
+        monkeypatch.setattr("valuembed.corpus.manifest.LOOKED_AT", 9000)
         # More than is looked at, and than is read at a time.
         rows = [{"text": f"a {n}", "n": n, "pad": "x" * 1000} for n in range(20)]
         write("a.jsonl", [*rows, {"text": "b", "n": "x", "late": 1}])

@@ -7,9 +7,9 @@ import json
 import pytest
 
 import valuembed
-from valuembed import kernels
+from valuembed.backbone import kernels
+from valuembed.backbone.kernels import choose_kernel
 from valuembed.errors import RecipeError
-from valuembed.kernels import choose_kernel
 from valuembed.testing import tiny_checkpoint, tiny_config
 
 FLASH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import tensor
 
-from valuembed.lanes import Beginning, PackedLane, PaddedLane
+from valuembed.readout.layout import Beginning, PackedLane, PaddedLane
 
 POISON = 1e4
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from transformers import LlamaConfig, MistralConfig, Qwen3Config
 
 from valuembed.errors import LayerError
-from valuembed.layers import PRESETS, describe, preset_for, resolve_layers
+from valuembed.recipes.layers import PRESETS, describe, preset_for, resolve_layers
 
 EIGHT = tuple(range(8))
 HYBRID = (3, 7, 11)

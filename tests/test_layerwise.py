@@ -8,15 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from scipy.stats import spearmanr
 from some_texts import some_texts
 
 import valuembed
-from valuembed.encoding import EncodeReport
 from valuembed.errors import LayerError, RecipeError, TruncationWarning
-from valuembed.layerwise import (
+from valuembed.models.encoding import EncodeReport
+from valuembed.models.layerwise import (
     described,
     look,
     pair_windows,
@@ -26,8 +25,8 @@ from valuembed.layerwise import (
     versions,
     warn_truncated,
 )
-from valuembed.panel import Panel
-from valuembed.recipes import METHODS, Recipe
+from valuembed.models.panel import Panel
+from valuembed.recipes.recipe import METHODS, Recipe
 from valuembed.testing import tiny_checkpoint
 
 TEXTS = some_texts(12)

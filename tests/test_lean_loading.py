@@ -16,11 +16,11 @@ from saved_models import assert_close, assert_saved_alike
 from watching import COMMIT, fake_hub, watch_reads
 
 import valuembed
-from valuembed.checkpoint import locate
-from valuembed.decoder_config import cut_config, read_config
+from valuembed.backbone.checkpoints.config import cut_config, read_config
+from valuembed.backbone.checkpoints.location import locate
+from valuembed.backbone.checkpoints.weight_files import find_weights, index_folder, is_needed
 from valuembed.errors import CheckpointError
 from valuembed.testing import tiny_checkpoint, tiny_config
-from valuembed.weight_files import find_weights, index_folder, is_needed
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from valuembed.linear_probe import as_classes, fit, most_frequent
+from valuembed.research.linear_probe import as_classes, fit, most_frequent
 
 
 def test_finds_what_is_there():

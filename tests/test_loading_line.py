@@ -4,8 +4,8 @@ import io
 
 import pytest
 
-from valuembed import loading_line
-from valuembed.loading_line import LINE, LoadingLine
+from valuembed._utils import loading_line
+from valuembed._utils.loading_line import LINE, LoadingLine
 
 
 class Terminal(io.StringIO):
@@ -66,7 +66,7 @@ def test_whoever_watched_may_be_gone(terminal):
 
 
 def test_a_model_that_is_built_ends_it(terminal, folder):
-    from valuembed.model import load
+    from valuembed.models.loading import load
 
     terminal = terminal()
     LINE.begin("tiny")

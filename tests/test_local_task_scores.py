@@ -13,7 +13,7 @@ from local_sets import DOCS, QRELS, QUERIES, SEARCH_ENCODER, STS, STS_ENCODER, L
 from scipy.stats import spearmanr
 
 from valuembed.errors import InputError
-from valuembed.local_tasks import classification_task, parse_task, retrieval_task
+from valuembed.evaluation.local_tasks import classification_task, parse_task, retrieval_task
 
 PromptType = mteb.types.PromptType
 

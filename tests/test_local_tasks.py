@@ -9,7 +9,15 @@ import pytest
 from local_sets import DOCS, QRELS, QUERIES, STS, STS_ENCODER, Lookup, mteb, no_network, run  # noqa: F401
 
 from valuembed.errors import InputError, MissingExtraError
-from valuembed.local_tasks import FORMS, classification_task, kind, parse_task, retrieval_task, sts_task, title
+from valuembed.evaluation.local_tasks import (
+    FORMS,
+    classification_task,
+    kind,
+    parse_task,
+    retrieval_task,
+    sts_task,
+    title,
+)
 
 
 @pytest.fixture
@@ -154,7 +162,7 @@ class TestParse:
 
 def test_import_is_light():
     check = (
-        "import sys, valuembed.local_tasks; "
+        "import sys, valuembed.evaluation.local_tasks; "
         "print([name for name in ('mteb', 'torch', 'numpy', 'datasets') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=60, check=False)

@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
+from valuembed._utils.locks import Lock
 from valuembed.errors import OutputError
-from valuembed.locks import Lock
 
 
 def test_one_holder_at_a_time(tmp_path):
@@ -24,7 +24,7 @@ def test_one_holder_at_a_time(tmp_path):
 
 
 def test_a_lock_dies_with_its_process_and_its_file_means_nothing(tmp_path):
-    script = "import sys, time; from pathlib import Path; from valuembed.locks import Lock\n"
+    script = "import sys, time; from pathlib import Path; from valuembed._utils.locks import Lock\n"
     script += "lock = Lock(Path(sys.argv[1])); print(lock.acquire(), flush=True); time.sleep(60)"
     path = tmp_path / "lock"
     with subprocess.Popen([sys.executable, "-c", script, path], stdout=subprocess.PIPE, text=True) as process:

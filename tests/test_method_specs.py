@@ -7,11 +7,11 @@ import warnings
 import pytest
 
 import valuembed
-from valuembed.checkpoint import locate
+from valuembed.backbone.checkpoints.location import locate
 from valuembed.errors import LayerError, RecipeError
-from valuembed.method_specs import Asked, choose, parse_methods
-from valuembed.recipes import METHODS, Recipe, write_recipe
-from valuembed.templates import TEMPLATES
+from valuembed.recipes.method_specs import Asked, choose, parse_methods
+from valuembed.recipes.recipe import METHODS, Recipe, write_recipe
+from valuembed.recipes.templates import TEMPLATES
 
 
 @pytest.mark.parametrize(

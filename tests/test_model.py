@@ -13,11 +13,11 @@ from saved_models import assert_close, assert_same_vectors, assert_saved_alike
 from sentence_transformers import SentenceTransformer
 from some_texts import some_texts
 
-from valuembed.encoder import ValueEncoder
 from valuembed.errors import CheckpointError, InputError, LayerError, RecipeError, TemplateError
-from valuembed.model import load
-from valuembed.model_info import info
-from valuembed.recipes import METHODS, Recipe
+from valuembed.models.encoder import ValueEncoder
+from valuembed.models.loading import load
+from valuembed.models.model_info import info
+from valuembed.recipes.recipe import METHODS, Recipe
 
 WIDTHS = {"va": 16, "aligned_va": 32, "wva": 32, "aligned_wva": 32}
 
@@ -164,7 +164,7 @@ def test_half_precision_that_was_saved_is_raised_where_it_is_slow(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load(folder, "va", dtype="float16").save_pretrained(str(tmp_path))
-    monkeypatch.setattr("valuembed.dtypes.has_fast", lambda dtype, device: False)
+    monkeypatch.setattr("valuembed.backbone.dtypes.has_fast", lambda dtype, device: False)
     assert load(tmp_path).dtype == torch.float32
     assert load(tmp_path, dtype="float16").dtype == torch.float16
 

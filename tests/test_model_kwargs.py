@@ -10,9 +10,9 @@ import torch
 from transformers import PreTrainedModel
 
 import valuembed
+from valuembed.backbone.model_kwargs import LEGAL, RESERVED, check_model_kwargs
 from valuembed.errors import CheckpointError, DeviceError, MissingExtraError, RecipeError, UnsupportedModelError
-from valuembed.model_kwargs import LEGAL, RESERVED, check_model_kwargs
-from valuembed.panel import Panel
+from valuembed.models.panel import Panel
 
 
 def test_what_is_legal_is_an_argument_of_from_pretrained():
@@ -125,7 +125,7 @@ def test_what_is_not_is_told_in_one_line(folder, given, error, message):
 def test_a_quantization_whose_package_is_missing(folder, monkeypatch):
     from transformers import BitsAndBytesConfig
 
-    monkeypatch.setattr("valuembed.quantized._is_installed", lambda module: False)
+    monkeypatch.setattr("valuembed.backbone.checkpoints.quantized._is_installed", lambda module: False)
     for settings in ({"load_in_4bit": True}, BitsAndBytesConfig(load_in_4bit=True)):
         with pytest.raises(
             MissingExtraError, match=r"^model_kwargs: the quantization bitsandbytes 4-bit needs bitsandbytes"

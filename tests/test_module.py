@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from valuembed.encoder import ValueEncoder
 from valuembed.errors import CheckpointError, InputError, RecipeError, UnsupportedModelError
-from valuembed.model import load
-from valuembed.module import ValueTransformer
+from valuembed.models.encoder import ValueEncoder
+from valuembed.models.loading import load
+from valuembed.models.value_transformer import ValueTransformer
 from valuembed.testing import tiny_checkpoint
 
 TEXTS = ["one two three", "a much longer text than the first one, with more words in it", "x", "four five"]
@@ -77,7 +77,7 @@ def test_slices_of_the_features_can_be_run_apart(folder: Path) -> None:
 def test_span_all_covers_every_token_fed(folder: Path) -> None:
     from dataclasses import replace
 
-    from valuembed.recipes import METHODS
+    from valuembed.recipes.recipe import METHODS
 
     everything = encoder(folder, replace(METHODS["va"], span="all"), normalize=False)
     features = everything.preprocess(["one two"])

@@ -9,12 +9,12 @@ import pytest
 from some_texts import some_texts
 
 import valuembed
-from valuembed import mteb_encoder
-from valuembed.encoding import EncodeReport
 from valuembed.errors import OutputError, ReadingError
-from valuembed.mteb_encoder import AsLoaded, MethodEncoder, SharedVectors, model_meta
-from valuembed.panel import Panel
-from valuembed.recipes import Recipe
+from valuembed.evaluation import mteb_adapter
+from valuembed.evaluation.mteb_adapter import AsLoaded, MethodEncoder, SharedVectors, model_meta
+from valuembed.models.encoding import EncodeReport
+from valuembed.models.panel import Panel
+from valuembed.recipes.recipe import Recipe
 
 mteb = pytest.importorskip("mteb", reason="mteb is not installed; it needs Python 3.11 or newer")
 PromptType = mteb.types.PromptType
@@ -147,20 +147,20 @@ class TestSharedVectors:
         assert [names for names, _, _ in source.calls] == [("a", "b", "c"), ("a",), ("b",), ("c",)]
 
     def test_memory_stays_flat(self, monkeypatch):
-        monkeypatch.setattr(mteb_encoder, "TEXTS_PER_CHUNK", 300)
+        monkeypatch.setattr(mteb_adapter, "TEXTS_PER_CHUNK", 300)
         source = Counting([["a", "b"]])
         texts = [f"{number}" for number in range(700)]
         with SharedVectors(source, unit=False) as vectors:
             np.testing.assert_array_equal(vectors.get("b", texts)[:, 0], [len(text) for text in texts])
         assert [len(texts) for _, _, texts in source.calls] == [300, 300, 100]
         # By bytes: 2 methods 2 wide are 16 bytes a text.
-        monkeypatch.setattr(mteb_encoder, "BYTES_PER_CHUNK", 16 * 260)
+        monkeypatch.setattr(mteb_adapter, "BYTES_PER_CHUNK", 16 * 260)
         source.calls.clear()
         with SharedVectors(source) as vectors:
             vectors.get("b", texts)
         assert [len(texts) for _, _, texts in source.calls] == [260, 260, 180]
         # By characters: 6 + 5 + 4 reach 15, and 3 + 2 + 1 are the rest.
-        monkeypatch.setattr(mteb_encoder, "CHARACTERS_PER_CHUNK", 15)
+        monkeypatch.setattr(mteb_adapter, "CHARACTERS_PER_CHUNK", 15)
         source.calls.clear()
         with SharedVectors(source) as vectors:
             vectors.get("b", ["x" * length for length in (1, 2, 3, 4, 5, 6)])

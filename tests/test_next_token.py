@@ -12,13 +12,13 @@ import torch
 from some_texts import WORDS
 
 import valuembed
-from valuembed import linear_probe, next_token
+from valuembed.analysis.segments import Documents
+from valuembed.analysis.token_signals import AT_TOKEN, TokenSignal
 from valuembed.errors import InputError, LayerError, ReadingError
-from valuembed.next_token import Drawn, Projection, draw, probe_next_token
-from valuembed.panel import Panel
-from valuembed.segments import Documents
-from valuembed.token_reader import AT_TOKEN, TokenSignal
-from valuembed.tokenizing import TokenRow
+from valuembed.models.panel import Panel
+from valuembed.research import linear_probe, next_token_probe
+from valuembed.research.next_token_probe import Drawn, Projection, draw, probe_next_token
+from valuembed.tokenization.tokenizer import TokenRow
 
 SIGNAL = TokenSignal("value", AT_TOKEN, 0)
 
@@ -88,8 +88,8 @@ class TestDraw:
             assert start == 1  # the BOS is not the text's
             assert positions == sorted(set(positions))
             assert start <= positions[0] <= positions[-1] < end - 1
-            assert len(row.ids) <= next_token.CONTEXT
-        assert {len(positions) for positions in drawn.positions[:-1]} == {next_token.PER_DOCUMENT}
+            assert len(row.ids) <= next_token_probe.CONTEXT
+        assert {len(positions) for positions in drawn.positions[:-1]} == {next_token_probe.PER_DOCUMENT}
 
     def test_reads_no_further_than_needed(self, corpus, reader):
         documents = Documents(corpus)
@@ -120,7 +120,7 @@ class TestDraw:
 
 class TestProbe:
     def test_every_layer_of_the_four_signals(self, found):
-        assert layers_of(found) == {signal: [0, 1, 2, 3] for signal in next_token.TOKEN_SIGNALS.values()}
+        assert layers_of(found) == {signal: [0, 1, 2, 3] for signal in next_token_probe.TOKEN_SIGNALS.values()}
         assert list(found.final) == ["hidden state at the token", "hidden states of the prefix"]
         figures = [figures for of_signal in found.scores.values() for figures in of_signal.values()]
         assert all(0 <= top1 <= top5 <= 100 and loss > 0 for top1, top5, loss in figures)
@@ -136,7 +136,7 @@ class TestProbe:
         assert found.details["width"] == 16
         narrow = probe_next_token(folder, corpus, positions=1000, width=5, layers=[1], progress=False)
         assert narrow.details["width"] == 5
-        assert layers_of(narrow) == {signal: [1] for signal in next_token.TOKEN_SIGNALS.values()}
+        assert layers_of(narrow) == {signal: [1] for signal in next_token_probe.TOKEN_SIGNALS.values()}
 
     def test_the_same_every_time(self, folder, corpus, found):
         assert probe_next_token(folder, corpus, positions=1200, progress=False).scores == found.scores
@@ -183,7 +183,7 @@ class TestEndedEarly:
     @pytest.fixture
     def trained(self, monkeypatch):
         """Counts the probes that are trained, and ends the work at the one after ``most``."""
-        trained, real = SimpleNamespace(count=0, most=math.inf), next_token.fit
+        trained, real = SimpleNamespace(count=0, most=math.inf), next_token_probe.fit
 
         def fit(*arguments):
             if trained.count >= trained.most:
@@ -191,7 +191,7 @@ class TestEndedEarly:
             trained.count += 1
             return real(*arguments)
 
-        monkeypatch.setattr(next_token, "fit", fit)
+        monkeypatch.setattr(next_token_probe, "fit", fit)
         return trained
 
     def test_a_later_run_takes_over_what_is_finished(self, folder, corpus, tmp_path, trained):
@@ -252,12 +252,12 @@ class TestErrors:
             probe_next_token(folder, corpus, layers=[4])
 
     def test_not_finite(self, folder, corpus, monkeypatch):
-        real, spoilt = next_token.read_tokens, TokenSignal("hidden", AT_TOKEN, 1)
+        real, spoilt = next_token_probe.read_tokens, TokenSignal("hidden", AT_TOKEN, 1)
 
         def read(*arguments, **options):
             for rows, signals in real(*arguments, **options):
                 yield rows, signals | {spoilt: signals[spoilt] / 0}
 
-        monkeypatch.setattr(next_token, "read_tokens", read)
+        monkeypatch.setattr(next_token_probe, "read_tokens", read)
         with pytest.raises(ReadingError, match="hidden state at the token, layer 1: some vectors are not finite"):
             probe_next_token(folder, corpus, positions=1000, layers=[1], progress=False)

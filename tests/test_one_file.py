@@ -13,11 +13,11 @@ import pytest
 import tqdm.auto
 from fakes import FakeEncoder
 
-from valuembed import calls
-from valuembed.corpus import check_files, embed_file, rejected_path
+from valuembed._utils.atomic import NewFile
+from valuembed._utils.progress import step_done
+from valuembed.corpus import batches
+from valuembed.corpus.job import check_files, embed_file, rejected_path
 from valuembed.errors import InputError, OutputError, ReadingError, TruncationWarning
-from valuembed.new_file import NewFile
-from valuembed.progress import step_done
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_truncated_texts_are_counted_and_warned_about_once(tmp_path):
 
 
 def test_long_texts_end_a_chunk_early(tmp_path, monkeypatch):
-    monkeypatch.setattr(calls, "CALL_CHARACTERS", 8)
+    monkeypatch.setattr(batches, "CALL_CHARACTERS", 8)
     (tmp_path / "in.txt").write_text("aaaa\nbbbb\ncc\n")
     model = FakeEncoder()
     embed_file(model, tmp_path / "in.txt", tmp_path / "out.parquet")
@@ -332,7 +332,7 @@ def test_the_bar_moves_with_every_step_of_the_model(tmp_path, source, monkeypatc
             moved.append(n)
             self.n += n
 
-    monkeypatch.setattr("valuembed.one_file.track", lambda show, **about: Bar(disable=True, **about))
+    monkeypatch.setattr("valuembed.corpus.single_file.track", lambda show, **about: Bar(disable=True, **about))
     embed_file(Stepping(), source, tmp_path / "out.parquet")
     # A step for each of ten texts, then the two rows that were set aside.
     assert moved == [1] * 10 + [2]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from valuembed.embedding_jobs import Embedded
 from valuembed.errors import RequestError
-from valuembed.openai_api import (
+from valuembed.serving.jobs import Embedded
+from valuembed.serving.schemas import (
     EmbeddingsAnswer,
     EmbeddingsRequest,
     answer_parts,

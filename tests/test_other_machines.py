@@ -7,7 +7,8 @@ import torch
 from other_machines import BOUNDARY, STEP, half_precision, moved, shift_weights
 from saved_models import assert_close, assert_same_weights, assert_saved_alike
 
-from valuembed import dtypes, load
+from valuembed import load
+from valuembed.backbone import dtypes
 from valuembed.testing import tiny_checkpoint
 
 

@@ -5,12 +5,12 @@ import pytest
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 import valuembed
-from valuembed.calibrate import calibrate
-from valuembed.other_methods import OFFERED, EncoderPlayground
-from valuembed.playground import SERVED, unit
-from valuembed.recipes import METHODS, Recipe
+from valuembed.analysis.calibration_fit import calibrate
+from valuembed.models.explanation import explain
+from valuembed.recipes.recipe import METHODS, Recipe
+from valuembed.serving.playground.api import SERVED, unit
+from valuembed.serving.playground.other_methods import OFFERED, EncoderPlayground
 from valuembed.testing import tiny_checkpoint
-from valuembed.token_weights import explain
 
 TEXTS = ["A cat sleeps.", "x", "Ein Satz mit Umlauten: äöü. " * 4, "\u4e2d\u6587 and more"]
 CLOSE = {"rtol": 0, "atol": 2e-5}

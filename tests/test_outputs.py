@@ -12,12 +12,19 @@ from safetensors import SafetensorError
 from saved_models import WHITENED, assert_saved_alike
 from some_texts import some_texts
 
-from valuembed.calibrate import calibrate
-from valuembed.calibration import Calibration, find_calibration
+from valuembed._utils.atomic import NewFile
+from valuembed.analysis.calibration_fit import calibrate
 from valuembed.errors import InputError, MissingExtraError, OutputError
-from valuembed.model import load
-from valuembed.new_file import NewFile
-from valuembed.outputs import check_model_folder, check_picture, replace_text, replacing, results_folder, save_model
+from valuembed.models.calibration import Calibration, find_calibration
+from valuembed.models.loading import load
+from valuembed.reporting.outputs import (
+    check_model_folder,
+    check_picture,
+    replace_text,
+    replacing,
+    results_folder,
+    save_model,
+)
 
 TEXTS = some_texts(20)
 

@@ -11,16 +11,16 @@ import torch
 from some_texts import some_texts
 
 import valuembed
-from valuembed import lane_choice, packing
-from valuembed.lane_choice import packed_up_to
-from valuembed.lanes import PackedLane
-from valuembed.passes import read
-from valuembed.plan import Plan
-from valuembed.prefix import SharedPrefixes
-from valuembed.prefix import why_not as why_not_shared
-from valuembed.reader import open_door
-from valuembed.recipes import METHODS, Recipe
-from valuembed.survey import survey
+from valuembed.backbone.plan import Plan
+from valuembed.backbone.tracing import survey
+from valuembed.execution import capabilities
+from valuembed.execution.capabilities import packed_up_to
+from valuembed.execution.executor import read
+from valuembed.execution.prefix_cache import SharedPrefixes, why_not as why_not_shared
+from valuembed.readout import varlen
+from valuembed.readout.hooks import open_door
+from valuembed.readout.layout import PackedLane
+from valuembed.recipes.recipe import METHODS, Recipe
 from valuembed.testing import ARCHITECTURES, HYBRIDS, tiny_checkpoint, tiny_config, tiny_decoder
 
 TEXTS = some_texts(40)
@@ -104,7 +104,7 @@ def test_most_families_take_it():
 def test_texts_longer_than_a_window_are_padded():
     model, anatomy = _opened("mistral")
     window = model.config.sliding_window
-    assert packed_up_to(model, _plans(anatomy)[0], "packed") == packing.longest_text(model) == window == 8
+    assert packed_up_to(model, _plans(anatomy)[0], "packed") == varlen.longest_text(model) == window == 8
     features = _features((21, 12, 8, 5), shared=2)
     shapes = []
     hook = model.register_forward_pre_hook(
@@ -155,7 +155,7 @@ class TestEncoder:
         model = valuembed.load(folder, "va")
         model.reader.lane = "packed"
         model.encode(TEXTS)
-        monkeypatch.setattr("valuembed.value_reader.packed_up_to", None)
+        monkeypatch.setattr("valuembed.models.value_reader.packed_up_to", None)
         model.encode(TEXTS)
 
 
@@ -193,7 +193,7 @@ class TestReasons:
         def fail(*args):
             raise RuntimeError("no such kernel image")
 
-        monkeypatch.setattr(packing, "attend", fail)
+        monkeypatch.setattr(varlen, "attend", fail)
         assert self.why(model, anatomy, caplog) == "a trial of the packed lane failed: RuntimeError"
 
 
@@ -204,7 +204,7 @@ class TestOnCuda:
     def test_the_fast_kernel_gives_the_same(self, tmp_path, method, architecture):
         tiny_checkpoint(tmp_path / "model", architecture, tokenizer="byte_level_bos")
         model = valuembed.load(tmp_path / "model", method, dtype="bfloat16", device="cuda")
-        assert lane_choice.packed_up_to(model.reader.model, model.reader.plan) > 0
+        assert capabilities.packed_up_to(model.reader.model, model.reader.plan) > 0
         packed = model.encode(TEXTS)
         model.reader.lane = "padded"
         cosines = (packed * model.encode(TEXTS)).sum(axis=1)
@@ -212,4 +212,4 @@ class TestOnCuda:
 
     def test_float32_is_padded(self, folder):
         model = valuembed.load(folder, "va", dtype="float32", device="cuda")
-        assert lane_choice.packed_up_to(model.reader.model, model.reader.plan) == 0
+        assert capabilities.packed_up_to(model.reader.model, model.reader.plan) == 0

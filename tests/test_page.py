@@ -12,8 +12,8 @@ from pages import KEY, PageEngine, other_vector_of
 from serving import running, until, vector_of
 
 import valuembed
-from valuembed.admission import Limits
-from valuembed.printable import decimals
+from valuembed._utils.text import decimals
+from valuembed.serving.admission import Limits
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
 

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from valuembed.data.labelled_rows import digest_of
+from valuembed.data.pairs import DUPLICATE, IDENTICAL, LAYOUTS, OTHER_SPLIT, check_batch, overlap, read_training_pairs
 from valuembed.errors import InputError
-from valuembed.pairs import DUPLICATE, IDENTICAL, LAYOUTS, OTHER_SPLIT, check_batch, overlap, read_training_pairs
-from valuembed.task_rows import digest_of
 
 PAIR = {"anchor": "a", "positive": "b"}
 KINDS = [".jsonl", ".csv", ".parquet", ".jsonl.gz", ".jsonl.zst", ".csv.gz", ".csv.zst"]

@@ -8,11 +8,11 @@ import torch
 from some_texts import some_texts
 
 import valuembed
-from valuembed.calibration import Calibration, Projection
-from valuembed.calibration_record import CalibrationRecord
+from valuembed.backbone.checkpoints.calibration_record import CalibrationRecord
 from valuembed.errors import InputError, ReadingError, RecipeError
-from valuembed.panel import SIGNALS, Panel, every_layer
-from valuembed.recipes import METHODS, Recipe
+from valuembed.models.calibration import Calibration, Projection
+from valuembed.models.panel import SIGNALS, Panel, every_layer
+from valuembed.recipes.recipe import METHODS, Recipe
 
 TEXTS = some_texts(20)
 ALL = {**{name: name for name in METHODS}, "va all": Recipe(signal="value", weights="mean", layers="all")}

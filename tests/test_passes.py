@@ -10,8 +10,8 @@ import torch
 from some_texts import some_texts
 
 import valuembed
-from valuembed import passes
 from valuembed.errors import ReadingError
+from valuembed.execution import executor
 
 TEXTS = some_texts(40)
 ERRORS = {
@@ -23,7 +23,7 @@ ERRORS = {
 @pytest.fixture
 def limited(monkeypatch):
     """Steps of more than so many tokens fail; the sizes of those that were tried."""
-    real = passes._padded
+    real = executor._padded
 
     def limit(tokens, error):
         tried = []
@@ -36,7 +36,7 @@ def limited(monkeypatch):
                 raise error
             return lane, given
 
-        monkeypatch.setattr(passes, "_padded", padded)
+        monkeypatch.setattr(executor, "_padded", padded)
         return tried
 
     return limit

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from valuembed.errors import InputError
-from valuembed.plane import to_plane
+from valuembed.serving.playground.projection import to_plane
 
 
 @pytest.mark.parametrize("width", [3, 40], ids=["narrow", "wide"])

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from valuembed.playground import portions, unit
+from valuembed.serving.playground.api import portions, unit
 
 
 @pytest.mark.parametrize(

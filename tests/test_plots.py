@@ -12,9 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from valuembed import plots
 from valuembed.errors import MissingExtraError, OutputError
-from valuembed.glyphs import Lettering
+from valuembed.reporting import plots
+from valuembed.reporting.fonts import Lettering
 
 
 def test_bars_are_one_group_a_key_and_one_colour_a_series():

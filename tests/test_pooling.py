@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from valuembed.pooling import expand_heads, mean_over_tokens, span_mask, take_token
+from valuembed.readout.pooling import expand_heads, mean_over_tokens, span_mask, take_token
 
 POISON = 1e4
 SIDES = ("left", "right")

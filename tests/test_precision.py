@@ -5,8 +5,8 @@ from fakes import FakeEncoder
 from sentence_transformers.util import quantize_embeddings
 
 from valuembed.errors import InputError
-from valuembed.precision import check_precision, pack, shorten, stored_width, unpack
-from valuembed.storage import Make
+from valuembed.vectors.provenance import Make
+from valuembed.vectors.quantization import check_precision, pack, shorten, stored_width, unpack
 
 # The largest of the first row is 4, of the second -2.
 VECTORS = np.array([[1.0, -2.0, 0.0, 4.0], [-2.0, 1.0, 0.5, 0.0]], np.float32)

@@ -10,15 +10,15 @@ import torch
 from some_texts import some_texts
 
 import valuembed
-from valuembed import feeding
-from valuembed.lane_choice import why_whole
-from valuembed.panel import Panel
-from valuembed.passes import read
-from valuembed.plan import Plan
-from valuembed.prefix import SharedPrefixes, why_not
-from valuembed.reader import open_door
-from valuembed.recipes import METHODS, Recipe
-from valuembed.survey import survey
+from valuembed.backbone.plan import Plan
+from valuembed.backbone.tracing import survey
+from valuembed.execution import stream
+from valuembed.execution.capabilities import why_whole
+from valuembed.execution.executor import read
+from valuembed.execution.prefix_cache import SharedPrefixes, why_not
+from valuembed.models.panel import Panel
+from valuembed.readout.hooks import open_door
+from valuembed.recipes.recipe import METHODS, Recipe
 from valuembed.testing import (
     ARCHITECTURES,
     HYBRIDS,
@@ -28,7 +28,7 @@ from valuembed.testing import (
     tiny_decoder,
     tiny_tokenizer,
 )
-from valuembed.tokenizing import TextTokenizer
+from valuembed.tokenization.tokenizer import TextTokenizer
 
 TEXTS = some_texts(40)
 LONG = "In front of every text stands the same long line, {prompt}and here it comes : {text} . In one word :"
@@ -130,7 +130,7 @@ def fed(monkeypatch):
 def whole(monkeypatch, encoder, *given, **more):
     """What an encoder gives when every text is run whole."""
     with monkeypatch.context() as patch:
-        patch.setattr(feeding, "SHARED_FROM", 10**9)
+        patch.setattr(stream, "SHARED_FROM", 10**9)
         return encoder.encode(*given, **more)
 
 
@@ -245,7 +245,7 @@ def test_a_panel_gives_the_same(folder, monkeypatch):
     panel = Panel.load(
         folder, {name: recipe for name, recipe in SIGNALS.items() if recipe.layers is None}, dtype="float32"
     )
-    monkeypatch.setattr(feeding, "SHARED_FROM", 10**9)
+    monkeypatch.setattr(stream, "SHARED_FROM", 10**9)
     expected = panel.encode(TEXTS)
     monkeypatch.undo()
     for name, vectors in panel.encode(TEXTS).items():

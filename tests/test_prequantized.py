@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from transformers import PretrainedConfig
 
 import valuembed
+from valuembed.backbone.checkpoints.quantized import is_dequantized, quantization_method
+from valuembed.backbone.prequantized import give_one_dtype
 from valuembed.errors import RecipeError
-from valuembed.prequantized import give_one_dtype
-from valuembed.quantized import is_dequantized, quantization_method
 from valuembed.testing import tiny_checkpoint, tiny_decoder
 
 BLOCK = 32
@@ -61,7 +61,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.mark.parametrize("dtype", [None, "float32", "bfloat16", "float16"])
 def test_blockwise_fp8_gives_the_vectors_of_its_numbers(folders, dtype, fast, monkeypatch):
     folder, plain = folders
-    monkeypatch.setattr("valuembed.dtypes.has_fast", lambda dtype, device: fast)
+    monkeypatch.setattr("valuembed.backbone.dtypes.has_fast", lambda dtype, device: fast)
     computed = dtype or ("bfloat16" if fast else "float32")
     model = valuembed.load(folder, "va", dtype=dtype)
     assert {parameter.dtype for parameter in model.reader.model.parameters()} == {getattr(torch, computed)}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from valuembed import printable as printable_module
-from valuembed.printable import counted, decimals, inflected, printable, shortened
+import valuembed
+from valuembed._utils.text import counted, decimals, inflected, printable, shortened
 
 
 def test_controls_become_visible():
@@ -40,26 +40,26 @@ def test_decimals_that_tell_apart():
 
 ALWAYS_SEVERAL = {
     # Numbers that are refused, or do not come here, where they are 1; and an address, which is no number.
-    "adapter_embeddings.py: size:,} rows",
-    "adapter_embeddings.py: trained_on:,} rows",
-    "adapters.py: len(names)} adapters",
-    "calibration.py: b} texts",
-    "calibration.py: len(x)} vectors",
-    "calibration_record.py: self.texts:,} texts",
-    "calls.py: len(texts):,} texts",
-    "corpus.py: len(empty)} inputs",
-    "finetune.py: width} steps",
-    "index_update.py: self.files.address} vectors",
-    "local_tasks.py: len(data.labels)} texts",
-    "local_tasks.py: len(data.texts)} texts",
-    "local_tasks.py: len(scored.texts)} texts",
-    "local_tasks.py: len(set(data.labels))} classes",
-    "local_tasks.py: len(set(scored.labels))} classes",
-    "rows.py: rows:,} rows",
-    "saved_settings.py: self.max_tokens} tokens",
-    "survey.py: shared} layers",
-    "task_files.py: len(scores)} scores",
-    "vocabulary.py: rows:,} rows",
+    "backbone/adapter_embeddings.py: size:,} rows",
+    "backbone/adapter_embeddings.py: trained_on:,} rows",
+    "backbone/adapters.py: len(names)} adapters",
+    "models/calibration.py: b} texts",
+    "models/calibration.py: len(x)} vectors",
+    "backbone/checkpoints/calibration_record.py: self.texts:,} texts",
+    "corpus/batches.py: len(texts):,} texts",
+    "corpus/job.py: len(empty)} inputs",
+    "training/finetune.py: width} steps",
+    "search/ingest.py: self.files.address} vectors",
+    "evaluation/local_tasks.py: len(data.labels)} texts",
+    "evaluation/local_tasks.py: len(data.texts)} texts",
+    "evaluation/local_tasks.py: len(scored.texts)} texts",
+    "evaluation/local_tasks.py: len(set(data.labels))} classes",
+    "evaluation/local_tasks.py: len(set(scored.labels))} classes",
+    "data/text_rows.py: rows:,} rows",
+    "backbone/checkpoints/sentence_transformers_folder.py: self.max_tokens} tokens",
+    "backbone/tracing.py: shared} layers",
+    "data/labelled.py: len(scores)} scores",
+    "tokenization/vocabulary.py: rows:,} rows",
 }
 
 
@@ -69,8 +69,12 @@ def test_no_message_counts_by_hand():
     nouns += " positions workers nodes requests vectors candidates queries adapters steps"
     several = r"\{((?:len\([^{}]*\)|[a-z_.]+)(?::,)?)\} (?:value |query |text )?(" + "|".join(nouns.split()) + r")\b"
     found = set()
-    for path in sorted(Path(printable_module.__file__).parent.glob("*.py")):
+    source = Path(valuembed.__file__).parent
+    for path in sorted(source.rglob("*.py")):
         for line in path.read_text(encoding="utf-8").splitlines():
             if 'f"' in line:
-                found |= {f"{path.name}: {number}}} {noun}" for number, noun in re.findall(several, line)}
-    assert found - ALWAYS_SEVERAL == set(), "write counted(number, noun) of printable.py"
+                found |= {
+                    f"{path.relative_to(source).as_posix()}: {number}}} {noun}"
+                    for number, noun in re.findall(several, line)
+                }
+    assert found - ALWAYS_SEVERAL == set(), "write counted(number, noun) of _utils/text.py"

@@ -10,11 +10,12 @@ import pytest
 from some_texts import WORDS
 
 import valuembed
-from valuembed import outputs, probe
+from valuembed.analysis.segments import Documents, cut, match
 from valuembed.errors import InputError, LayerError, MissingExtraError, OutputError, RecipeError
-from valuembed.panel import SIGNALS
-from valuembed.probe import FINAL, LayerProbe, probe_segments
-from valuembed.segments import Documents, cut, match
+from valuembed.models.panel import SIGNALS
+from valuembed.reporting import outputs
+from valuembed.research import segment_probe
+from valuembed.research.segment_probe import FINAL, LayerProbe, probe_segments
 
 PNG = b"\x89PNG"
 
@@ -68,7 +69,7 @@ class TestEndedEarly:
             matched.append(None)
             return match(vectors, documents)
 
-        monkeypatch.setattr(probe, "match", interrupted)
+        monkeypatch.setattr(segment_probe, "match", interrupted)
         with pytest.raises(end):
             probe_segments(folder, corpus, tokens=20, output=tmp_path, progress=False)
         kept = json.loads((tmp_path / "segments.json").read_text())
@@ -82,7 +83,7 @@ class TestEndedEarly:
 
     def test_nothing_finished_writes_nothing(self, folder, corpus, tmp_path, monkeypatch):
         pytest.importorskip("matplotlib")
-        monkeypatch.setattr(probe, "match", None)
+        monkeypatch.setattr(segment_probe, "match", None)
         with pytest.raises(TypeError):
             probe_segments(folder, corpus, tokens=20, output=tmp_path, progress=False)
         assert list(tmp_path.iterdir()) == []
@@ -94,7 +95,7 @@ class TestSegments:
         assert layers_of(found) == {"values raw": whole, "values aligned": whole, "hidden mean": whole}
         assert list(found.final) == ["hidden mean"]
 
-    @pytest.mark.parametrize("signal", probe.SEGMENT_SIGNALS)
+    @pytest.mark.parametrize("signal", segment_probe.SEGMENT_SIGNALS)
     def test_a_figure_is_that_of_the_layers_vectors(self, folder, corpus, found, signal):
         tokenizer = valuembed.load(folder).reader.texts.tokenizer
         segments = cut(Documents(corpus), tokenizer, 20)
@@ -123,7 +124,7 @@ class TestSegments:
         assert found.baselines["chance"] == pytest.approx(expected)
 
     def test_chunks_do_not_count(self, folder, corpus, found, monkeypatch):
-        monkeypatch.setattr(probe, "_CHUNK", 5)
+        monkeypatch.setattr(segment_probe, "_CHUNK", 5)
         again = probe_segments(folder, corpus, tokens=20, progress=False)
         for signal, of_signal in found.scores.items():
             for layer, figures in of_signal.items():
@@ -182,7 +183,7 @@ class TestErrors:
 
         # Known before anything is loaded.
         monkeypatch.setattr(outputs, "require", require)
-        monkeypatch.setattr(probe, "look", None)
+        monkeypatch.setattr(segment_probe, "look", None)
         with pytest.raises(MissingExtraError, match="matplotlib is not installed"):
             probe_segments(folder, corpus, output=tmp_path)
 
@@ -191,7 +192,7 @@ class TestErrors:
         with pytest.raises(OutputError, match=r"cannot write into .*file: "):
             TABLE.write(tmp_path / "file")
         # Known before anything is loaded.
-        monkeypatch.setattr(probe, "look", None)
+        monkeypatch.setattr(segment_probe, "look", None)
         with pytest.raises(OutputError, match=r"cannot write into .*file: "):
             probe_segments(folder, corpus, output=tmp_path / "file")
 

@@ -22,11 +22,11 @@ import torch
 from training_runs import GRADED, pairs_file, trained
 
 import valuembed
-from valuembed import plots
-from valuembed.process_state import environment, ignored_warnings, log_level, random_state
-from valuembed.search import search, similarity_matrix
-from valuembed.sweep import sweep
-from valuembed.token_weights import explain
+from valuembed._utils.process_state import environment, ignored_warnings, log_level, random_state
+from valuembed.analysis.layer_sweep import sweep
+from valuembed.models.explanation import explain
+from valuembed.reporting import plots
+from valuembed.search.exact import search, similarity_matrix
 
 TEXTS = ["the sun rose", "over a quiet town while nobody watched", "rain"]
 
@@ -146,7 +146,7 @@ def test_library_calls_leave_the_process_as_it_was(folder: Path, tmp_path: Path,
 
 def test_evaluating_does_too(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("mteb", reason="mteb is not installed; it needs Python 3.11 or newer")
-    from valuembed.evaluate import evaluate
+    from valuembed.evaluation.runner import evaluate
 
     before = process_wide()
     evaluate(folder, "va", [f"sts:{GRADED}"], device="cpu", output=tmp_path / "scores", progress=False)

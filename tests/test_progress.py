@@ -3,8 +3,8 @@ import threading
 
 import pytest
 
-from valuembed import progress
-from valuembed.progress import Progress, Watch, duration, every, step_done, track, watching_steps
+from valuembed._utils import progress
+from valuembed._utils.progress import Progress, Watch, duration, every, step_done, track, watching_steps
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ from running import fails, succeeds
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
 import valuembed
-from valuembed import cli, quantized
+from valuembed.backbone.checkpoints import quantized
+from valuembed.backbone.checkpoints.quantized import NEEDS, check_quantization, describe_quantization
+from valuembed.cli import main as cli
 from valuembed.errors import MissingExtraError, UnsupportedModelError
-from valuembed.quantized import NEEDS, check_quantization, describe_quantization
 from valuembed.testing import tiny_checkpoint
 
 BITSANDBYTES = {"quant_method": "bitsandbytes", "load_in_4bit": True}

@@ -11,8 +11,8 @@ from some_texts import some_texts
 from torch import nn
 
 import valuembed
+from valuembed.backbone.quantizing import precision_of, split_dtype
 from valuembed.errors import MissingExtraError, RecipeError
-from valuembed.quantizing import precision_of, split_dtype
 
 TEXTS = some_texts(40)
 TORCHAO = pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is not installed")
@@ -32,7 +32,7 @@ class TestNames:
         def missing(name):
             raise ModuleNotFoundError("No module named 'torchao'", name="torchao")
 
-        monkeypatch.setattr("valuembed.extras.import_module", missing)
+        monkeypatch.setattr("valuembed._utils.optional.import_module", missing)
         with pytest.raises(MissingExtraError, match=r'torchao is not installed; run: pip install .*\[quantize\]"'):
             valuembed.load("bundled", dtype="int8")
 

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from watching import hooks_of
 
-from valuembed.anatomy import Anatomy
+from valuembed.backbone.architecture import Anatomy
+from valuembed.backbone.plan import Plan
+from valuembed.backbone.tracing import survey
 from valuembed.errors import ReadingError, UnsupportedModelError
-from valuembed.lanes import PaddedLane
-from valuembed.plan import Plan
-from valuembed.reader import KERNELS, Reading, open_door
-from valuembed.recipes import METHODS, Recipe
-from valuembed.survey import survey
+from valuembed.readout.hooks import KERNELS, Reading, open_door
+from valuembed.readout.layout import PaddedLane
+from valuembed.recipes.recipe import METHODS, Recipe
 from valuembed.testing import tiny_config, tiny_decoder
 
 VALUE_METHODS = ("va", "aligned_va", "wva", "aligned_wva")

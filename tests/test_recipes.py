@@ -7,12 +7,11 @@ import re
 from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from valuembed.errors import LayerError, RecipeError, TemplateError, ValuembedError
-from valuembed.recipes import METHODS, Recipe, read_recipe, resolve_recipe, write_recipe
-from valuembed.templates import META_EOL, TEMPLATES
+from valuembed.recipes.recipe import METHODS, Recipe, read_recipe, resolve_recipe, write_recipe
+from valuembed.recipes.templates import META_EOL, TEMPLATES
 
 PROMPT_EOL = ('This sentence : "{text}" means in one word:"',)
 NONE = ("{text}",)

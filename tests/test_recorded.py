@@ -11,16 +11,20 @@ from fakes import FakeEncoder
 from running import fails, run, succeeds
 from stored import write_embeddings
 
-from valuembed import cli, cli_embed, cli_search  # noqa: F401
-from valuembed.checkpoint import LoadedFrom, locate
-from valuembed.embedding_files import EmbeddingFiles
+from valuembed.backbone.checkpoints.location import LoadedFrom, locate
+from valuembed.cli import (
+    embed as cli_embed,
+    main as cli,  # noqa: F401
+    search as cli_search,
+)
+from valuembed.corpus.single_file import embed_file
 from valuembed.errors import InputError, RecipeError
-from valuembed.model import load
-from valuembed.one_file import embed_file
-from valuembed.recipes import METHODS, Recipe
-from valuembed.recorded import find_model, recorded_choices, recorded_job, recorded_options
-from valuembed.search import load_for, search
-from valuembed.storage import Make
+from valuembed.models.loading import load
+from valuembed.recipes.recipe import METHODS, Recipe
+from valuembed.search.exact import load_for, search
+from valuembed.vectors.provenance import Make
+from valuembed.vectors.reader import EmbeddingFiles
+from valuembed.vectors.recorded import find_model, recorded_choices, recorded_job, recorded_options
 
 TEXTS = ["A cat sleeps on the mat.", "The train was late.", "Rain fell all night."]
 RECIPE = Recipe(signal="value", weights="mean", layers=(1, 2), template=("x {text}",), method="mine")

@@ -12,8 +12,8 @@ from valuembed.testing import tiny_checkpoint
 pytest.importorskip("mteb")
 pytest.importorskip("matplotlib")
 
-from valuembed import reproduce as module
-from valuembed.reproduce import plan, reproduce
+from valuembed.research import reproduction as module
+from valuembed.research.reproduction import plan, reproduce
 
 # sklearn on sets of a few rows, and packages that mteb imports.
 pytestmark = [

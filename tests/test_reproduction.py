@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from valuembed.backbones import read_backbone
-from valuembed.reproduction import Column, Reproduction
-from valuembed.results import Evaluation, Failure, Score
+from valuembed.evaluation.results import Evaluation, Failure, Score
+from valuembed.research.experiments import read_backbone
+from valuembed.research.report import Column, Reproduction
 
 STS_SETS = ["STS12", "STS13", "STS14", "STS15", "STS16", "STSBenchmark", "SICK-R"]
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from valuembed.errors import RequestError
-from valuembed.request_body import read_json
+from valuembed.serving.request_body import read_json
 
 JSON = "application/json"
 

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from valuembed import results
 from valuembed.errors import OutputError, ReadingError
-from valuembed.recipes import METHODS, Recipe
-from valuembed.results import NOTES, Evaluation, Failure, Kept, Score, check_finite, percent, versions, write
+from valuembed.evaluation import results
+from valuembed.evaluation.results import NOTES, Evaluation, Failure, Kept, Score, check_finite, percent, versions, write
+from valuembed.recipes.recipe import METHODS, Recipe
 
 TASKS = {"A": "sts", "B": "sts", "C": "clustering"}
 
@@ -204,7 +204,7 @@ class TestKept:
         return mteb.TaskResult.from_task_results(task, scores, evaluation_time=1.0)
 
     def kept(self, folder, revision="abc", notes=None):
-        from valuembed.mteb_encoder import model_meta
+        from valuembed.evaluation.mteb_adapter import model_meta
 
         return Kept(folder, model_meta("tiny", revision), "va", lambda: notes or {"width": 3})
 

@@ -8,8 +8,8 @@ from fastapi.testclient import TestClient
 from serving import FakeEngine
 
 import valuembed
-from valuembed.routes_docs import describe
-from valuembed.server import create_app
+from valuembed.serving.routes.docs_page import describe
+from valuembed.serving.server import create_app
 
 
 @pytest.fixture(scope="module", params=[(), ("a-key",)], ids=["open", "locked"])

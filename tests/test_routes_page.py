@@ -10,10 +10,10 @@ from fastapi.testclient import TestClient
 from pages import KEY, FakePlayground, PageEngine, other_vector_of
 from serving import FakeEngine, running, until, vector_of
 
-from valuembed.admission import Limits
-from valuembed.plane import to_plane
-from valuembed.routes_page import PAGE
-from valuembed.server import create_app
+from valuembed.serving.admission import Limits
+from valuembed.serving.playground.projection import to_plane
+from valuembed.serving.playground.routes import PAGE
+from valuembed.serving.server import create_app
 
 TEXTS = ["a cat sleeps", "a kitten naps", "rates rise again"]
 OPEN = {"Authorization": f"Bearer {KEY}"}

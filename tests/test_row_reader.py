@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from valuembed.data.text_rows import Rejected, Row, RowReader, check_input, count_rows, look_for_text, read_rows
 from valuembed.errors import InputError
-from valuembed.rows import Rejected, Row, RowReader, check_input, count_rows, look_for_text, read_rows
 
 TEXTS = [f"text {n}" for n in range(25)]
 

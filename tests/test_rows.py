@@ -4,13 +4,12 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from valuembed import tables
+from valuembed.data import tables
+from valuembed.data.text_rows import Rejected, Row, check_input, count_rows, read_rows
+from valuembed.data.validation import MAX_TEXT_BYTES, check_text
 from valuembed.errors import InputError
-from valuembed.inputs import MAX_TEXT_BYTES, check_text
-from valuembed.rows import Rejected, Row, check_input, count_rows, read_rows
 
 
 def write(folder, name, content):

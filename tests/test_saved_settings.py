@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 from watching import fake_hub
 
 import valuembed
-from valuembed.checkpoint import locate
-from valuembed.cli import app
+from valuembed.backbone.checkpoints.location import locate
+from valuembed.backbone.checkpoints.sentence_transformers_folder import SavedSettings, saved_settings
+from valuembed.cli.main import app
 from valuembed.errors import CheckpointError, UnusedModulesWarning
-from valuembed.saved_settings import SavedSettings, saved_settings
 from valuembed.testing import tiny_checkpoint
 
 PROMPTS = {"query": "Instruct: find\nQuery: ", "document": "", "topic": "the topic: "}

@@ -12,10 +12,10 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModel
 
 import valuembed
-from valuembed.encoder import ValueEncoder
+from valuembed.backbone.checkpoints.weight_files import remove_saved
 from valuembed.errors import CheckpointError, OutputError
+from valuembed.models.encoder import ValueEncoder
 from valuembed.testing import tiny_causal_lm, tiny_checkpoint
-from valuembed.weight_files import remove_saved
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

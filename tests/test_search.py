@@ -7,11 +7,11 @@ import pytest
 from fakes import FakeEncoder
 from stored import write_embeddings
 
-from valuembed import search as module
-from valuembed.corpus import embed_file
-from valuembed.embedding_files import EmbeddingFiles
+from valuembed.corpus.job import embed_file
 from valuembed.errors import InputError, ReadingError
-from valuembed.search import Hit, open_embeddings, search, similarity_matrix
+from valuembed.search import exact as module
+from valuembed.search.exact import Hit, open_embeddings, search, similarity_matrix
+from valuembed.vectors.reader import EmbeddingFiles
 
 
 @pytest.fixture

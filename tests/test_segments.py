@@ -10,9 +10,9 @@ from some_texts import some_texts
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from valuembed import segments
+from valuembed.analysis import segments
+from valuembed.analysis.segments import Documents, Segments, SegmentScore, cut, match
 from valuembed.errors import InputError
-from valuembed.segments import Documents, Segments, SegmentScore, cut, match
 from valuembed.testing import TOKENIZERS, tiny_tokenizer
 
 A_WORD_A_TOKEN = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))

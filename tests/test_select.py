@@ -11,15 +11,15 @@ from some_texts import some_texts
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 import valuembed
-from valuembed import select
-from valuembed.calibrate import calibrate
+from valuembed.analysis import layer_selection
+from valuembed.analysis.calibration_fit import calibrate
+from valuembed.analysis.held_out import Candidate
+from valuembed.analysis.layer_selection import select_layers
+from valuembed.analysis.objectives import CHOSEN_ON, HELD_OUT
 from valuembed.errors import InputError, OutputError, ReadingError
-from valuembed.evidence import CHOSEN_ON, HELD_OUT
-from valuembed.layers import PRESETS, LayerPreset
-from valuembed.panel import Panel
-from valuembed.recipes import METHODS, read_recipe
-from valuembed.select import select_layers
-from valuembed.selection import Candidate
+from valuembed.models.panel import Panel
+from valuembed.recipes.layers import PRESETS, LayerPreset
+from valuembed.recipes.recipe import METHODS, read_recipe
 from valuembed.testing import tiny_checkpoint
 
 TEXTS = some_texts(80)
@@ -61,7 +61,7 @@ class Planted:
 @pytest.fixture
 def planted(monkeypatch, folder, dev):
     def choose(table, method="va", model=folder, held_out=None, **more):
-        monkeypatch.setattr(select, "LabelledPairs", Planted(table, held_out))
+        monkeypatch.setattr(layer_selection, "LabelledPairs", Planted(table, held_out))
         return select_layers(model, method, dev=dev, **more)
 
     return choose
@@ -227,8 +227,8 @@ class TestData:
         assert found.data["chosen_on"] == found.data["held_out"] == 20
         on_half = {one.name: one.scores["Spearman"][CHOSEN_ON] for one in found.candidates}
         held_up = [on_half[one.name] for one in found.candidates if one.holds_up]
-        assert on_half[found.chosen] >= max(held_up) - select.MARGIN
-        assert on_half["best window"] >= max(on_half["all layers"], on_half["second half"]) - select.MARGIN
+        assert on_half[found.chosen] >= max(held_up) - layer_selection.MARGIN
+        assert on_half["best window"] >= max(on_half["all layers"], on_half["second half"]) - layer_selection.MARGIN
 
     def test_without_labels(self, folder, corpus):
         # The tiny model's tokens are few, so that segments of 128 need long documents.
@@ -268,7 +268,7 @@ class TestOutput:
         assert encoder.recipe.layers == (1, 2)
         assert encoder.reader.model.config.num_hidden_layers == 3
         assert_saved_alike(valuembed.load(folder, "va", layers=[1, 2]), encoder, TEXTS[:5])
-        assert json.loads((tmp_path / "chosen" / select.NOTES_FILE).read_text())["chosen"] == "best window"
+        assert json.loads((tmp_path / "chosen" / layer_selection.NOTES_FILE).read_text())["chosen"] == "best window"
         assert not list(tmp_path.glob(".chosen*"))
 
     def test_overwrites_when_asked(self, planted, tmp_path):

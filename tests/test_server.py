@@ -12,10 +12,10 @@ import pytest
 from fastapi.testclient import TestClient
 from serving import WIDTH, FakeEngine, running, until, vector_of
 
-from valuembed.admission import Limits
 from valuembed.errors import ReadingError
-from valuembed.openai_api import EmbeddingsRequest
-from valuembed.server import create_app
+from valuembed.serving.admission import Limits
+from valuembed.serving.schemas import EmbeddingsRequest
+from valuembed.serving.server import create_app
 
 KEY = "sk-a-secret-key"
 

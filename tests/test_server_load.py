@@ -30,7 +30,7 @@ from serving import FakeEngine, running, until, vector_of
 from some_texts import some_texts
 
 import valuembed
-from valuembed.admission import Limits
+from valuembed.serving.admission import Limits
 
 KEY = "sk-a-secret-key"
 

@@ -6,12 +6,12 @@ import pytest
 from fakes import FakeEncoder
 from shared_jobs import held, same, write_texts
 
-from valuembed.corpus import embed_corpus, embed_source
+from valuembed.corpus.job import embed_corpus, embed_source
+from valuembed.corpus.manifest import Settings, open_job, read_manifest, recorded_sources
+from valuembed.corpus.shards import Notes, SetAside, Shard, Standing, read_notes, standings
+from valuembed.data.sources import find_sources
 from valuembed.errors import OutputError
-from valuembed.manifest import Settings, open_job, read_manifest, recorded_sources
-from valuembed.shards import Notes, SetAside, Shard, Standing, read_notes, standings
-from valuembed.sources import find_sources
-from valuembed.storage import Make
+from valuembed.vectors.provenance import Make
 
 
 def job_of(inputs, output, rows_per_shard=10):

@@ -2,9 +2,9 @@ import os
 
 import pytest
 
-from valuembed import sources
+from valuembed.data import sources
+from valuembed.data.sources import Source, check_unchanged, find_sources, look
 from valuembed.errors import InputError
-from valuembed.sources import Source, check_unchanged, find_sources, look
 
 
 @pytest.fixture

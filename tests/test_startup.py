@@ -39,7 +39,7 @@ WRONG = [
 SCRIPT = """
 import json, sys
 from typer.testing import CliRunner
-from valuembed.cli import app
+from valuembed.cli.main import app
 
 for args in json.loads(sys.argv[1]):
     result = CliRunner().invoke(app, args)

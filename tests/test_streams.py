@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from running import run, started
 
-from valuembed import commands, streams
+from valuembed._utils import streams
+from valuembed.cli import framework as commands
 from valuembed.errors import InputError
 
 ODD = "caf\N{LATIN SMALL LETTER E WITH ACUTE} \N{CJK UNIFIED IDEOGRAPH-4E2D} \N{GRINNING FACE}"
@@ -127,7 +128,7 @@ class TestErrorsOfTheSystem:
             raise error
 
         monkeypatch.setattr(commands, "load_encoder", fail)
-        monkeypatch.setattr("valuembed.cli.load_encoder", fail)
+        monkeypatch.setattr("valuembed.cli.main.load_encoder", fail)
         result = run("similarity", "a", "b")
         assert result.exit_code == 1
         assert result.stderr == f"error: {line}\n"
@@ -142,7 +143,7 @@ class TestCtrlC:
         signal.signal(signal.SIGINT, before)
 
     def test_while_a_command_runs(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("valuembed.cli.load_encoder", lambda options: signal.raise_signal(signal.SIGINT))
+        monkeypatch.setattr("valuembed.cli.main.load_encoder", lambda options: signal.raise_signal(signal.SIGINT))
         ended = started("similarity", "a", "b")
         assert ended.code == 130
         assert lines(ended) == ["interrupted; nothing was written"]
@@ -154,7 +155,7 @@ class TestCtrlC:
             except KeyboardInterrupt:
                 raise ImportError("a module of C code failed to import") from None
 
-        monkeypatch.setattr("valuembed.cli.load_encoder", load)
+        monkeypatch.setattr("valuembed.cli.main.load_encoder", load)
         ended = started("similarity", "a", "b")
         assert ended.code == 130
         assert lines(ended) == ["interrupted"]
@@ -168,7 +169,7 @@ class TestCtrlC:
             Busy()
             time.sleep(5)
 
-        monkeypatch.setattr("valuembed.cli.load_encoder", load)
+        monkeypatch.setattr("valuembed.cli.main.load_encoder", load)
         ended = started("similarity", "a", "b")
         assert ended.code == 130
         assert lines(ended) == ["interrupted; nothing was written"]
@@ -177,7 +178,7 @@ class TestCtrlC:
         def load(options: object) -> None:
             raise RuntimeError("a mistake of ours")
 
-        monkeypatch.setattr("valuembed.cli.load_encoder", load)
+        monkeypatch.setattr("valuembed.cli.main.load_encoder", load)
         with pytest.raises(RuntimeError, match="a mistake of ours"):
             started("similarity", "a", "b")
 

@@ -15,11 +15,11 @@ from sklearn.metrics.pairwise import paired_cosine_distances
 from some_texts import some_texts
 
 import valuembed
-from valuembed import outputs
-from valuembed import sweep as module
+from valuembed.analysis import layer_sweep as module
+from valuembed.analysis.layer_sweep import Sweep, sweep
 from valuembed.errors import InputError, OutputError, ReadingError, RecipeError, TemplateError, TruncationWarning
-from valuembed.panel import SIGNALS, Panel
-from valuembed.sweep import Sweep, sweep
+from valuembed.models.panel import SIGNALS, Panel
+from valuembed.reporting import outputs
 from valuembed.testing import tiny_checkpoint
 
 TEXTS = some_texts(40)
@@ -55,7 +55,7 @@ class TestScores:
 
     def test_is_the_score_of_mteb(self, swept, folder, pairs):
         pytest.importorskip("mteb", reason="mteb is not installed; it needs Python 3.11 or newer")
-        from valuembed.local_tasks import parse_task
+        from valuembed.evaluation.local_tasks import parse_task
 
         through = sweep(folder, parse_task(f"sts:{pairs}"), template=TEMPLATE, signals=["values raw", "hidden last"])
         assert through.metric == "cosine_spearman x100"
@@ -224,7 +224,7 @@ class TestOtherTasks:
             ]
             return SimpleNamespace(scores=made, failures=failures)
 
-        monkeypatch.setattr("valuembed.evaluate.evaluate", evaluate)
+        monkeypatch.setattr("valuembed.evaluation.evaluate", evaluate)
         return asked
 
     def test_go_through_evaluate(self, folder, monkeypatch, tmp_path):

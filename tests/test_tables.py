@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from valuembed import tables
+from valuembed.data import tables
+from valuembed.data.text_rows import Rejected, Row, count_rows, read_rows
 from valuembed.errors import InputError
-from valuembed.rows import Rejected, Row, count_rows, read_rows
 
 
 def written(folder, name, content):

@@ -6,8 +6,7 @@ import re
 
 import pytest
 
-from valuembed.errors import InputError
-from valuembed.task_files import (
+from valuembed.data.labelled import (
     read_labelled,
     read_pairs,
     read_reranking,
@@ -16,7 +15,8 @@ from valuembed.task_files import (
     read_sts,
     splits_of,
 )
-from valuembed.task_rows import digest_of
+from valuembed.data.labelled_rows import digest_of
+from valuembed.errors import InputError
 
 STS = {"sentence1": "a", "sentence2": "b", "score": 1}
 PAIR = {"sentence1": "a", "sentence2": "b", "label": 1}

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from valuembed.errors import TemplateError
-from valuembed.templates import META_EOL, TEMPLATES, Rendered, check_roles, parse_template, resolve_templates
+from valuembed.recipes.templates import META_EOL, TEMPLATES, Rendered, check_roles, parse_template, resolve_templates
 
 PROMPT_EOL = 'This sentence : "{text}" means in one word:"'
 PUBLISHED = {

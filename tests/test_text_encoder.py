@@ -11,8 +11,8 @@ from saved_models import assert_close
 
 import valuembed
 from valuembed.errors import BlankTextWarning, InputError, NotFiniteError, TruncationWarning
+from valuembed.models.text_encoder import TextEncoder, load_text_encoder
 from valuembed.testing import tiny_checkpoint
-from valuembed.text_encoder import TextEncoder, load_text_encoder
 
 TEXTS = ["A doctor sees a patient.", "They scored a late goal, and the whole town sang until the morning.", "x"]
 
@@ -90,7 +90,7 @@ def test_texts_that_are_cut_or_blank_are_told(folder):
 def test_sentence_transformers_is_not_imported(folder):
     script = (
         "import sys\n"
-        "from valuembed.text_encoder import load_text_encoder\n"
+        "from valuembed.models.text_encoder import load_text_encoder\n"
         "print(load_text_encoder(sys.argv[1]).encode('A text.').shape)\n"
         "print(sorted({'sentence_transformers', 'sklearn', 'pandas', 'datasets', 'peft'} & set(sys.modules)))\n"
     )

@@ -9,13 +9,13 @@ import torch
 from reference import blocks, doubled
 from torch import Tensor, nn
 
-from valuembed.anatomy import Anatomy
+from valuembed.analysis.token_signals import AT_TOKEN, OF_PREFIX, TokenReading, TokenSignal, read_tokens, running_mean
+from valuembed.backbone.architecture import Anatomy
+from valuembed.backbone.tracing import survey
 from valuembed.errors import ReadingError
-from valuembed.reader import open_door
-from valuembed.survey import survey
+from valuembed.readout.hooks import open_door
 from valuembed.testing import tiny_config, tiny_decoder
-from valuembed.token_reader import AT_TOKEN, OF_PREFIX, TokenReading, TokenSignal, read_tokens, running_mean
-from valuembed.tokenizing import TokenRow
+from valuembed.tokenization.tokenizer import TokenRow
 
 # Grouped heads, a fused projection, windows, sinks, a hybrid, values of their own width.
 FAMILIES = ["llama", "gpt2", "gemma3_text", "gpt_oss", "lfm2", "deepseek_v3", "opt"]

@@ -11,13 +11,13 @@ import torch
 from saved_models import assert_close
 
 import valuembed
+from valuembed.analysis.token_signals import AT_TOKEN, TokenSignal, read_tokens
 from valuembed.errors import InputError, LayerError, RecipeError
-from valuembed.layers import describe
-from valuembed.panel import Panel
-from valuembed.templates import PROMPT_EOL
+from valuembed.models.explanation import Explanation, Token, TokenWeights, explain
+from valuembed.models.panel import Panel
+from valuembed.recipes.layers import describe
+from valuembed.recipes.templates import PROMPT_EOL
 from valuembed.testing import tiny_checkpoint
-from valuembed.token_reader import AT_TOKEN, TokenSignal, read_tokens
-from valuembed.token_weights import Explanation, Token, TokenWeights, explain
 
 TEXT = "A good map is worth more than a fast car."
 

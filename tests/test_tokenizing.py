@@ -10,17 +10,16 @@ import re
 from functools import cache
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from tokenizers import processors
 from transformers import ByT5Tokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from valuembed.errors import InputError, TemplateError, UnsupportedModelError
-from valuembed.templates import TEMPLATES, parse_template
+from valuembed.recipes.templates import TEMPLATES, parse_template
 from valuembed.testing import TOKENIZERS, tiny_tokenizer
-from valuembed.tiny_tokenizers import SENTENCES
-from valuembed.tokenizing import TextTokenizer, TokenRow
+from valuembed.testing.tokenizers import SENTENCES
+from valuembed.tokenization.tokenizer import TextTokenizer, TokenRow
 
 ADDS_BOS = {"byte_level_bos", "metaspace_bos", "bos_eos"}
 ADDS_EOS = {"adds_eos", "bos_eos"}

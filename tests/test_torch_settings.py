@@ -15,16 +15,16 @@ from sentence_transformers import SentenceTransformer
 from training_runs import GRADED, pairs_file, trained
 
 import valuembed
-from valuembed import linear_probe
-from valuembed.embedding_jobs import Manner
-from valuembed.encoder import ValueEncoder
-from valuembed.engine import EncoderEngine
-from valuembed.panel import Panel
-from valuembed.sweep import sweep
+from valuembed._utils.torch_settings import building, default_device_and_precision, gradients
+from valuembed.analysis.layer_sweep import sweep
+from valuembed.models.encoder import ValueEncoder
+from valuembed.models.explanation import explain
+from valuembed.models.panel import Panel
+from valuembed.research import linear_probe
+from valuembed.serving.engine import EncoderEngine
+from valuembed.serving.jobs import Manner
 from valuembed.testing import tiny_decoder
-from valuembed.token_weights import explain
-from valuembed.torch_settings import building, default_device_and_precision, gradients
-from valuembed.trainable import reached
+from valuembed.training.target_modules import reached
 
 TEXTS = ["the sun rose", "over a quiet town while nobody watched", "rain"] * 4
 METHODS = ("aligned_va", "wva")

@@ -158,7 +158,7 @@ class TestTraining:
         assert training.Order(50, seed=2).take(0, 50).tolist() != training.Order(50, seed=1).take(0, 50).tolist()
 
     def test_matrices_of_the_layers_go_to_muon_all_else_to_adamw(self):
-        model = valuembed.testing.tiny_causal_lm("qwen3")
+        model = valuembed.testing.models.tiny_causal_lm("qwen3")
         muon, adamw = training.optimizers(model, training.Settings())
         names = {id(weight): name for name, weight in model.named_parameters()}
         of_muon = {names[id(weight)] for group in muon.param_groups for weight in group["params"]}
@@ -169,7 +169,7 @@ class TestTraining:
         assert "model.embed_tokens.weight" in of_adamw
 
     def test_a_loss_that_is_no_number_ends_the_run(self, tmp_path):
-        model = valuembed.testing.tiny_causal_lm("qwen3", attn_implementation="eager")
+        model = valuembed.testing.models.tiny_causal_lm("qwen3", attn_implementation="eager")
         with torch.no_grad():
             model.model.norm.weight.fill_(float("nan"))
         some = np.full((4, 8), 3, np.uint16)

@@ -15,10 +15,10 @@ from transformers.pytorch_utils import Conv1D
 from watching import hooks_of
 
 from valuembed.errors import RecipeError
-from valuembed.model import load
-from valuembed.module import ValueTransformer
+from valuembed.models.loading import load
+from valuembed.models.value_transformer import ValueTransformer
 from valuembed.testing import tiny_checkpoint
-from valuembed.trainable import counts, reached
+from valuembed.training.target_modules import counts, reached
 
 QKVO = ["q_proj", "k_proj", "v_proj", "o_proj"]
 ALL_METHODS = (*METHODS, "hidden_mean")

@@ -11,12 +11,12 @@ from reference import FAMILIES, METHODS, blocks, doubled
 from torch import Tensor
 from transformers import AutoModel
 
-from valuembed.encoder import ValueEncoder
-from valuembed.finetune import _adapt
-from valuembed.model import load
+from valuembed.models.encoder import ValueEncoder
+from valuembed.models.loading import load
 from valuembed.testing import tiny_checkpoint
-from valuembed.training_loop import _loss
-from valuembed.training_settings import TrainSettings
+from valuembed.training.finetune import _adapt
+from valuembed.training.settings import TrainSettings
+from valuembed.training.trainer import _loss
 
 
 @pytest.fixture(scope="module")

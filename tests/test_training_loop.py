@@ -28,9 +28,9 @@ from training_runs import (
 from watching import hooks_of
 
 from valuembed.errors import InputError, OutputError, ReadingError
-from valuembed.model import load
-from valuembed.module import ValueTransformer
-from valuembed.training_loop import TRAINED, _batches, _no_notices, _Trainer
+from valuembed.models.loading import load
+from valuembed.models.value_transformer import ValueTransformer
+from valuembed.training.trainer import TRAINED, _batches, _no_notices, _Trainer
 
 
 @pytest.fixture(scope="module")
@@ -341,7 +341,7 @@ def test_pairs_that_fill_no_batch_with_different_texts_are_refused(
     # One anchor for all: no two of the pairs may stand in one batch, and a process must not get a smaller one.
     file = tmp_path / "alike.jsonl"
     file.write_text("".join(json.dumps({"anchor": "Rain.", "positive": pair[1]}) + "\n" for pair in PAIRS))
-    monkeypatch.setattr("valuembed.training_loop.count_processes", lambda: 2)
+    monkeypatch.setattr("valuembed.training.trainer.count_processes", lambda: 2)
     message = (
         r"alike\.jsonl: no batch of 8 pairs for each of 2 processes can be made of different texts; take a smaller"
     )
@@ -358,7 +358,7 @@ def test_a_checkpoint_that_cannot_be_written_names_its_folder(
     def full(*args: object, **kwargs: object) -> None:
         raise error
 
-    monkeypatch.setattr("valuembed.training_loop.save_file", full)
+    monkeypatch.setattr("valuembed.training.trainer.save_file", full)
     with pytest.raises(OutputError, match=r"cannot write a checkpoint into .*No space left$"):
         trained("bundled", pairs_file(tmp_path / "pairs.jsonl"), tmp_path / "out", steps=2)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from valuembed.errors import InputError
-from valuembed.training_settings import TrainSettings, count_processes, is_first_process
+from valuembed.training.settings import TrainSettings, count_processes, is_first_process
 
 ABOVE_0 = "it must be above 0"
 ONE_OR_MORE = "it must be 1 or more, or left out"

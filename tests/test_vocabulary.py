@@ -14,12 +14,12 @@ from serving import running
 from transformers import AutoTokenizer
 
 import valuembed
-from valuembed import cli
-from valuembed.engine import EncoderEngine
+from valuembed.cli import main as cli
 from valuembed.errors import InputError, TemplateError, UnknownTokenError, VocabularyWarning
-from valuembed.panel import Panel
+from valuembed.models.explanation import explain
+from valuembed.models.panel import Panel
+from valuembed.serving.engine import EncoderEngine
 from valuembed.testing import tiny_checkpoint
-from valuembed.token_weights import explain
 
 ROWS = 512
 TEXTS = ["a cat", "a <new> cat", "two", "<new>", "<newer> and <new>"]
@@ -114,7 +114,7 @@ class TestEncoding:
         assert isinstance(raised.value, InputError)
 
     def test_rows_are_those_of_the_call(self, model, monkeypatch):
-        monkeypatch.setattr("valuembed.feeding.TEXTS_PER_WINDOW", 2)
+        monkeypatch.setattr("valuembed.execution.stream.TEXTS_PER_WINDOW", 2)
         with pytest.raises(
             UnknownTokenError, match=r"^1 of 70 texts cannot be embedded: row 67 holds the token '<new>'"
         ):

@@ -10,17 +10,17 @@ import torch
 from reference import blocks, doubled, grouped
 from torch import Tensor, nn
 
-from valuembed.anatomy import Anatomy
+from valuembed.analysis.token_signals import AT_TOKEN, TokenSignal, read_tokens
+from valuembed.backbone.architecture import Anatomy
+from valuembed.backbone.plan import Plan
+from valuembed.backbone.tracing import survey
 from valuembed.errors import ReadingError, UnsupportedModelError
-from valuembed.lanes import PaddedLane
-from valuembed.plan import Plan
-from valuembed.reader import AttentionCall, Reading, open_door
-from valuembed.recipes import METHODS
-from valuembed.survey import survey
+from valuembed.models.attention_weights import last_row, read_weights
+from valuembed.readout.hooks import AttentionCall, Reading, open_door
+from valuembed.readout.layout import PaddedLane
+from valuembed.recipes.recipe import METHODS
 from valuembed.testing import ARCHITECTURES, HYBRIDS, tiny_config, tiny_decoder
-from valuembed.token_reader import AT_TOKEN, TokenSignal, read_tokens
-from valuembed.tokenizing import TokenRow
-from valuembed.weight_reader import last_row, read_weights
+from valuembed.tokenization.tokenizer import TokenRow
 
 # Longer than the sliding windows of 8 tokens.
 T = 21

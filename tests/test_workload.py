@@ -10,12 +10,19 @@ from datasets import Dataset
 from some_texts import some_texts
 
 import valuembed
-from valuembed.backbones import read_backbone
 from valuembed.errors import RecipeError, UnsupportedModelError
-from valuembed.panel import Panel
-from valuembed.recipes import METHODS, resolve_recipe
-from valuembed.templates import PROMPT_EOL, TEMPLATES
-from valuembed.workload import CHARACTERS_PER_TOKEN, Decoder, estimate, found_decoder, texts_of, written_decoder
+from valuembed.models.panel import Panel
+from valuembed.recipes.recipe import METHODS, resolve_recipe
+from valuembed.recipes.templates import PROMPT_EOL, TEMPLATES
+from valuembed.research.experiments import read_backbone
+from valuembed.research.workload import (
+    CHARACTERS_PER_TOKEN,
+    Decoder,
+    estimate,
+    found_decoder,
+    texts_of,
+    written_decoder,
+)
 
 RECIPES = {
     **METHODS,

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from valuembed.finetune import Training, train
+from valuembed.training.finetune import Training, train
 
 GRADED = Path(__file__).resolve().parents[1] / "examples" / "sts.jsonl"
 
@@ -43,7 +43,7 @@ def trained(
     """A run of a few steps; without its chart, which takes as long as the rest."""
     with pytest.MonkeyPatch.context() as patch:
         if not chart:
-            patch.setattr("valuembed.plots.save", lambda figure, path: None)
+            patch.setattr("valuembed.reporting.plots.save", lambda figure, path: None)
             patch.setattr(Training, "figure", lambda made: None)
         return train(model, pairs, method, output=output, **{"steps": 4, "batch_size": 8, "device": "cpu", **options})
 

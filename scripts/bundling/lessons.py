@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bundling.rows import encode
 from bundling.text import BOS_ID, PAD_ID, sentences
-from valuembed.templates import TEMPLATES
+from valuembed.recipes.templates import TEMPLATES
 
 FUTURE = 0.35
 """Share of the lessons that ask for what follows."""

@@ -13,20 +13,20 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from valuembed._utils.version import __version__ as __version__
 
 _HOMES = {
     "METHODS": "recipes",
     "Recipe": "recipes",
-    "TEMPLATES": "templates",
+    "TEMPLATES": "recipes",
     "TruncationWarning": "errors",
-    "ValueEncoder": "encoder",
+    "ValueEncoder": "models",
     "ValuembedError": "errors",
     "embed_corpus": "corpus",
-    "embed_file": "one_file",
-    "info": "model_info",
-    "load": "model",
-    "train": "finetune",
+    "embed_file": "corpus",
+    "info": "models",
+    "load": "models",
+    "train": "training",
 }
 
 __all__ = [
@@ -44,15 +44,11 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from valuembed.corpus import embed_corpus
-    from valuembed.encoder import ValueEncoder
+    from valuembed.corpus import embed_corpus, embed_file
     from valuembed.errors import TruncationWarning, ValuembedError
-    from valuembed.finetune import train
-    from valuembed.model import load
-    from valuembed.model_info import info
-    from valuembed.one_file import embed_file
-    from valuembed.recipes import METHODS, Recipe
-    from valuembed.templates import TEMPLATES
+    from valuembed.models import ValueEncoder, info, load
+    from valuembed.recipes import METHODS, TEMPLATES, Recipe
+    from valuembed.training import train
 
 
 def __getattr__(name: str) -> Any:

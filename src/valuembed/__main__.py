@@ -21,10 +21,11 @@ def main() -> NoReturn:
         # Read once, when torch is imported: idle OpenMP threads that spin slow everything down beside another busy
         # process.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        from valuembed import heap, streams
+        from valuembed._utils import streams
+        from valuembed.execution import cpu_memory
 
         streams.prepare()
-        heap.tune_memory()
+        cpu_memory.tune_memory()
         code = _run()
     except BaseException as error:
         # Python code that C code calls passes an interruption on as an error of its own.
@@ -39,9 +40,9 @@ def main() -> NoReturn:
 
 
 def _run() -> int:
-    from valuembed.cli import app
+    from valuembed._utils.streams import give_up
+    from valuembed.cli.main import app
     from valuembed.errors import ValuembedError
-    from valuembed.streams import give_up
 
     code = 0
     try:

@@ -26,7 +26,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Mapping
 
-from valuembed.printable import counted
+from valuembed._utils.text import counted
 
 
 class ValuembedError(Exception):

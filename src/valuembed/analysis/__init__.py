@@ -1,0 +1,5 @@
+"""Choosing layers and fitting calibrations, on texts of one's own."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,25 @@
+from . import adapters as adapters
+from .adapter_embeddings import rows_with as rows_with
+from .architecture import Anatomy as Anatomy, AttentionBlock as AttentionBlock
+from .digests import content_digest as content_digest, fingerprint as fingerprint, tensors_digest as tensors_digest
+from .dtypes import (
+    COMPUTED as COMPUTED,
+    QUANTIZED as QUANTIZED,
+    check_held as check_held,
+    dtype_name as dtype_name,
+    usable_name as usable_name,
+)
+from .facts_cache import decoder_facts as decoder_facts, kept_facts as kept_facts
+from .loading import load_decoder as load_decoder, parse_dtype as parse_dtype
+from .model_kwargs import check_model_kwargs as check_model_kwargs
+from .plan import Plan as Plan, resolve_plan as resolve_plan
+from .quantizing import precision_name as precision_name, precision_of as precision_of, split_dtype as split_dtype
+from .resolution import (
+    CHAT_TEMPLATE as CHAT_TEMPLATE,
+    NO_LIMIT as NO_LIMIT,
+    TOKENIZER_FILES as TOKENIZER_FILES,
+    load_tokenizer as load_tokenizer,
+    prepare as prepare,
+    token_limit as token_limit,
+)
+from .tracing import survey as survey

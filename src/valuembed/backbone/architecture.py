@@ -1,0 +1,93 @@
+"""What a decoder is made of, as far as reading needs to know it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from valuembed.errors import LayerError
+from valuembed.recipes import named_layers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class AttentionBlock:
+    """One attention block that calls the registry.
+
+    Attributes:
+        layer: 0-based index of the decoder layer that holds it.
+        path: module path inside the decoder, for example ``layers.3.self_attn``.
+        query_heads, value_heads, head_width: h, g and d.
+        projection: path of W_O, the linear map from ``h*d`` to ``m``; None where the block has no such map.
+        needs: keyword arguments of the attention call that a kernel must not drop (``s_aux``: sinks, ``softcap``).
+        calls: how often it called the registry in one forward pass.
+    """
+
+    layer: int
+    path: str
+    query_heads: int
+    value_heads: int
+    head_width: int
+    projection: str | None
+    needs: frozenset[str]
+    calls: int
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The parts of a decoder that reading needs to know.
+
+    Attributes:
+        architecture: name of the decoder's class in transformers.
+        num_layers: L.
+        model_width: m.
+        layers_path: path of the list of decoder layers, for example ``layers`` or ``decoder.layers``.
+        blocks: the attention blocks with values, by layer.
+        tail: paths of the modules with weights that run after the last layer, such as the final norm.
+        sizes: number of parameters of each layer, then of the tail, then of everything else (the embeddings).
+        model_class: the class itself; None in what was read from a record, which is enough to tell of a decoder.
+    """
+
+    architecture: str
+    num_layers: int
+    model_width: int
+    layers_path: str
+    blocks: tuple[AttentionBlock, ...]
+    tail: tuple[str, ...]
+    sizes: tuple[tuple[int, ...], int, int]
+    model_class: type[PreTrainedModel] | None = None
+
+    @property
+    def value_layers(self) -> tuple[int, ...]:
+        """The 0-based layers whose attention values can be read."""
+        return tuple(block.layer for block in self.blocks)
+
+    def block(self, layer: int) -> AttentionBlock:
+        """The attention block of a layer that has values."""
+        return next(block for block in self.blocks if block.layer == layer)
+
+    def width(self, layers: tuple[int, ...], *, signal: str, weights: str, aligned: bool) -> int:
+        """Width of the vector that a recipe reads: ``g*d``, ``h*d`` or ``m``.
+
+        Raises:
+            LayerError: the chosen layers differ in width and cannot be averaged, or one has no W_O to align with.
+        """
+        if signal == "hidden" or aligned:
+            lacking = [layer for layer in layers if aligned and not self.block(layer).projection]
+            if lacking and weights == "mean":
+                raise LayerError(
+                    f"aligned values need the output projection, and {self.architecture} has no linear map "
+                    f"from its heads to the model width in {named_layers(lacking)}; use aligned=False (methods va, wva)"
+                )
+            return self.model_width
+        widths: dict[int, list[int]] = {}
+        for layer in layers:
+            block = self.block(layer)
+            heads = block.value_heads if weights == "mean" else block.query_heads
+            widths.setdefault(heads * block.head_width, []).append(layer)
+        if len(widths) > 1:
+            groups = "; ".join(f"{width} wide: {named_layers(group)}" for width, group in sorted(widths.items()))
+            raise LayerError(f"layers of unequal width cannot be averaged ({groups}); choose layers of one group")
+        return next(iter(widths))

@@ -1,0 +1,51 @@
+from .adapter_base import (
+    ADAPTER_FILE as ADAPTER_FILE,
+    base_of as base_of,
+    holds_adapter as holds_adapter,
+    read_adapter_config as read_adapter_config,
+)
+from .calibration_record import (
+    CALIBRATION_FILE as CALIBRATION_FILE,
+    TYPE as TYPE,
+    CalibrationRecord as CalibrationRecord,
+    check_recipe as check_recipe,
+    read_record as read_record,
+)
+from .config import cut_config as cut_config, read_config as read_config
+from .location import (
+    ADAPTER_CONFIG as ADAPTER_CONFIG,
+    BUNDLED as BUNDLED,
+    Checkpoint as Checkpoint,
+    LoadedFrom as LoadedFrom,
+    hub_options as hub_options,
+    locate as locate,
+)
+from .quantized import (
+    check_quantization as check_quantization,
+    describe_quantization as describe_quantization,
+    is_dequantized as is_dequantized,
+    quantization_method as quantization_method,
+)
+from .recipe_choice import (
+    DEFAULT_METHOD as DEFAULT_METHOD,
+    calibration_of as calibration_of,
+    resolve_for as resolve_for,
+)
+from .saved_record import (
+    CONFIG_FILE as CONFIG_FILE,
+    Origin as Origin,
+    check_held_layers as check_held_layers,
+    find_origin as find_origin,
+    saved_config as saved_config,
+)
+from .sentence_transformers_folder import SavedSettings as SavedSettings, saved_settings as saved_settings
+from .weight_files import (
+    TEXT_DECODER_KEYS as TEXT_DECODER_KEYS,
+    find_weights as find_weights,
+    index_folder as index_folder,
+    is_needed as is_needed,
+    read_head as read_head,
+    read_weights as read_weights,
+    remove_saved as remove_saved,
+    remove_weights as remove_weights,
+)

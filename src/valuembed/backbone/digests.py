@@ -1,0 +1,75 @@
+"""What a model is, as a short string: for results that must not outlive the weights or the recipe that gave them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import nn
+
+from valuembed._utils.version import __version__
+from valuembed.backbone.checkpoints import BUNDLED, Checkpoint, base_of, holds_adapter, saved_config
+from valuembed.errors import CheckpointError
+from valuembed.recipes import Recipe
+
+DECIDING = frozenset({".json", ".jinja", ".model", ".py", ".safetensors", ".txt"})
+"""Kinds of files that decide a vector: configuration, weights, tokenizer, code."""
+
+
+def content_digest(checkpoint: Checkpoint) -> str:
+    """What a checkpoint holds: a hub id with its commit, or a hash over a folder's files; for an adapter, its base too.
+
+    A folder is read whole, at a second or so for each gigabyte, and its weights are not loaded.
+
+    Raises:
+        CheckpointError: nothing says which commit of a hub id this is.
+    """
+    if checkpoint.is_local or checkpoint.name == BUNDLED:
+        parts = [_hash_folder(Path(checkpoint.location))]
+    elif commit := checkpoint.commit:
+        parts = [f"{checkpoint.name}@{commit}"]
+    else:
+        raise CheckpointError(
+            f"model {checkpoint.name!r}: its commit is not known, so its results cannot be told from those of another "
+            "revision; download it to a folder and name that, or keep no results"
+        )
+    # Some adapters have their base beside them, which is counted then.
+    if holds_adapter(checkpoint) and (base := base_of(checkpoint, saved_config(checkpoint))) is not checkpoint:
+        parts.append(content_digest(base))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def fingerprint(content: str, recipe: Recipe, **settings: Any) -> str:
+    """16 hex digits that change with everything that decides a vector.
+
+    Args:
+        content: what :func:`content_digest` gives.
+        recipe: with absolute layers; the name of its method decides nothing and does not count.
+        settings: plain data, such as precision, token limit and instructions.
+    """
+    made = {"content": content, "recipe": replace(recipe, method="").to_dict(), "version": __version__, **settings}
+    return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def tensors_digest(module: nn.Module) -> str:
+    """The numbers that a module holds, with their names, shapes and dtypes, as 64 hex digits."""
+    return hashlib.sha256(save({name: tensor.contiguous() for name, tensor in module.state_dict().items()})).hexdigest()
+
+
+def _hash_folder(folder: Path) -> str:
+    """Names and contents of the deciding files, those in folders of later modules included."""
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        if path.suffix not in DECIDING or not path.is_file() or any(part.startswith(".") for part in inside.parts):
+            continue
+        with path.open("rb") as file:
+            digest = hashlib.sha256()
+            while block := file.read(1 << 24):
+                digest.update(block)
+        total.update(f"{inside.as_posix()} {digest.hexdigest()}\n".encode())
+    return total.hexdigest()

@@ -1,0 +1,173 @@
+"""What a checkpoint's configuration comes to, kept on disk: a survey takes seconds of imports, and never changes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from valuembed._utils.atomic import NewFile
+from valuembed.backbone.architecture import Anatomy, AttentionBlock
+from valuembed.backbone.checkpoints import BUNDLED, Checkpoint
+from valuembed.recipes import preset_for
+
+CACHE_VARIABLE = "VALUEMBED_CACHE"
+"""Environment variable that names the folder for what is kept; empty for none."""
+BUNDLED_FACTS = Path(__file__).with_name("bundled_decoder.json")
+"""The facts of the bundled model, beside its folder: what is in that decides its vectors."""
+
+_MADE_BY = (
+    "backbone/tracing.py",
+    "backbone/checkpoints/config.py",
+    "backbone/architecture.py",
+    "recipes/layers.py",
+    "backbone/facts_cache.py",
+)
+
+
+@dataclass(frozen=True)
+class DecoderFacts:
+    """What :func:`valuembed.info` needs to know of a decoder.
+
+    Attributes:
+        anatomy: its survey; without the class when it was read from disk.
+        preset: name of the preset made for this backbone, or None.
+        dtype: the precision that its configuration names; None where only the weights know.
+        vocabulary: rows of its embedding matrix.
+        quantization: settings of the quantization that its weights are in, or None.
+    """
+
+    anatomy: Anatomy
+    preset: str | None
+    dtype: str | None
+    vocabulary: int
+    quantization: Mapping[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        anatomy = asdict(self.anatomy)
+        del anatomy["model_class"]
+        anatomy["blocks"] = [{**block, "needs": sorted(block["needs"])} for block in anatomy["blocks"]]
+        rest = ("preset", "dtype", "vocabulary", "quantization")
+        return {"anatomy": anatomy, **{name: getattr(self, name) for name in rest}}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> DecoderFacts:
+        """Facts from plain data; a KeyError, TypeError or ValueError where it is something else."""
+        anatomy = dict(data["anatomy"])
+        layers, tail, rest = anatomy["sizes"]
+        anatomy |= {
+            "blocks": tuple(AttentionBlock(**{**one, "needs": frozenset(one["needs"])}) for one in anatomy["blocks"]),
+            "tail": tuple(anatomy["tail"]),
+            "sizes": (tuple(layers), tail, rest),
+        }
+        return cls(Anatomy(**anatomy), data["preset"], data["dtype"], data["vocabulary"], data["quantization"])
+
+
+def decoder_facts(checkpoint: Checkpoint) -> DecoderFacts:
+    """Tell the facts of the decoder in a checkpoint, from disk where the same configuration was surveyed before.
+
+    Args:
+        checkpoint: that holds the decoder's weights.
+
+    Raises:
+        CheckpointError: its configuration cannot be read.
+        UnsupportedModelError: its attention values cannot be read.
+    """
+    kept = kept_facts(checkpoint)
+    if kept is not None:
+        return kept
+    facts = survey_facts(checkpoint)
+    place = _place(checkpoint)
+    if place is not None:
+        _write(place, facts)
+    return facts
+
+
+def kept_facts(checkpoint: Checkpoint) -> DecoderFacts | None:
+    """The facts of the decoder in a checkpoint where they are on disk, else None."""
+    place = BUNDLED_FACTS if checkpoint.name == BUNDLED else _place(checkpoint)
+    return _read(place) if place is not None else None
+
+
+def survey_facts(checkpoint: Checkpoint) -> DecoderFacts:
+    """Survey the decoder in a checkpoint; arguments and errors as in :func:`decoder_facts`."""
+    from valuembed.backbone.checkpoints import read_config
+    from valuembed.backbone.loading import checkpoint_dtype
+    from valuembed.backbone.tracing import survey
+
+    config = read_config(checkpoint)
+    dtype = checkpoint_dtype(config)
+    return DecoderFacts(
+        survey(config, trust_remote_code=checkpoint.trust_remote_code),
+        preset_for(config),
+        None if dtype is None else str(dtype).removeprefix("torch."),
+        config.vocab_size,
+        getattr(config, "quantization_config", None),
+    )
+
+
+def _place(checkpoint: Checkpoint) -> Path | None:
+    """The file for what is known of a checkpoint's configuration; None where it is not to be kept."""
+    folder, path = _cache_folder(), checkpoint.file("config.json")
+    if folder is None or path is None:
+        return None
+    config = Path(path).read_bytes()
+    # Code of the checkpoint's own may change while its configuration stays.
+    if b'"auto_map"' in config:
+        return None
+    return folder / "decoders" / f"{sha256(_versions() + config).hexdigest()}.json"
+
+
+def _cache_folder() -> Path | None:
+    named = os.environ.get(CACHE_VARIABLE)
+    if named is not None:
+        return Path(named) if named else None
+    own = {"win32": ("LOCALAPPDATA", "AppData/Local"), "darwin": ("", "Library/Caches")}
+    variable, usual = own.get(sys.platform, ("XDG_CACHE_HOME", ".cache"))
+    try:
+        return Path(os.environ.get(variable) or Path.home() / usual) / "valuembed"
+    except RuntimeError:  # there is no home
+        return None
+
+
+@cache
+def _versions() -> bytes:
+    """All that a survey depends on beside the configuration: this library's code for it, and that of the families."""
+    digest = sha256(repr([_version(package) for package in ("transformers", "torch")]).encode())
+    for name in _MADE_BY:
+        digest.update((Path(__file__).parents[1] / name).read_bytes())
+    return digest.digest()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _read(place: Path) -> DecoderFacts | None:
+    try:
+        return DecoderFacts.from_dict(json.loads(place.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write(place: Path, facts: DecoderFacts) -> None:
+    """Keep facts, where the disk allows it: nothing depends on it but the time that the next call takes."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with NewFile(place) as file:
+            file.write(json.dumps(facts.to_dict()).encode())
+            file.seal()
+            file.commit()
+    except OSError:
+        return

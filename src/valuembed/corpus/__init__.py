@@ -1,0 +1,5 @@
+"""Embedding files and corpora: rows in, vectors out, none lost without a word."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,5 @@
+"""Files of texts, pairs and labels in; checked rows out."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,3 @@
+from .local_tasks import parse_task as parse_task
+from .results import Evaluation as Evaluation, best_of as best_of, percent as percent, versions as versions
+from .runner import evaluate as evaluate

@@ -1,0 +1,36 @@
+from .calibration import (
+    DEFAULT_SHRINKAGE as DEFAULT_SHRINKAGE,
+    FILTER as FILTER,
+    KINDS as KINDS,
+    Calibration as Calibration,
+    Projection as Projection,
+    check_choices as check_choices,
+    find_calibration as find_calibration,
+    fit as fit,
+    fit_filter as fit_filter,
+    is_of_the_stream as is_of_the_stream,
+    project as project,
+)
+from .encoder import ValueEncoder as ValueEncoder
+from .encoding import EncodeReport as EncodeReport, check_finite as check_finite
+from .explanation import Explanation as Explanation, Token as Token, TokenWeights as TokenWeights, explain as explain
+from .layerwise import (
+    Whole as Whole,
+    described as described,
+    look as look,
+    not_finite as not_finite,
+    read_pairs as read_pairs,
+    spearman as spearman,
+    versions as versions,
+    warn_truncated as warn_truncated,
+)
+from .loading import load as load
+from .model_info import ModelInfo as ModelInfo, check_load as check_load, info as info
+from .panel import SIGNALS as SIGNALS, Panel as Panel, every_layer as every_layer
+from .text_encoder import (
+    PROMPT_NAMES as PROMPT_NAMES,
+    TextEncoder as TextEncoder,
+    load_text_encoder as load_text_encoder,
+)
+from .value_reader import ValueReader as ValueReader
+from .value_transformer import ValueTransformer as ValueTransformer

@@ -1,0 +1,235 @@
+"""Several recipes on one decoder: those that feed the same tokens share one forward pass."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from valuembed._utils.devices import check_device, default_device
+from valuembed._utils.progress import track
+from valuembed._utils.torch_settings import default_device_and_precision
+from valuembed.backbone import Anatomy, Plan, prepare, resolve_plan, split_dtype
+from valuembed.backbone.checkpoints import check_recipe, locate, resolve_for, saved_config
+from valuembed.data import as_texts, check_texts
+from valuembed.errors import RecipeError
+from valuembed.models.calibration import Calibration
+from valuembed.models.encoding import EncodeReport, check_finite
+from valuembed.models.value_reader import ValueReader, build
+from valuembed.recipes import Recipe, preset_for
+
+SIGNALS: dict[str, Recipe] = {
+    "values raw": Recipe(signal="value", weights="mean"),
+    "values aligned": Recipe(signal="value", weights="mean", aligned=True),
+    "weighted raw": Recipe(signal="value", weights="last"),
+    "weighted aligned": Recipe(signal="value", weights="last", aligned=True),
+    "hidden mean": Recipe(signal="hidden", weights="mean"),
+    "hidden last": Recipe(signal="hidden", weights="last"),
+}
+"""Everything that can be read from a layer as one vector."""
+
+
+class Panel:
+    """Several recipes on one decoder. Those that feed the same tokens share one forward pass.
+
+    Args:
+        reader: the decoder, loaded as deep as the deepest recipe needs, on its device.
+        plans: what to read, by names of the caller's choice.
+        calibrations: what the raw vectors of some of them go through.
+    """
+
+    def __init__(
+        self, reader: ValueReader, plans: Mapping[str, Plan], calibrations: Mapping[str, Calibration] | None = None
+    ) -> None:
+        if not plans:
+            raise RecipeError("a panel needs at least one recipe")
+        self.reader = reader
+        self.plans = dict(plans)
+        for plan in self.plans.values():
+            reader.check_templates(plan.recipe)
+        self.calibrations = {name: module.to(reader.model.device) for name, module in (calibrations or {}).items()}
+        for name, calibration in self.calibrations.items():
+            if name not in self.plans:
+                raise RecipeError(
+                    f"no recipe is named {name!r}, as a calibration is; there are {', '.join(self.plans)}"
+                )
+            check_recipe(calibration.record, self.plans[name].recipe, name, reader.origin.name)
+        self.report: EncodeReport | None = None
+
+    @classmethod
+    @default_device_and_precision()
+    def load(
+        cls,
+        model: str | os.PathLike[str],
+        recipes: Mapping[str, str | Recipe | Mapping[str, Any]],
+        *,
+        calibrations: Mapping[str, Calibration] | None = None,
+        dtype: str | torch.dtype | None = None,
+        device: str | torch.device | None = None,
+        max_tokens: int | None = None,
+        revision: str | None = None,
+        token: bool | str | None = None,
+        cache_folder: str | None = None,
+        local_files_only: bool = False,
+        trust_remote_code: bool = False,
+        model_kwargs: dict[str, Any] | None = None,
+    ) -> Panel:
+        """Load a decoder once, as deep as the deepest of the recipes needs.
+
+        Args:
+            model: as in :func:`valuembed.load`.
+            recipes: methods by names of the caller's choice; each as in :func:`valuembed.load`.
+            calibrations: what the raw vectors of some of them go through.
+            dtype, device, max_tokens, revision, token, cache_folder, local_files_only, trust_remote_code, model_kwargs:
+                as in :func:`valuembed.load`.
+
+        Raises:
+            RecipeError, DeviceError, CheckpointError, UnsupportedModelError: as :func:`valuembed.load`.
+        """
+        device = check_device(device)
+        checkpoint = locate(
+            model,
+            revision=revision,
+            token=token,
+            cache_folder=cache_folder,
+            local_files_only=local_files_only,
+            trust_remote_code=trust_remote_code,
+        )
+        saved = saved_config(checkpoint)
+        asked = {name: resolve_for(checkpoint, saved, recipe) for name, recipe in recipes.items()}
+        if not asked:
+            raise RecipeError("a panel needs at least one recipe")
+        torch_dtype, model_kwargs = split_dtype(dtype, model_kwargs)
+        found = prepare(checkpoint, next(iter(asked.values())), saved, torch_dtype, device)
+        held = None if found.is_adapter else saved
+        preset = preset_for(found.config)
+        plans = {name: resolve_plan(recipe, preset, found.anatomy, held) for name, recipe in asked.items()}
+        # What reads the final norm needs the whole decoder; else the highest layer decides.
+        deepest = max(plans.values(), key=lambda plan: (not plan.layers, plan.layers[-1:]))
+        placed = "device_map" in model_kwargs
+        reader = build(
+            ValueReader,
+            checkpoint,
+            deepest.recipe,
+            saved=saved,
+            max_tokens=max_tokens,
+            dtype=torch_dtype,
+            device=None if placed else device,
+            model_kwargs=model_kwargs,
+        )
+        return cls(reader if placed else reader.to(device or default_device()), plans, calibrations)
+
+    @property
+    def recipes(self) -> dict[str, Recipe]:
+        """The recipes, their layers absolute."""
+        return {name: plan.recipe for name, plan in self.plans.items()}
+
+    @property
+    def by_role(self) -> bool:
+        """Whether the same text may have another vector as a query than as a document."""
+        return any(recipe.query_template or recipe.document_template for recipe in self.recipes.values())
+
+    def widths(self) -> dict[str, int]:
+        """Width of each recipe's vectors, after its calibration where it has one."""
+        widths = {
+            name: plan.anatomy.width(
+                plan.layers, signal=plan.recipe.signal, weights=plan.recipe.weights, aligned=plan.recipe.aligned
+            )
+            for name, plan in self.plans.items()
+        }
+        return {**widths, **{name: found.record.size for name, found in self.calibrations.items()}}
+
+    def groups(self, role: str | None = None) -> list[list[str]]:
+        """Names of the recipes that share a forward pass for texts of a role, in the order given."""
+        shared: dict[object, list[str]] = {}
+        for name, recipe in self.recipes.items():
+            # Those that read the last token have the span "text", and join the means over it.
+            key = (recipe.templates_for(role), recipe.cleaning, recipe.span)
+            shared.setdefault(key, []).append(name)
+        return list(shared.values())
+
+    @torch.inference_mode()
+    @default_device_and_precision()
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        names: Sequence[str] | None = None,
+        role: str | None = None,
+        prompt: str | None = None,
+        progress: bool = False,
+    ) -> dict[str, NDArray[np.float32]]:
+        """The vectors of every recipe.
+
+        Args:
+            texts: b texts, in anything that holds them in an order.
+            names: which of the recipes; None is all.
+            role: ``"query"``, ``"document"`` or None: whose templates.
+            prompt: an instruction for all of them.
+            progress: show a bar.
+
+        Returns:
+            By name, vectors ``[b, width]`` float32: calibrated where there is a calibration, and not normalised.
+            :attr:`report` counts what was done, tokens over all passes.
+
+        Raises:
+            InputError: something that is not a text, with its row.
+            RecipeError: a name that no recipe has.
+            ReadingError: a vector is not finite, with its row.
+        """
+        texts = as_texts(texts)
+        check_texts(texts)
+        widths = self.widths()
+        wanted = list(self.plans if names is None else names)
+        if unknown := [name for name in wanted if name not in self.plans]:
+            raise RecipeError(f"no recipe is named {unknown[0]!r}; there are {', '.join(self.plans)}")
+        groups = [[name for name in group if name in wanted] for group in self.groups(role)]
+        groups = [group for group in groups if group]
+        result = {name: np.empty((len(texts), widths[name]), np.float32) for name in wanted}
+        tokens, reused, truncated = 0, 0, np.zeros(len(texts), bool)
+        self.reader.eval()
+        with track(progress, total=len(texts) * len(groups), desc="Texts", unit="text") as bar:
+            for group in groups:
+                plans = [self.plans[name] for name in group]
+                for batch in self.reader.batches(texts, prompt, role, plans[0].recipe):
+                    for name, read in zip(group, self.reader.read(batch.features, plans), strict=True):
+                        if (calibration := self.calibrations.get(name)) is not None:
+                            read = calibration({"sentence_embedding": read})["sentence_embedding"]
+                        result[name][batch.rows] = read.cpu().numpy()
+                    tokens += batch.tokens
+                    reused += batch.reused
+                    truncated[batch.rows] |= batch.features["truncated"].numpy()
+                    bar.update(len(batch.rows))
+        for vectors in result.values():
+            check_finite(torch.from_numpy(vectors), self.reader)
+        blank = sum(not text.strip() for text in texts)
+        self.report = EncodeReport(len(texts), tokens, int(truncated.sum()), blank, reused)
+        return result
+
+
+def every_layer(
+    anatomy: Anatomy, template: tuple[str, ...], signals: Sequence[str] = tuple(SIGNALS)
+) -> dict[str, Recipe]:
+    """A recipe for every layer and every signal, all with one template, so that one pass serves them all.
+
+    Args:
+        anatomy: of the decoder.
+        template: template strings.
+        signals: names of :data:`SIGNALS`.
+
+    Returns:
+        By ``"signal@layer"``; values only where a layer has them, aligned ones only where it has an output projection.
+    """
+    found = {}
+    for signal in signals:
+        recipe = SIGNALS[signal]
+        for layer in anatomy.value_layers if recipe.signal == "value" else range(anatomy.num_layers):
+            if recipe.aligned and recipe.weights == "mean" and anatomy.block(layer).projection is None:
+                continue
+            found[f"{signal}@{layer}"] = replace(recipe, layers=[layer], template=template, method=signal)
+    return found

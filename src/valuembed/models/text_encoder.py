@@ -1,0 +1,131 @@
+"""A reader that embeds texts by itself, for those who wait: sentence-transformers alone takes seconds to import."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from valuembed._utils.devices import default_device
+from valuembed._utils.torch_settings import building, default_device_and_precision
+from valuembed.backbone import precision_of
+from valuembed.backbone.checkpoints import DEFAULT_METHOD, hub_options, locate, saved_config
+from valuembed.data import as_text, as_texts, check_texts
+from valuembed.models.encoding import EncodeReport, check_finite, encode_texts, warn_of
+from valuembed.models.reader_loading import load_reader
+from valuembed.models.value_reader import ValueReader
+from valuembed.recipes import Recipe
+
+PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}
+"""Names of a role's instruction among a model's prompts, as sentence-transformers looks for them."""
+
+
+class TextEncoder:
+    """What a verb needs of a model (see :class:`valuembed.vectors.Encoder`), and no ``SentenceTransformer``.
+
+    Args:
+        reader: of the decoder.
+        prompts: instructions by name.
+        default_prompt_name: the one of them that is used where no role is named.
+    """
+
+    def __init__(self, reader: ValueReader, prompts: Mapping[str, str], default_prompt_name: str | None = None) -> None:
+        self.reader = reader.eval()
+        self.prompts = dict(prompts)
+        self.default_prompt_name = default_prompt_name
+        self.report: EncodeReport | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that is read, its layers absolute."""
+        return self.reader.recipe
+
+    @property
+    def precision(self) -> str:
+        """What is computed in, and what the weights are kept in where that is something else."""
+        return precision_of(self.reader.model)
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """The longest sequence that is fed, template included."""
+        return self.reader.max_seq_length
+
+    def get_embedding_dimension(self) -> int:
+        """Width of the vectors."""
+        return self.reader.get_embedding_dimension()
+
+    def encode(self, inputs: Any, *, show_progress_bar: bool | None = False) -> NDArray[np.float32]:
+        """Embed texts that are compared with each other.
+
+        Args:
+            inputs: a text or b texts.
+            show_progress_bar: on stderr.
+
+        Returns:
+            ``[width]`` or ``[b, width]`` float32, of length 1.
+
+        Raises:
+            InputError: something that is not a text, with its row.
+            NotFiniteError: an embedding is not finite, with its row.
+        """
+        return self._encode(inputs, None, show_progress_bar)
+
+    def encode_query(self, inputs: Any, *, show_progress_bar: bool | None = False) -> NDArray[np.float32]:
+        """Embed texts that ask; as :meth:`encode`."""
+        return self._encode(inputs, "query", show_progress_bar)
+
+    def encode_document(self, inputs: Any, *, show_progress_bar: bool | None = False) -> NDArray[np.float32]:
+        """Embed texts that are searched; as :meth:`encode`."""
+        return self._encode(inputs, "document", show_progress_bar)
+
+    def _encode(self, inputs: Any, role: str | None, show_progress_bar: bool | None) -> NDArray[np.float32]:
+        self.report = None
+        given = as_text(inputs)
+        texts = [given] if isinstance(given, str) else as_texts(given)
+        check_texts(texts)
+        vectors, report = encode_texts(
+            self.reader,
+            texts,
+            self._finish,
+            prompt=self._prompt(role),
+            task=role,
+            show_progress_bar=bool(show_progress_bar),
+        )
+        check_finite(vectors, self.reader)
+        self.report = report
+        warn_of(report, self.max_seq_length)
+        found: NDArray[np.float32] = vectors.reshape(len(texts), self.get_embedding_dimension()).numpy()
+        return found[0] if isinstance(given, str) else found
+
+    def _finish(self, features: dict[str, Any]) -> Tensor:
+        vectors: Tensor = self.reader(features)["sentence_embedding"]
+        return normalize(vectors, p=2, dim=1)
+
+    def _prompt(self, role: str | None) -> str | None:
+        # With a role but no instruction for it, the default one is used; sentence-transformers' own empty ones count.
+        names = (*PROMPT_NAMES.get(role or "", ()), self.default_prompt_name)
+        return next((self.prompts[name] for name in names if name in self.prompts), None)
+
+
+@default_device_and_precision()
+def load_text_encoder(model: Any = "bundled", method: Any = DEFAULT_METHOD, **options: Any) -> TextEncoder | None:
+    """Load a model for texts alone.
+
+    Args:
+        model, method, options: as in :func:`valuembed.load`.
+
+    Returns:
+        None for a folder saved by this library: what it holds beside the reader is sentence-transformers' to load.
+    """
+    if saved_config(locate(model, **hub_options(options))) is not None:
+        return None
+    loaded = load_reader(ValueReader, model, method, **options)
+    with building():
+        reader = loaded.reader.to(loaded.device or default_device())
+    # A SentenceTransformer has these two in any case.
+    prompts = {"query": "", "document": "", **loaded.settings.prompts}
+    return TextEncoder(reader, prompts, loaded.settings.default_prompt_name)

@@ -1,0 +1,133 @@
+"""The sentence-transformers module: texts in, one vector a text out, read from inside the decoder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sentence_transformers.base.modules import Transformer
+from torch import Tensor
+
+from valuembed._utils.torch_settings import default_device_and_precision
+from valuembed.backbone import CHAT_TEMPLATE, TOKENIZER_FILES, adapters
+from valuembed.backbone.checkpoints import CONFIG_FILE, locate, remove_saved, saved_config
+from valuembed.data import as_text, as_texts, check_texts
+from valuembed.errors import CheckpointError, InputError, RecipeError, UnsupportedModelError
+from valuembed.models.value_reader import ValueReader, build
+from valuembed.recipes import Recipe
+
+
+class ValueTransformer(ValueReader, Transformer):
+    """A reader as a sentence-transformers module.
+
+    A ``Transformer`` for the ecosystem (adapters, trainer, saving), but built from finished parts: that constructor
+    would load the whole model and a multimodal processor, so it is not called.
+    """
+
+    config_file_name = CONFIG_FILE
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        ValueReader.__init__(self, *args, **kwargs)
+        # What the methods inherited from Transformer look at.
+        self.transformer_task = "feature-extraction"
+        self.backend = "torch"
+        self.can_flatten_inputs = False
+        self.module_output_name = "sentence_embedding"
+        self.modality_config = {"text": {"method": "forward", "method_output_name": None}}
+
+    @default_device_and_precision()
+    def preprocess(  # type: ignore[override]
+        self, inputs: Any, prompt: str | None = None, task: str | None = None, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Texts as features. Plain text stays plain: a chat template is used only where the recipe names it.
+
+        Args:
+            inputs: a text or b texts.
+            prompt: an instruction for all of them.
+            task: ``"query"`` or ``"document"``.
+            kwargs: ``max_length`` from the trainer; anything else is refused by name.
+
+        Raises:
+            InputError: something that is not a text, with its position.
+        """
+        limit = kwargs.pop("max_length", None)
+        if unknown := sorted(key for key, value in kwargs.items() if value is not None):
+            raise InputError(f"preprocess() does not take {', '.join(unknown)}")
+        given = as_text(inputs)
+        texts = [given] if isinstance(given, str) else as_texts(given)
+        check_texts(texts)
+        return self.features(self.tokenize_texts(texts, prompt, task, max_tokens=limit))
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """What a saved folder records beside the weights."""
+        return {
+            "recipe": self.recipe.to_dict(),
+            "max_tokens": self.max_tokens,
+            "origin": asdict(self.origin),
+            "held_layers": self.model.config.num_hidden_layers,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+        }
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """Write the kept layers (or only the adapter, where the origin can be fetched again), tokenizer and recipe."""
+        if not safe_serialization:
+            raise RecipeError("safe_serialization=False would write pickled weights; only safetensors are written")
+        saved_before = Path(output_path, CONFIG_FILE).is_file()
+        adapters.save(
+            self.model,
+            output_path,
+            base_name=self.origin.name,
+            with_base=not self.origin.fetchable,
+            own_folder=saved_before,
+        )
+        written = {Path(path).name for path in self.processor.save_pretrained(output_path)}
+        if saved_before:
+            # Those of another tokenizer would be read together with this one's.
+            remove_saved(output_path, *{*TOKENIZER_FILES, CHAT_TEMPLATE}.difference(written))
+        self.save_config(output_path)
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls,
+        model_name_or_path: str,
+        *,
+        subfolder: str = "",
+        token: bool | str | None = None,
+        cache_folder: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        trust_remote_code: bool = False,
+        model_kwargs: dict[str, Any] | None = None,
+        processor_kwargs: dict[str, Any] | None = None,
+        config_kwargs: dict[str, Any] | None = None,
+        backend: str = "torch",
+        **kwargs: Any,
+    ) -> ValueTransformer:
+        """Load what :meth:`save` wrote; called by sentence-transformers.
+
+        Raises:
+            UnsupportedModelError: a backend other than torch.
+        """
+        if backend != "torch":
+            raise UnsupportedModelError(
+                f"backend={backend!r} cannot be used: attention values are read while torch computes them; use "
+                "backend='torch'"
+            )
+        if subfolder and Path(model_name_or_path).is_dir():
+            model_name_or_path, subfolder = str(Path(model_name_or_path) / subfolder), ""
+        checkpoint = locate(
+            model_name_or_path,
+            subfolder=subfolder,
+            revision=revision,
+            token=token,
+            cache_folder=cache_folder,
+            local_files_only=local_files_only,
+            trust_remote_code=trust_remote_code,
+        )
+        saved = saved_config(checkpoint)
+        if saved is None:
+            raise CheckpointError(f"model {model_name_or_path!r} holds no {CONFIG_FILE}: it was not saved by valuembed")
+        return build(
+            ValueTransformer, checkpoint, Recipe.from_dict(saved["recipe"]), saved=saved, model_kwargs=model_kwargs
+        )

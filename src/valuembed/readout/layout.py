@@ -1,0 +1,197 @@
+"""How the texts of a step lie in a decoder's input: in rows of their own, or in one row without any padding.
+
+A lane knows where each text's tokens are, so that a reading can ask for a mean or a last token and need not know how
+they lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from valuembed.errors import ReadingError
+from valuembed.readout import pooling
+
+
+class Beginning:
+    """Keys and values of every attention block for tokens that stand in front of any number of texts.
+
+    Args:
+        tokens: p of them.
+    """
+
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def keep(self, block: nn.Module, key: Tensor, value: Tensor) -> None:
+        """Keep keys and values ``[1, g, p, *]`` of a block that calls attention once in a pass."""
+        if id(block) in self._kept:
+            raise ReadingError(f"{type(block).__name__} calls attention twice in a pass, so a beginning cannot be kept")
+        self._kept[id(block)] = key, value
+
+    def before(self, block: nn.Module, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values ``[b, g, t, *]`` of a block with those of the beginning in front, ``[b, g, p + t, *]``."""
+        kept = (states.expand(key.shape[0], -1, -1, -1) for states in self._kept[id(block)])
+        keys, values = (torch.cat(pair, dim=2) for pair in zip(kept, (key, value), strict=True))
+        return keys, values
+
+
+class Lane(Protocol):
+    """Where the tokens of b texts are in what a decoder is given and gives."""
+
+    @property
+    def values_shape(self) -> tuple[int, int]:
+        """Rows and tokens of the values that an attention call is given, those of a beginning among them."""
+
+    @property
+    def fed_shape(self) -> tuple[int, int]:
+        """Rows and tokens that are fed."""
+
+    beginning: Beginning | None
+    """What stands in front of every text without being fed."""
+
+    def mean_values(self, values: Tensor) -> Tensor:
+        """Mean over the span ``[b, g, d]`` of values with the heads in front of the tokens, float32."""
+
+    def mean_states(self, states: Tensor) -> Tensor:
+        """Mean over the span ``[b, m]`` of states of the tokens that are fed, float32."""
+
+    def last(self, states: Tensor) -> Tensor:
+        """``[b, ...]`` at each text's last token, float32."""
+
+
+class PaddedLane:
+    """A row for each text, the shorter ones filled up to t tokens.
+
+    Args:
+        last: ``[b]`` index of each row's last token.
+        mask: ``[b, t]`` tokens that a mean covers.
+        beginning: keys and values of the first p of the t tokens, which are not fed; none of them is the last, or in a
+            mean of hidden states.
+    """
+
+    def __init__(self, last: Tensor, mask: Tensor, beginning: Beginning | None = None) -> None:
+        p = beginning.tokens if beginning else 0
+        # Values are there for all tokens; everything else for those that are fed.
+        self.mask = mask
+        self.beginning = beginning
+        self._fed_mask = mask[:, p:]
+        self._fed_last = last - p
+
+    @property
+    def values_shape(self) -> tuple[int, int]:
+        """``(b, t)``."""
+        rows, tokens = self.mask.shape
+        return rows, tokens
+
+    @property
+    def fed_shape(self) -> tuple[int, int]:
+        """``(b, t - p)``."""
+        rows, tokens = self._fed_mask.shape
+        return rows, tokens
+
+    def mean_values(self, values: Tensor) -> Tensor:
+        """``[b, g, d]`` float32 of values ``[b, g, t, d]``."""
+        return pooling.mean_over_tokens(values, self.mask)
+
+    def mean_states(self, states: Tensor) -> Tensor:
+        """``[b, m]`` float32 of states ``[b, t - p, m]``."""
+        return pooling.mean_over_tokens(states, self._fed_mask)
+
+    def last(self, states: Tensor) -> Tensor:
+        """``[b, ...]`` float32 of states ``[b, t - p, ...]``."""
+        return pooling.take_token(states, self._fed_last)
+
+
+class PackedLane:
+    """One row, all texts' tokens one after the other; none of them sees another text's.
+
+    Args:
+        lengths: tokens of each text that are fed.
+        spans: where in a text, its beginning counted, the tokens of a mean begin and end.
+        beginning: keys and values of p tokens that stand in front of every text; none of them is in a span.
+        device: of the decoder.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        spans: Sequence[tuple[int, int]],
+        beginning: Beginning | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.lengths = list(lengths)
+        self.beginning = beginning
+        self.p = beginning.tokens if beginning else 0
+        self.device = torch.device(device)
+        starts = [0]
+        for length in self.lengths:
+            starts.append(starts[-1] + length)
+        self.starts, self.tokens = starts[:-1], starts[-1]
+        self._last = self._moved([start - 1 for start in starts[1:]])
+        covered = [
+            torch.arange(start + begin - self.p, start + end - self.p)
+            for start, (begin, end) in zip(self.starts, spans, strict=True)
+        ]
+        self._span = torch.cat(covered).to(self.device, non_blocking=True)
+        self._span_lengths = self._moved([end - begin for begin, end in spans])
+
+    def _moved(self, numbers: list[int], dtype: torch.dtype = torch.long) -> Tensor:
+        return torch.tensor(numbers, dtype=dtype).to(self.device, non_blocking=True)
+
+    @property
+    def values_shape(self) -> tuple[int, int]:
+        """One row; the beginning once, then the tokens that are fed."""
+        return 1, self.p + self.tokens
+
+    @property
+    def fed_shape(self) -> tuple[int, int]:
+        """One row of the tokens that are fed."""
+        return 1, self.tokens
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """``[1, t]`` where in its text each token stands."""
+        counted = [torch.arange(self.p, self.p + length) for length in self.lengths]
+        return torch.cat(counted)[None].to(self.device, non_blocking=True)
+
+    @cached_property
+    def query_starts(self) -> Tensor:
+        """``[b + 1]`` int32 where each text's queries begin, and where the last one's end."""
+        return self._moved([*self.starts, self.tokens], torch.int32)
+
+    @cached_property
+    def key_starts(self) -> Tensor:
+        """The same for keys, the beginning in front of each text's own."""
+        p = self.p
+        ends = [start + (row + 1) * p for row, start in enumerate([*self.starts[1:], self.tokens])]
+        return self._moved([0, *ends], torch.int32)
+
+    @cached_property
+    def key_order(self) -> Tensor | None:
+        """Which of the keys that an attention call is given make up the texts; None for all as they are."""
+        p = self.p
+        if not p:
+            return None
+        parts = []
+        for start, length in zip(self.starts, self.lengths, strict=True):
+            parts += [torch.arange(p), torch.arange(p + start, p + start + length)]
+        return torch.cat(parts).to(self.device, non_blocking=True)
+
+    def mean_values(self, values: Tensor) -> Tensor:
+        """``[b, g, d]`` float32 of values ``[1, g, p + t, d]``."""
+        chosen = values[0, :, self.p :].transpose(0, 1).index_select(0, self._span.to(values.device))
+        return pooling.mean_over_segments(chosen, self._span_lengths)
+
+    def mean_states(self, states: Tensor) -> Tensor:
+        """``[b, m]`` float32 of states ``[1, t, m]``."""
+        return pooling.mean_over_segments(states[0].index_select(0, self._span.to(states.device)), self._span_lengths)
+
+    def last(self, states: Tensor) -> Tensor:
+        """``[b, ...]`` float32 of states ``[1, t, ...]``."""
+        return states[0].index_select(0, self._last.to(states.device)).float()

@@ -1,0 +1,122 @@
+"""The packed lane: attention within the texts of one flat row, and which decoders it is right for.
+
+The fast kernels run on CUDA in half precision. The plain one, a call a text, runs anywhere: it is what tests hold the
+lane's arithmetic to, and too slow for anything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionCacheLayerMixin
+
+from valuembed.backbone import Anatomy
+from valuembed.readout.layout import PackedLane
+
+WIDEST_HEAD = 256
+"""Flash attention's kernels go no further."""
+
+NEEDS = {"s_aux": "sinks", "softcap": "a softcap"}
+
+_PACKABLE = (DynamicLayer, DynamicSlidingWindowLayer)
+
+Kernel = Callable[[Tensor, Tensor, Tensor, PackedLane, float | None], Tensor]
+"""Queries ``[t, h, d]``, keys and values ``[k, g, d]``, lane, scale; gives ``[t, h, d]``."""
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, lane: PackedLane, scaling: float | None) -> Tensor:
+    """Causal attention of each text to its beginning and its own tokens.
+
+    Args:
+        query: ``[1, h, t, d]``.
+        key, value: ``[1, g, p + t, d]``, the beginning once, in front.
+        lane: where the texts are.
+        scaling: of the scores; None is ``d ** -0.5``.
+
+    Returns:
+        ``[1, t, h, d]``.
+    """
+    queries, keys, values = (states[0].transpose(0, 1) for states in (query, key, value))
+    if (order := lane.key_order) is not None:
+        keys, values = keys.index_select(0, order), values.index_select(0, order)
+    kernel = fast_kernel(query.device.type, query.dtype) or plain_kernel
+    return kernel(queries, keys, values, lane, scaling)[None]
+
+
+def plain_kernel(query: Tensor, key: Tensor, value: Tensor, lane: PackedLane, scaling: float | None) -> Tensor:
+    """One call of torch's own attention for each text."""
+    outputs = []
+    p = lane.p
+    for row, (start, n) in enumerate(zip(lane.starts, lane.lengths, strict=True)):
+        first = start + row * p
+        q = query[start : start + n].transpose(0, 1)[None]
+        k, v = (states[first : first + p + n].transpose(0, 1)[None] for states in (key, value))
+        # Each token sees the whole beginning, and its own text up to itself.
+        seen = torch.ones(n, p + n, dtype=torch.bool, device=query.device).tril(diagonal=p)
+        outputs.append(
+            F.scaled_dot_product_attention(
+                q, k, v, attn_mask=seen, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
+            )[0].transpose(0, 1)
+        )
+    return torch.cat(outputs)
+
+
+@lru_cache
+def fast_kernel(device: str, dtype: torch.dtype) -> Kernel | None:
+    """Torch's kernel for texts of unequal length, else flash-attention's; None where neither can run."""
+    if device != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+        return None
+    if find_spec("torch.nn.attention.varlen") and torch.cuda.get_device_capability() >= (8, 0):
+        from torch.nn.attention.varlen import varlen_attn
+
+        def torch_kernel(query: Tensor, key: Tensor, value: Tensor, lane: PackedLane, scaling: float | None) -> Tensor:
+            longest = max(lane.lengths)
+            output: Any = varlen_attn(
+                query.contiguous(), key.contiguous(), value.contiguous(), lane.query_starts, lane.key_starts,
+                longest, longest + lane.p, scale=scaling, window_size=(-1, 0),
+                enable_gqa=query.shape[1] != key.shape[1],
+            )  # fmt: skip
+            return output  # type: ignore[no-any-return]
+
+        return torch_kernel
+    if not find_spec("flash_attn"):
+        return None
+    from flash_attn import flash_attn_varlen_func
+
+    def flash_kernel(query: Tensor, key: Tensor, value: Tensor, lane: PackedLane, scaling: float | None) -> Tensor:
+        longest = max(lane.lengths)
+        output: Tensor = flash_attn_varlen_func(
+            query, key, value, lane.query_starts, lane.key_starts, longest, longest + lane.p,
+            softmax_scale=scaling, causal=True,
+        )  # fmt: skip
+        return output
+
+    return flash_kernel
+
+
+def why_not(model: PreTrainedModel, anatomy: Anatomy) -> str | None:
+    """Why a decoder's texts cannot share one row, whatever the device; None where nothing is known against it."""
+    kept = DynamicCache(config=model.config).layers
+    if any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in kept):
+        return "it has layers whose state would leak from text to text"
+    if other := sorted({type(layer).__name__ for layer in kept if type(layer) not in _PACKABLE}):
+        return f"its attention keeps more than keys and values ({', '.join(other)})"
+    if needs := sorted({NEEDS[need] for block in anatomy.blocks for need in block.needs}):
+        return f"no kernel of the packed lane has {' or '.join(needs)}"
+    widths = {block.head_width for block in anatomy.blocks}
+    if wrong := sorted(width for width in widths if width > WIDEST_HEAD or width % 8):
+        return f"no kernel of the packed lane has heads of width {wrong[0]}"
+    return None
+
+
+def longest_text(model: PreTrainedModel) -> int | None:
+    """Tokens up to which a text is inside every window of the attention; None where there are no windows."""
+    layers = DynamicCache(config=model.config).layers
+    return min((layer.sliding_window for layer in layers if isinstance(layer, DynamicSlidingWindowLayer)), default=None)

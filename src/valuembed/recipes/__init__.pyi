@@ -1,0 +1,26 @@
+from .cleaning import CLEANINGS as CLEANINGS
+from .layers import (
+    DEFAULT_SPAN as DEFAULT_SPAN,
+    PRESETS as PRESETS,
+    LayerSpec as LayerSpec,
+    describe as describe,
+    named_layers as named_layers,
+    preset_for as preset_for,
+    resolve_layers as resolve_layers,
+)
+from .method_specs import MethodSpec as MethodSpec, choose as choose, parse_methods as parse_methods
+from .recipe import (
+    METHODS as METHODS,
+    Recipe as Recipe,
+    Signal as Signal,
+    read_recipe as read_recipe,
+    resolve_recipe as resolve_recipe,
+    write_recipe as write_recipe,
+)
+from .templates import (
+    TEMPLATES as TEMPLATES,
+    Rendered as Rendered,
+    Template as Template,
+    TemplateSpec as TemplateSpec,
+    parse_template as parse_template,
+)

@@ -1,0 +1,120 @@
+"""How a user names several methods at once, each with a template and layers of its own if need be."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from valuembed.backbone.checkpoints import DEFAULT_METHOD, Checkpoint, resolve_for, saved_config
+from valuembed.errors import RecipeError
+from valuembed.recipes.layers import LayerSpec
+from valuembed.recipes.recipe import METHODS, Recipe
+from valuembed.recipes.templates import TemplateSpec
+
+MethodSpec = str | Recipe | Mapping[str, Any]
+"""What ``load(method=...)`` takes."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A method with the template and the layers that were written beside its name."""
+
+    method: MethodSpec
+    template: str | None = None
+    layers: str | None = None
+
+
+def parse_methods(methods: str | Sequence[str] | Mapping[str, MethodSpec] | None) -> dict[str, Asked] | None:
+    """The methods that a user named, by their labels.
+
+    Args:
+        methods: ``"all"``, every row of :data:`METHODS`; or names, each with a template and layers of its own if need
+            be: ``"va"``, ``"wva:future_eol"``, ``"va@all"``, ``"aligned_wva:future_eol@20:28"``; or recipe files
+            (``.json``); or anything that ``load(method=...)`` takes, by label. None is left as it is.
+
+    Raises:
+        RecipeError: something that is no method, or two with one label.
+    """
+    if methods is None:
+        return None
+    if isinstance(methods, Mapping):
+        return {str(label): Asked(method) for label, method in methods.items()}
+    found: dict[str, Asked] = {}
+    for spec in [methods] if isinstance(methods, str) else methods:
+        for label, asked in ({name: Asked(name) for name in METHODS} if spec == "all" else _parse(spec)).items():
+            if found.setdefault(label, asked) != asked:
+                raise RecipeError(
+                    f"method {spec!r}: two recipe files are named {label!r}; rename one, or in Python give them labels"
+                )
+    if not found:
+        raise RecipeError(f"no method to evaluate; give some of {', '.join(METHODS)}, a recipe file (.json), or all")
+    return found
+
+
+def _parse(spec: str) -> dict[str, Asked]:
+    """``name[:template][@layers]``, or the path of a recipe file."""
+    if not isinstance(spec, str):
+        raise RecipeError(f"a method is named by a string, got {type(spec).__name__}: {spec!r}; recipes need labels")
+    rest, at, layers = spec.rpartition("@")
+    # An @ may also stand in a template, or in a path.
+    if not at or "{" in layers or spec.endswith(".json"):
+        rest, at, layers = spec, "", ""
+    if rest.endswith(".json"):
+        return {Path(rest).stem + at + layers: Asked(rest, None, layers or None)}
+    name, colon, template = rest.partition(":")
+    if name not in METHODS:
+        raise RecipeError(
+            f"method {spec!r} is unknown; give one of {', '.join(METHODS)} (if need be with a template or layers, as "
+            "in wva:future_eol or va@20:28), a recipe file (.json), or all"
+        )
+    if bool(colon) != bool(template) or bool(at) != bool(layers):
+        where = "a template has to follow ':'" if colon and not template else "layers have to follow '@'"
+        raise RecipeError(f"method {spec!r}: {where}, as in wva:future_eol@half")
+    return {spec: Asked(name, template or None, layers or None)}
+
+
+def choose(
+    checkpoint: Checkpoint,
+    asked: dict[str, Asked] | None,
+    layers: LayerSpec,
+    template: TemplateSpec | Mapping[str, TemplateSpec],
+    cleaning: str | None,
+) -> dict[str, Recipe]:
+    """The recipes by label, with what is asked for all of them in place.
+
+    Args:
+        checkpoint: where the model is.
+        asked: what :func:`parse_methods` gives; None is the model's own method, for a saved folder its own recipe.
+        layers: for the value methods that name none themselves. Layers that suit values would cripple a baseline, so
+            one that reads hidden states takes only those written beside its name; a warning says so.
+        template, cleaning: for every method that names none itself.
+
+    Raises:
+        RecipeError: as :func:`valuembed.load`; or ``layers`` would apply to no method.
+    """
+    saved = saved_config(checkpoint)
+    if asked is None:
+        recipe = resolve_for(checkpoint, saved, DEFAULT_METHOD, layers, template, cleaning)
+        return {f"{recipe.method} (as saved)" if saved else recipe.method: recipe}
+    chosen = {
+        label: resolve_for(checkpoint, saved, one.method, one.layers, one.template or template, cleaning)
+        for label, one in asked.items()
+    }
+    if layers is not None:
+        # Hidden states without layers of their own are read after the final norm.
+        open_to_it = {label for label, recipe in chosen.items() if recipe.signal == "value" and recipe.layers is None}
+        norm = [label for label, recipe in chosen.items() if recipe.reads_final_norm]
+        if not open_to_it:
+            raise RecipeError(
+                f"layers={layers!r} is for value methods that name no layers themselves, and there is none; write "
+                f"layers beside a method's name, as in {next(iter(chosen)).partition('@')[0]}@half"
+            )
+        if norm:
+            warnings.warn(f"layers={layers!r} is for value methods; not applied to {', '.join(norm)}", stacklevel=3)
+        chosen = {
+            label: replace(recipe, layers=layers) if label in open_to_it else recipe for label, recipe in chosen.items()
+        }
+    return chosen

@@ -1,0 +1,206 @@
+"""A method is a recipe of five choices; this table is the one place that knows the methods.
+
+Shapes in docstrings use one legend everywhere: b texts, t tokens, l layers, h query heads, g key/value heads,
+d width of one value head, m model width.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, get_args
+
+from valuembed.errors import RecipeError, TemplateError
+from valuembed.recipes.cleaning import CLEANINGS
+from valuembed.recipes.layers import LayerSpec
+from valuembed.recipes.templates import TemplateSpec, check_roles, resolve_templates
+
+Signal = Literal["value", "hidden"]
+Weights = Literal["mean", "last"]
+Span = Literal["text", "all"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How one vector is read from a decoder: five choices, checked against each other.
+
+    Attributes:
+        method: the row of :data:`METHODS` it came from, or a name of the user's own. It decides nothing.
+        signal: ``"value"``, the attention values ``v[l, g, n]``; ``"hidden"``, the residual stream after layer l.
+        weights: ``"mean"``, the mean over the tokens of ``span``; ``"last"``, the last token's attention weights
+            (for ``"hidden"``: the last token itself).
+        aligned: through the output projection W_O to the model width m; values only.
+        layers: what the mean over layers covers. None is the backbone's preset or the default depth; for ``"hidden"``,
+            the last layer after the final norm. A loaded model's recipe holds absolute 0-based indices.
+        template: template strings; with several, the raw vectors are averaged.
+        query_template, document_template: the same for the two roles; None is ``template``.
+        span: the tokens a mean covers: the text's own, or ``"all"`` that are fed.
+        cleaning: what is done to a text before it goes into its template, by a name of
+            :data:`valuembed.recipes.CLEANINGS`.
+
+    Width of the vector: values raw, mean ``g*d``; values raw, last ``h*d``; anything aligned or hidden ``m``.
+    """
+
+    signal: Signal
+    weights: Weights
+    aligned: bool = False
+    layers: LayerSpec = None
+    template: tuple[str, ...] = ("{text}",)
+    query_template: tuple[str, ...] | None = None
+    document_template: tuple[str, ...] | None = None
+    span: Span = "text"
+    cleaning: str = "none"
+    method: str = "custom"
+
+    def __post_init__(self) -> None:
+        choices = {"signal": get_args(Signal), "weights": get_args(Weights), "span": get_args(Span)}
+        for name, legal in {**choices, "cleaning": tuple(CLEANINGS)}.items():
+            if getattr(self, name) not in legal:
+                raise RecipeError(f"{name}={getattr(self, name)!r} is unknown; legal: {', '.join(legal)}")
+        if not isinstance(self.aligned, bool):
+            raise RecipeError(f"aligned={self.aligned!r} has to be True or False")
+        if self.aligned and self.signal == "hidden":
+            raise RecipeError(
+                "signal='hidden' with aligned=True means nothing: the output projection maps attention values to the "
+                "residual stream, and hidden states are that stream already"
+            )
+        if self.weights == "last" and self.span == "all":
+            raise RecipeError("span='all' belongs to weights='mean'; weights='last' reads one token and has no span")
+        for name in ("template", "query_template", "document_template"):
+            given = getattr(self, name)
+            if given is not None or name == "template":
+                object.__setattr__(self, name, resolve_templates(given))
+        if isinstance(self.layers, Sequence) and not isinstance(self.layers, str):
+            object.__setattr__(self, "layers", tuple(self.layers))
+
+    @property
+    def reads_final_norm(self) -> bool:
+        """Whether it reads the last layer's hidden states after the final norm, which needs the whole decoder."""
+        return self.signal == "hidden" and self.layers is None
+
+    def templates_for(self, role: str | None) -> tuple[str, ...]:
+        """The template strings for ``"query"``, ``"document"`` or no role."""
+        per_role = {"query": self.query_template, "document": self.document_template}.get(role or "")
+        return per_role if per_role is not None else self.template
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; ``Recipe.from_dict(recipe.to_dict()) == recipe``."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
+        """A recipe from plain data.
+
+        Raises:
+            RecipeError: a key is unknown or missing.
+        """
+        legal = {field.name for field in fields(cls)}
+        if unknown := sorted(set(data) - legal):
+            raise RecipeError(
+                f"a recipe has no {', '.join(map(repr, unknown))}; its fields are {', '.join(sorted(legal))}"
+            )
+        if missing := [name for name in ("signal", "weights") if name not in data]:
+            raise RecipeError(f"a recipe needs {' and '.join(map(repr, missing))}, got only {sorted(data)}")
+        return cls(**data)
+
+
+def _row(method: str, signal: Signal, weights: Weights, template: str, *, aligned: bool = False) -> Recipe:
+    return Recipe(method=method, signal=signal, weights=weights, aligned=aligned, template=resolve_templates(template))
+
+
+METHODS: dict[str, Recipe] = {
+    recipe.method: recipe
+    for recipe in (
+        _row("va", "value", "mean", "none"),
+        _row("aligned_va", "value", "mean", "none", aligned=True),
+        _row("wva", "value", "last", "prompt_eol"),
+        _row("aligned_wva", "value", "last", "prompt_eol", aligned=True),
+        _row("hidden_mean", "hidden", "mean", "none"),
+        _row("hidden_last", "hidden", "last", "none"),
+        _row("prompt_eol", "hidden", "last", "prompt_eol"),
+        _row("meta_eol", "hidden", "last", "meta_eol"),
+        _row("echo", "hidden", "mean", "echo"),
+    )
+}
+"""The methods of the paper (value rows) and the baselines it compares with (hidden rows)."""
+
+
+def read_recipe(path: str | os.PathLike[str]) -> Recipe:
+    """The recipe in a recipe file.
+
+    Raises:
+        RecipeError: there is no such file, or it holds no recipe.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            data = json.load(file)
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"recipe file {os.fspath(path)!r} cannot be read: {error}") from error
+    if not isinstance(data, dict) or not isinstance(data.get("recipe"), dict):
+        raise RecipeError(f"recipe file {os.fspath(path)!r} has to hold an object with the key 'recipe'")
+    return Recipe.from_dict(data["recipe"])
+
+
+def write_recipe(path: str | os.PathLike[str], recipe: Recipe, **notes: Any) -> None:
+    """Write a recipe file, which ``method=`` takes.
+
+    Args:
+        path: the file, ``.json``; it is replaced where it exists.
+        recipe: what to write.
+        notes: plain data for people to read, such as how its layers were chosen.
+    """
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump({"recipe": recipe.to_dict(), **notes}, file, ensure_ascii=False, indent=2)
+        file.write("\n")
+
+
+def resolve_recipe(
+    method: str | Recipe | Mapping[str, Any],
+    layers: LayerSpec = None,
+    template: TemplateSpec | Mapping[str, TemplateSpec] = "auto",
+    cleaning: str | None = None,
+) -> Recipe:
+    """A method's recipe with the user's layers and templates in place.
+
+    Args:
+        method: a name of :data:`METHODS`, a recipe, a recipe as plain data, or the path of a recipe file (``.json``).
+        layers: replaces the recipe's layers unless None.
+        template: ``"auto"`` keeps the recipe's own; None or ``"none"`` is the text alone; a name, a string, a list;
+            or a mapping with ``"query"``, ``"document"`` and ``"default"`` (a role left out keeps the recipe's own).
+        cleaning: replaces the recipe's cleaning unless None.
+
+    Raises:
+        RecipeError: an unknown method, or choices that do not fit together (its subclasses name layer and template).
+    """
+    if isinstance(method, Recipe):
+        recipe = method
+    elif isinstance(method, Mapping):
+        recipe = Recipe.from_dict(method)
+    elif isinstance(method, str) and method in METHODS:
+        recipe = METHODS[method]
+    elif isinstance(method, str) and method.endswith(".json"):
+        recipe = read_recipe(method)
+    else:
+        raise RecipeError(
+            f"method {method!r} is unknown; give one of {', '.join(METHODS)}, a recipe file (.json), or a Recipe of "
+            "your own"
+        )
+    if layers is not None:
+        recipe = replace(recipe, layers=layers)
+    if cleaning is not None:
+        recipe = replace(recipe, cleaning=cleaning)
+    if isinstance(template, str) and template == "auto":
+        return recipe
+    if isinstance(template, Mapping):
+        check_roles(template)
+        chosen = {
+            field: resolve_templates(template[role])
+            for role, field in (("default", "template"), ("query", "query_template"), ("document", "document_template"))
+            if role in template and template[role] != "auto"
+        }
+        if not template:
+            raise TemplateError("template={} names no role; give query, document or default")
+        return replace(recipe, **chosen)  # type: ignore[arg-type]
+    return replace(recipe, template=resolve_templates(template), query_template=None, document_template=None)

@@ -1,0 +1,11 @@
+from .exact import (
+    check_options as check_options,
+    check_query as check_query,
+    load_for as load_for,
+    open_embeddings as open_embeddings,
+    search as search,
+    similarity_matrix as similarity_matrix,
+)
+from .index import Index as Index, IndexSummary as IndexSummary, build_index as build_index
+from .index_rows import OWN as OWN
+from .results import Hit as Hit

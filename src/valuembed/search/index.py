@@ -1,0 +1,288 @@
+"""An index over stored embeddings: made from files, brought up to date by the same call, searched by meaning and words.
+
+Every row is known by where it stood, under the name of its source, so that one that comes again replaces the one
+before. Beside the rows there is a list of the files that went in: an interrupted run goes on where it was, and what
+has not changed is not read again.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from valuembed._utils.progress import track
+from valuembed.data import as_text
+from valuembed.errors import InputError
+from valuembed.search.index_rows import cosines, filter_columns, hit_columns, last_of_each_key, to_hits
+from valuembed.search.ingest import ROWS, RepeatedIdWarning, Update
+from valuembed.search.ledger import only_writer
+from valuembed.search.results import Hit, check_make, check_query, embed_query, fuse
+from valuembed.search.vector_store import KEY, REFINE, Table, languages
+from valuembed.vectors import EmbeddingFiles, Encoder, Make, is_remote
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Index", "IndexSummary", "RepeatedIdWarning", "build_index"]
+
+APPROXIMATE_FROM = 10_000
+"""Fewer rows are compared one by one, in some milliseconds, and exactly."""
+
+CANDIDATES = 100
+"""A hybrid search fuses so many rows of each ranking, or four times as many as asked for."""
+
+
+@dataclass(frozen=True)
+class IndexSummary:
+    """What became of a source.
+
+    Attributes:
+        name: that its rows are known under.
+        files: files of the source.
+        unchanged: files that were in the index already, as they are.
+        added: rows that are new.
+        replaced: rows that took another's place.
+        repeated: rows that were left out, since a later one of their file has their id.
+        removed: rows that are no longer in the source, and were removed.
+        outdated: rows that are no longer in the source, and were kept.
+        rows: rows in the index, those of other sources included.
+        approximate: whether there is an approximate index of the vectors; otherwise all are compared.
+        seconds: time for all of it.
+    """
+
+    name: str
+    files: int
+    unchanged: int
+    added: int
+    replaced: int
+    repeated: int
+    removed: int
+    outdated: int
+    rows: int
+    approximate: bool
+    seconds: float
+
+
+def build_index(
+    source: str | Path,
+    index: str | Path,
+    *,
+    name: str | None = None,
+    prune: bool = False,
+    language: str | None = None,
+    approximate_from: int = APPROXIMATE_FROM,
+    progress: bool = True,
+) -> IndexSummary:
+    """Bring an index up to date with files of embeddings; make it if there is none.
+
+    Rows that are new are added, and those that come again replace the ones before; nothing is doubled, however often
+    this runs, and wherever it was interrupted. Files that have not changed are left out. One process at a time can
+    write an index: on a disk this is seen to, in an object store it is for the caller to see to. Whoever searches
+    meanwhile finds the rows before or after a change.
+
+    Args:
+        source: a file or folder that ``valuembed embed`` wrote; on a disk or in an object store.
+        index: a folder, or an address that LanceDB knows: ``s3://``, ``gs://``, ``az://``. Keys for it are taken from
+            the environment.
+        name: under which the rows are known; None is the name of the file or folder. A source replaces only rows of
+            its own name.
+        prune: remove the rows of this name that are not in the source.
+        language: English name of the texts' language, for a search of words by their stems; None leaves it as it is,
+            at first without stems, which suits every language.
+        approximate_from: so many rows get an approximate index.
+        progress: show a progress bar on stderr if that is a terminal, else a line a minute.
+
+    Raises:
+        InputError: the source cannot be read, its vectors are of another make than those of the index, or its name is
+            taken by another source.
+        OutputError: the index cannot be written, or another process is writing it.
+        ReadingError: a vector is zero or not finite.
+        MissingExtraError: the extra ``store`` is not installed.
+    """
+    start = time.perf_counter()
+    known = languages()
+    if language is not None and language not in known:
+        raise InputError(f"language {language!r} is unknown; legal: {', '.join(known)}")
+    if name is not None and not name.strip():
+        raise InputError(f"name {name!r} is blank")
+    files = EmbeddingFiles.open(source)
+    with only_writer(index, ROWS):
+        update = Update(files, str(index), name)
+        total = None if is_remote(source) else sum(file.count() for file in files.files)
+        bar = track(progress, total=total, unit=" rows", desc="indexing")
+        # The steps are closed as soon as something ends them early, while nobody else can write.
+        with bar, closing(update.run()) as steps:
+            for done in steps:
+                bar.update(done)
+            outdated = update.outdated()
+            if prune:
+                update.remove_outdated()
+            bar.set_description("tuning the index")
+            approximate = update.rows.tune(approximate_from=approximate_from, language=language, fresh=update.is_new)
+            update.parts.table.tidy(fresh=update.is_new)
+        return IndexSummary(
+            name=update.name,
+            files=len(files.files),
+            unchanged=update.unchanged,
+            added=update.added,
+            replaced=update.replaced,
+            repeated=update.repeated,
+            removed=outdated if prune else 0,
+            outdated=0 if prune else outdated,
+            rows=update.rows.count(),
+            approximate=approximate,
+            seconds=time.perf_counter() - start,
+        )
+
+
+class Index:
+    """An index to search; :meth:`open` finds one.
+
+    Attributes:
+        address: where it is.
+        make: which model and recipe made its vectors.
+    """
+
+    def __init__(self, address: str, rows: Table) -> None:
+        self.address = address
+        self._schema = rows.schema
+        self.make = Make.from_metadata(address, self._schema.metadata)
+        self._rows = rows
+        self._asked_by: Encoder | None = None
+
+    @classmethod
+    def is_at(cls, address: str | Path) -> bool:
+        """Whether there is an index at an address."""
+        return Table.is_at(address, ROWS)
+
+    @classmethod
+    def open(cls, address: str | Path) -> Index:
+        """An index that :func:`build_index` made.
+
+        Raises:
+            InputError: there is none, or it is damaged.
+            MissingExtraError: the extra ``store`` is not installed.
+        """
+        if not cls.is_at(address):
+            raise InputError(f"{address} holds no index; make one with: valuembed index SOURCE -o {address}")
+        return cls(str(address), Table.open(address, ROWS))
+
+    def __len__(self) -> int:
+        return self._rows.count()
+
+    @property
+    def is_approximate(self) -> bool:
+        """Whether a search looks at a part of the vectors only; otherwise it is exact."""
+        return self._rows.is_approximate
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns that a filter can use, with their types."""
+        return filter_columns(self._schema)
+
+    def check(
+        self, *, where: str | None = None, hybrid: bool = False, probes: int | None = None, refine: int | None = None
+    ) -> None:
+        """Raise what :meth:`search` would raise before it needs a model."""
+        for name, value in (("probes", probes), ("refine", refine)):
+            if value is not None and value < 1:
+                raise InputError(f"{name}={value} has to be at least 1")
+        if hybrid:
+            self._rows.check_words()
+        if where is not None:
+            try:
+                self._rows.check_filter(where)
+            except InputError as error:
+                columns = ", ".join(f"{name} ({kind})" for name, kind in self.columns.items())
+                raise InputError(f"{str(error).rstrip('.')}; columns of {self.address}: {columns}") from error
+
+    def search(
+        self,
+        model: Encoder,
+        query: str,
+        k: int = 10,
+        *,
+        where: str | None = None,
+        hybrid: bool = False,
+        probes: int | None = None,
+        refine: int | None = None,
+    ) -> list[Hit]:
+        """Find the k texts that are most similar to a query.
+
+        Args:
+            model: what :func:`valuembed.load` returns. Whether it is the one that made the vectors is looked at once
+                for each model that asks.
+            query: encoded with ``encode_query``.
+            k: how many to return; fewer when fewer rows are left by the filter.
+            where: a condition in SQL on :attr:`columns`, such as ``file LIKE 'news/%' AND length(text) > 80``.
+            hybrid: rank by meaning and by words, fused (:func:`valuembed.search.results.fuse`).
+            probes: of an approximate index, partitions to look into; None is 2.5 times the root of their number, at
+                least 20, and four times as many with a filter. If fewer than k rows are found, it looks into all.
+            refine: of an approximate index, so many times k rows are compared by their whole vectors; None is 5.
+
+        Returns:
+            Hits, best first. Their score is the cosine with the stored vector in either case.
+
+        Raises:
+            InputError: the query cannot be embedded, another model or recipe made the vectors, or the filter is wrong.
+        """
+        query = as_text(query)
+        check_query(query, k)
+        self.check(where=where, hybrid=hybrid, probes=probes, refine=refine)
+        if model is not self._asked_by:
+            check_make(model, self.make, self.address)
+            self._asked_by = model
+        vector = embed_query(model, query, self.make)
+        words = query if hybrid else None
+        return self.nearest(vector, k, words=words, where=where, probes=probes, refine=refine)
+
+    def nearest(
+        self,
+        vector: NDArray[np.float32],
+        k: int = 10,
+        *,
+        words: str | None = None,
+        where: str | None = None,
+        probes: int | None = None,
+        refine: int | None = None,
+    ) -> list[Hit]:
+        """Find the k texts that are closest to a vector, which nobody checks to be of the right make.
+
+        Args:
+            vector: float32 ``[width]``, of length 1.
+            k: how many to return.
+            words: rank by these words too.
+            where: see :meth:`search`.
+            probes: see :meth:`search`.
+            refine: see :meth:`search`.
+        """
+        import numpy as np
+        import pyarrow as pa
+
+        columns = hit_columns(self._schema)
+        count = k if words is None else max(CANDIDATES, 4 * k)
+        asked: dict[str, Any] = {"where": where, "probes": probes}
+        compared = (refine or REFINE) * k
+        if self.make.precision == "binary":
+            # Differing bits say less than the cosine with the signs, so that more are looked at than are returned.
+            found = self._rows.nearest(np.packbits(vector > 0), max(count, compared), columns, refine=1, **asked)
+            found = found.take(np.argsort(-cosines(found, vector, self.make), kind="stable")[:count])
+        else:
+            found = self._rows.nearest(vector, count, columns, refine=math.ceil(compared / count), **asked)
+        fused: dict[str, float] = {}
+        if words is not None:
+            matching = self._rows.matching(words, count, columns, where=where)
+            fused = fuse(found.column(KEY).to_pylist(), matching.column(KEY).to_pylist())
+            found = last_of_each_key(pa.concat_tables([found, matching]))
+        scores, keys = cosines(found, vector, self.make).tolist(), found.column(KEY).to_pylist()
+        order = sorted(range(len(keys)), key=lambda at: (-fused.get(keys[at], 0.0), -scores[at], keys[at]))[:k]
+        return to_hits(
+            found.take(np.array(order, np.int64)),
+            [scores[at] for at in order],
+            [fused[keys[at]] for at in order] if words is not None else None,
+        )

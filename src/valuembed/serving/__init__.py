@@ -1,0 +1,5 @@
+"""A model behind OpenAI's embeddings API, and a page to try it with."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,165 @@
+"""What the routes of a server share: its parts, and how they have texts embedded."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from fastapi import Request
+
+from valuembed.errors import (
+    InputError,
+    ReadingError,
+    RequestError,
+    ServingError,
+    TemplateError,
+    TextFailed,
+    ValuembedError,
+)
+from valuembed.serving.admission import Admission, Limits, Ticket
+from valuembed.serving.batcher import DEAD, READY, Batcher
+from valuembed.serving.jobs import Embedded, Manner, Text
+from valuembed.serving.metrics import Metrics
+from valuembed.serving.middleware import TICKET, ClientGone
+
+LEAVING = "leaving"
+"""A server that is about to end; the other states are those of its batcher."""
+
+T = TypeVar("T")
+
+
+@dataclass
+class Serving:
+    """The parts of one server, for its routes: ``request.app.state.serving``.
+
+    Attributes:
+        name: of the model, as clients name it.
+        batcher: what embeds.
+        admission: what counts.
+        metrics: what is counted for others to see.
+        leaving: whether it is about to end.
+        since: when it began, in seconds since 1970.
+    """
+
+    name: str
+    batcher: Batcher
+    admission: Admission
+    metrics: Metrics
+    leaving: bool = False
+    since: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def limits(self) -> Limits:
+        """What it takes on at most."""
+        return self.admission.limits
+
+    @property
+    def state(self) -> str:
+        """:data:`LEAVING`, or one of the states of a batcher."""
+        state = self.batcher.state
+        return LEAVING if self.leaving and state != DEAD else state
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests should be sent to it."""
+        return self.state == READY
+
+    async def embed(
+        self, request: Request, texts: Sequence[Text], manner: Manner | None = None, *, truncate: bool = True
+    ) -> Embedded:
+        """Have texts embedded for a request; it is over when its client goes away or its time is up.
+
+        Args:
+            request: theirs, whose body has been read.
+            texts: b texts, known to be texts.
+            manner, truncate: as in :meth:`valuembed.serving.batcher.Batcher.submit`.
+
+        Raises:
+            RequestError: 400 for a text or a template that cannot be embedded, 429 where the server is full, 500 where
+                the model fails, 503 where it takes nothing or found no answer in time.
+            ClientGone: there is nobody to answer.
+        """
+        ticket: Ticket = request.scope[TICKET]
+        ticket.add_texts(len(texts))
+        try:
+            embedded = await self.wait(request, self.batcher.submit(texts, manner, truncate=truncate))
+        except ServingError as error:
+            raise _unavailable(error) from error
+        except TextFailed as error:
+            raise _refusal(error, len(texts)) from error
+        self.metrics.embedded(len(texts), embedded.tokens, len(embedded.truncated))
+        return embedded
+
+    async def call(self, request: Request, function: Callable[[], T], *, texts: int) -> T:
+        """Have something else done with the model for a request, between two rounds: nothing that takes long.
+
+        Args:
+            request: theirs, whose body has been read.
+            function: called on the model's thread.
+            texts: how many it reads.
+
+        Raises:
+            RequestError: 400 for what cannot be done, 429 where the server is full, 500 where the model fails, 503
+                where it takes nothing or found no answer in time.
+            ClientGone: there is nobody to answer.
+        """
+        ticket: Ticket = request.scope[TICKET]
+        ticket.add_texts(texts)
+        try:
+            return await self.wait(request, self.batcher.call(function))
+        except ServingError as error:
+            raise _unavailable(error) from error
+        except ReadingError as error:
+            raise RequestError(500, str(error), code="model_failed") from error
+        except RequestError:
+            raise
+        except ValuembedError as error:
+            raise RequestError(400, str(error), code="invalid_value", param="input") from error
+
+    async def wait(self, request: Request, future: Future[T]) -> T:
+        """What a future of the batcher gives; it is cancelled when nobody waits for it any more.
+
+        Raises:
+            RequestError: 503, it took too long.
+            ClientGone: there is nobody to answer.
+        """
+        result, gone = asyncio.wrap_future(future), asyncio.ensure_future(_gone(request))
+        first: set[asyncio.Future[Any]] = {result, gone}
+        try:
+            seconds = self.limits.answer_seconds
+            done, _ = await asyncio.wait(first, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if result in done:
+                return result.result()
+            if gone in done:
+                raise ClientGone
+            raise RequestError(503, f"no answer was found in {seconds:g} s", code="timeout")
+        finally:
+            gone.cancel()
+            result.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _unavailable(error: ServingError) -> RequestError:
+    return RequestError(503, str(error), code="unavailable", headers={"Retry-After": "5"})
+
+
+def _refusal(error: TextFailed, texts: int) -> RequestError:
+    """What a client is told of a text that failed."""
+    cause = error.cause
+    if isinstance(cause, (ReadingError, ServingError)) or not isinstance(cause, ValuembedError):
+        told = str(cause) if isinstance(cause, ValuembedError) else "the model failed on it"
+        return RequestError(500, f"input: item {error.index}: {told}", code="model_failed")
+    if isinstance(cause, InputError):
+        place = "it" if texts == 1 else f"item {error.index}"
+        message = f"input: {place} cannot be embedded: {cause}"
+        return RequestError(400, message, code="invalid_value", param="input")
+    param = "template" if isinstance(cause, TemplateError) else None
+    return RequestError(400, str(cause), code="invalid_value", param=param)

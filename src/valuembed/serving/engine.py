@@ -1,0 +1,150 @@
+"""What a server embeds with: a loaded model, text by text, in steps that are put together by others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers.util import truncate_embeddings
+
+from valuembed._utils.torch_settings import default_device_and_precision
+from valuembed.backbone.checkpoints import check_recipe
+from valuembed.data import check_text
+from valuembed.errors import InputError, TemplateError, UnknownTokenError
+from valuembed.execution import SHARED_FROM, SharedPrefixes, cached_tokens, shared_prefixes, usual_step
+from valuembed.models import PROMPT_NAMES, Calibration, ValueEncoder, check_finite
+from valuembed.recipes import Recipe, resolve_recipe
+from valuembed.serving.jobs import MOST_TEMPLATES, Engine, Manner, Text, Tokenized
+from valuembed.serving.playground.other_methods import EncoderPlayground
+from valuembed.tokenization import TokenRow, embedding_rows, expand_chat
+
+
+@dataclass(frozen=True)
+class _Fed:
+    """Sequences of one text, and how many tokens at the beginning of each are kept in ``prefixes``."""
+
+    rows: tuple[TokenRow, ...]
+    cached: list[int]
+    prefixes: SharedPrefixes | None
+
+
+class EncoderEngine(Engine):
+    """Gives the vectors that a loaded model's ``encode``, ``encode_query`` and ``encode_document`` give.
+
+    Args:
+        encoder: what :func:`valuembed.load` returns. Its weights have to stay as they are: what its templates put in
+            front of texts is computed once.
+        step_tokens: tokens of a step; None is a number that suits the device.
+    """
+
+    token_ids: int
+
+    def __init__(self, encoder: ValueEncoder, step_tokens: int | None = None) -> None:
+        self.name = encoder.reader.origin.name
+        self.width = encoder.get_embedding_dimension() or 0
+        self.step_tokens = step_tokens or encoder.reader.tokens_per_step
+        _, self.step_cost = usual_step(encoder.device)
+        self.token_ids = min(len(encoder.reader.texts.tokenizer), embedding_rows(encoder.reader.model))
+        self.encoder = encoder.eval()
+        self.playground = EncoderPlayground(encoder)
+        self._recipe = lru_cache(maxsize=64)(self._recipe_with)
+        with torch.inference_mode():
+            # For its own templates it pays from the first text on.
+            self._own_prefixes = shared_prefixes(encoder.reader, SHARED_FROM, encoder.recipe)
+
+    @torch.inference_mode()
+    @default_device_and_precision()
+    def prepare(self, texts: Sequence[Text], manner: Manner) -> list[Tokenized]:
+        """Tokenize b texts.
+
+        Raises:
+            TemplateError: the manner's template is none, or leaves no room for a text.
+            RecipeError: the model is calibrated, and for another template.
+            InputError: token ids that are not this tokenizer's, or that are no text.
+        """
+        reader = self.encoder.reader
+        recipe, prompt = self._recipe(manner.template), self._prompt(manner)
+        own = manner.template is None and manner.prompt is None
+        prefixes = self._own_prefixes if own else shared_prefixes(reader, len(texts), recipe)
+        strings = [text if isinstance(text, str) else self._decoded(text) for text in texts]
+        try:
+            rows = reader.tokenize_texts(strings, prompt, manner.role, recipe=recipe)
+        except UnknownTokenError as error:
+            raise InputError(f"it {next(iter(error.reasons.values()))}") from error
+        by_text = list(zip(*rows, strict=True))
+        cached = cached_tokens(reader, rows, prompt, manner.role, recipe, prefixes)
+        # Behind different beginnings texts cannot share a step.
+        group = (len(rows), recipe.templates_for(manner.role), prompt) if prefixes else len(rows)
+        return [
+            Tokenized(
+                tokens=sum(len(row.ids) for row in of_text),
+                length=max(len(row.ids) - p for row, p in zip(of_text, skipped, strict=True)),
+                truncated=any(row.truncated for row in of_text),
+                group=group,
+                payload=_Fed(of_text, skipped, prefixes),
+            )
+            for of_text, skipped in zip(by_text, cached, strict=True)
+        ]
+
+    @torch.inference_mode()
+    @default_device_and_precision()
+    def run(self, batch: Sequence[Tokenized]) -> NDArray[np.float32]:
+        """Vectors ``[b, width]`` float32 of texts of one group.
+
+        Raises:
+            ReadingError: a vector is not finite, or a text does not fit into memory.
+        """
+        fed: list[_Fed] = [item.payload for item in batch]
+        reader = self.encoder.reader
+        by_template = zip(*(of_text.rows for of_text in fed), strict=True)
+        features: dict[str, Any] = reader.features([list(rows) for rows in by_template])
+        if fed[0].prefixes is not None:
+            features["cached"] = torch.tensor([of_text.cached for of_text in fed])
+            features["prefixes"] = fed[0].prefixes
+        vectors = self.encoder(features)["sentence_embedding"]
+        if self.encoder.truncate_dim is not None:
+            vectors = truncate_embeddings(vectors, self.encoder.truncate_dim)
+        check_finite(vectors, reader)
+        found: NDArray[np.float32] = vectors.float().cpu().numpy()
+        return found
+
+    def _prompt(self, manner: Manner) -> str | None:
+        if manner.prompt is not None:
+            return manner.prompt
+        names = (*PROMPT_NAMES.get(manner.role or "", ()), self.encoder.default_prompt_name)
+        return next((self.encoder.prompts[name] for name in names if name in self.encoder.prompts), None)
+
+    def _recipe_with(self, template: str | tuple[str, ...] | None) -> Recipe:
+        """The model's recipe with another template."""
+        reader, own = self.encoder.reader, self.encoder.recipe
+        if template is None:
+            return own
+        spec = template if isinstance(template, str) else list(template)
+        recipe = resolve_recipe(own, template=expand_chat(spec, reader.texts.tokenizer))
+        if len(recipe.template) > MOST_TEMPLATES:
+            raise TemplateError(f"{len(recipe.template)} templates for a text; give at most {MOST_TEMPLATES}")
+        reader.check_templates(recipe)
+        for module in self.encoder:
+            if isinstance(module, Calibration):
+                check_recipe(module.record, recipe, self.name, reader.origin.name)
+        return recipe
+
+    def _decoded(self, ids: tuple[int, ...]) -> str:
+        """The text of token ids, special tokens left out."""
+        tokenizer = self.encoder.reader.texts.tokenizer
+        if wrong := [token for token in ids if not 0 <= token < self.token_ids]:
+            raise InputError(
+                f"token id {wrong[0]} is not one of this model's, which are 0 to {self.token_ids - 1}; ids of another "
+                "tokenizer mean other words here, so send texts"
+            )
+        text = str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        if not text:
+            raise InputError("its token ids are special tokens only, and no text")
+        if reason := check_text(text):
+            raise InputError(f"its token ids decode to a text that cannot be embedded: it is {reason}")
+        return text

@@ -1,0 +1,10 @@
+from .chat import expand_chat as expand_chat, names_chat as names_chat
+from .offsets import token_starts as token_starts
+from .tokenizer import TextTokenizer as TextTokenizer, TokenRow as TokenRow
+from .vocabulary import (
+    check_rows as check_rows,
+    check_template as check_template,
+    embedding_rows as embedding_rows,
+    lacking as lacking,
+    lacking_in_file as lacking_in_file,
+)

@@ -1,0 +1,313 @@
+"""From a text and a template to token ids, with the text's own tokens marked and only they ever cut.
+
+The rendered string is tokenized whole: prefix, text and suffix tokenized apart would give other ids wherever a
+tokenizer merges across their borders. The text's tokens are found by character offsets afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from typing import Any
+
+from tokenizers import AddedToken, Encoding
+from transformers import PreTrainedTokenizerBase
+
+from valuembed._utils.text import counted
+from valuembed.errors import InputError, TemplateError, UnsupportedModelError
+from valuembed.recipes import Rendered, Template, parse_template
+from valuembed.tokenization.offsets import by_character, pieces_of, without_leading_blanks
+
+METASPACE = "\u2581"
+"""How some tokenizers write a blank, also one that they put in front of a string."""
+
+# Texts that begin with a letter, a capital, a digit, punctuation, a blank and other scripts.
+_VARIED = ("a", "Zebra", "7", "(", '"', " x", "\u4e2d", "\u00e9")
+# Stand-ins for special tokens of a template, in a private-use plane: no text holds them by accident.
+_ALIAS = "\U0010fa5e{}\U0010fa5f"
+# Templates that are remembered: enough for any recipe, few enough for a server that takes them from its clients. A
+# template with special tokens is remembered with a tokenizer of its own.
+_MOST_TOKENIZERS, _MOST_BEGINNINGS = 16, 256
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """One sequence to feed.
+
+    Attributes:
+        ids: token ids, BOS included where the tokenizer adds one, an added EOS left out.
+        span: range ``[start, end)`` of the tokens that a mean over the text covers; never empty.
+        truncated: whether tokens of the text were cut away.
+    """
+
+    ids: list[int]
+    span: tuple[int, int]
+    truncated: bool = False
+
+
+class TextTokenizer:
+    """Tokenizes texts inside templates.
+
+    Special tokens are parsed in templates and never in texts: ``<|eos|>`` typed by a user is four or five ordinary
+    tokens.
+
+    Args:
+        tokenizer: a tokenizer backed by the ``tokenizers`` library, which reports character offsets.
+
+    Raises:
+        UnsupportedModelError: the tokenizer reports no offsets.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        if not tokenizer.is_fast:
+            raise UnsupportedModelError(
+                f"tokenizer {type(tokenizer).__name__} reports no character offsets, without which a text's tokens "
+                "cannot be told from its prompt's; a tokenizer.json is needed"
+            )
+        self.tokenizer = tokenizer
+        self._with_aliases: dict[str, tuple[PreTrainedTokenizerBase, Template, dict[int, int]]] = {}
+        self._beginnings: dict[tuple[str, str], tuple[int, ...]] = {}
+        flags = self._encode(tokenizer, ["a"])[0].special_tokens_mask
+        content = [i for i, special in enumerate(flags) if not special] or [len(flags)]
+        self._added_before = content[0]
+        self._added_after = len(flags) - 1 - content[-1]
+
+    def rows(self, texts: Sequence[str], template: str, prompt: str = "", *, max_tokens: int | None) -> list[TokenRow]:
+        """Tokenize texts in one template.
+
+        Args:
+            texts: b texts; a blank one is the template around nothing.
+            template: a template string.
+            prompt: an instruction, placed by the template.
+            max_tokens: the longest sequence to feed; tokens are cut from the end of the text (of both copies, where
+                the template has two), never from prompt, prefix or suffix.
+
+        Raises:
+            InputError: a blank text without template on a tokenizer without BOS and EOS.
+            TemplateError: template and prompt alone leave no room for a single token of the text.
+        """
+        tokenizer, parsed, originals = self._prepare(parse_template(template))
+        rendered = [parsed.render(text if text.strip() else "", prompt) for text in texts]
+        encodings = self._encode(tokenizer, [item.string for item in rendered])
+        rows = []
+        for item, encoding in zip(rendered, encodings, strict=True):
+            offsets = by_character(encoding.offsets, item.string)
+            row = self._row(item, encoding.ids, offsets, max_tokens, template, originals)
+            rows.append(_translate(row, originals) if originals else row)
+        return rows
+
+    def pieces(
+        self, text: str, template: str, prompt: str = "", *, max_tokens: int | None
+    ) -> tuple[TokenRow, list[str]]:
+        """Tokenize a text as :meth:`rows` does, and say which characters each token stands for.
+
+        Args:
+            text, template, prompt, max_tokens: as in :meth:`rows`.
+
+        Returns:
+            The row, and for each of its tokens the characters that it adds: joined, they are what is fed. A token that
+            adds none has an empty string, such as BOS and the later bytes of a character.
+
+        Raises:
+            InputError, TemplateError: as in :meth:`rows`.
+        """
+        tokenizer, parsed, originals = self._prepare(parse_template(template))
+        item = parsed.render(text if text.strip() else "", prompt)
+        encoding = self._encode(tokenizer, [item.string])[0]
+        if len(encoding.ids) == self._added_after:
+            return TokenRow([self._blank_id()], (0, 1)), [""]
+        offsets = by_character(encoding.offsets, item.string)
+        # Places in the uncut sequence are cut as ids are, and tell what is left of it.
+        special = {place for place, token in enumerate(encoding.ids) if token in originals}
+        kept = self._row(item, list(range(len(encoding.ids))), offsets, max_tokens, template, special)
+        row = replace(kept, ids=[originals.get(encoding.ids[place], encoding.ids[place]) for place in kept.ids])
+        aliases = {_token(tokenizer, alias): self._name(token) for alias, token in originals.items()}
+        blanks = {place for place, name in enumerate(encoding.tokens) if name == METASPACE}
+        pieces = pieces_of(item.string, without_leading_blanks(offsets, blanks), kept.ids)
+        return row, [_replaced(piece, aliases) for piece in pieces]
+
+    def names(self, ids: Sequence[int]) -> list[str]:
+        """What tokens without characters may be called: special ones, such as ``<s>``, and :data:`METASPACE`.
+
+        Args:
+            ids: t token ids.
+
+        Returns:
+            t strings, empty for all other tokens.
+        """
+        special = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        return [name if name in {*special, METASPACE} else "" for name in map(self._name, ids)]
+
+    def _name(self, number: int) -> str:
+        return _token(self.tokenizer, number)
+
+    def beginning(self, template: str, prompt: str = "") -> tuple[int, ...]:
+        """Ids that every text in a template begins with, as far as a few very different texts tell.
+
+        A text whose first letters melt into the template's last token has another beginning, so each sequence is
+        still to be compared with it.
+        """
+        if (template, prompt) not in self._beginnings:
+            rows = self.rows(_VARIED, template, prompt, max_tokens=None)
+            alike = zip(*(row.ids[: row.span[0]] for row in rows), strict=False)
+            shared = takewhile(lambda ids: len(set(ids)) == 1, alike)
+            _forget_oldest(self._beginnings, _MOST_BEGINNINGS)
+            self._beginnings[template, prompt] = tuple(ids[0] for ids in shared)
+        return self._beginnings[template, prompt]
+
+    @staticmethod
+    def _encode(tokenizer: PreTrainedTokenizerBase, strings: list[str]) -> list[Encoding]:
+        if not strings:
+            return []
+        batch = tokenizer(
+            strings,
+            split_special_tokens=True,
+            return_offsets_mapping=False,
+            padding=False,
+            truncation=False,
+            verbose=False,
+        )
+        return batch.encodings or []
+
+    def _row(
+        self,
+        item: Rendered,
+        ids: list[int],
+        offsets: list[tuple[int, int]],
+        max_tokens: int | None,
+        template: str,
+        special: Container[int],
+    ) -> TokenRow:
+        first, stop = self._added_before, len(ids) - self._added_after
+        ids = ids[:stop]
+        if not ids:
+            return TokenRow([self._blank_id()], (0, 1))
+        whole = len(item.string)
+        start, end = _token_range(offsets, item.text, first, stop, whole)
+        # A special token of the template may take in blanks of the text beside it, and is the template's all the same.
+        while start < end and ids[start] in special:
+            start += 1
+        while start < end and ids[end - 1] in special:
+            end -= 1
+        excess = len(ids) - max_tokens if max_tokens is not None else 0
+        if excess > 0:
+            inner = _without_suffix(offsets, (start, end), item.text[1])
+            echo = (start, start)
+            if item.echo:
+                echo = _token_range(offsets, item.echo, first, stop, whole)
+                echo = _without_suffix(offsets, echo, item.echo[1])
+            row = _cut(ids, inner, echo, excess, template)
+            return replace(row, span=(row.span[0], row.span[1] + end - inner[1]))
+        return TokenRow(ids, (start, end) if end > start else (0, len(ids)))
+
+    def _blank_id(self) -> int:
+        for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
+            if isinstance(token, int):
+                return token
+        raise InputError(
+            "a blank text without template is BOS, else EOS, and this tokenizer has neither; use a template or "
+            "leave blanks out"
+        )
+
+    def _prepare(self, template: Template) -> tuple[PreTrainedTokenizerBase, Template, dict[int, int]]:
+        """The tokenizer to use for a template, the template to render, and what ids to put back afterwards.
+
+        Special tokens are parsed all or none in one call. Where a template holds some, a copy of the tokenizer knows
+        each by an alias that is no special token, so that the whole string is tokenized with special tokens off.
+        """
+        known = {token for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        used = [token for token in known if any(token.content in literal for literal in template.literals)]
+        if not used:
+            return self.tokenizer, template, {}
+        if template.source not in self._with_aliases:
+            used.sort(key=lambda token: len(token.content), reverse=True)
+            copy = deepcopy(self.tokenizer)
+            literals = list(template.literals)
+            originals: dict[int, int] = {}
+            for index, token in enumerate(used):
+                alias = _ALIAS.format(index)
+                literals = [literal.replace(token.content, alias) for literal in literals]
+                copy.add_tokens(AddedToken(alias, normalized=False, lstrip=token.lstrip, rstrip=token.rstrip))
+                originals[_id(copy, alias)] = _id(self.tokenizer, token.content)
+            _forget_oldest(self._with_aliases, _MOST_TOKENIZERS)
+            self._with_aliases[template.source] = (copy, template.with_literals(literals), originals)
+        return self._with_aliases[template.source]
+
+
+def _forget_oldest(remembered: dict[Any, Any], most: int) -> None:
+    """Make room for one more."""
+    while len(remembered) >= most:
+        del remembered[next(iter(remembered))]
+
+
+def _id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+    number = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(number, int)
+    return number
+
+
+def _token(tokenizer: PreTrainedTokenizerBase, number: int) -> str:
+    token = tokenizer.convert_ids_to_tokens(number)
+    assert isinstance(token, str)
+    return token
+
+
+def _replaced(string: str, replacements: Mapping[str, str]) -> str:
+    for old, new in replacements.items():
+        string = string.replace(old, new)
+    return string
+
+
+def _token_range(
+    offsets: Sequence[tuple[int, int]], characters: tuple[int, int], first: int, stop: int, whole: int
+) -> tuple[int, int]:
+    """The tokens that hold at least one of the characters, as a range.
+
+    A token that straddles the border of text and prompt belongs to the text. At the ends of the string the text takes
+    every token, also those without characters of their own, such as the blank that Metaspace puts in front.
+    """
+    low, high = characters
+    if low == high:
+        start = next((i for i in range(first, stop) if offsets[i][0] >= low), stop)
+        return start, start
+    start = first if low == 0 else next((i for i in range(first, stop) if offsets[i][1] > low), stop)
+    end = (
+        stop if high == whole else next((i + 1 for i in range(stop - 1, start - 1, -1) if offsets[i][0] < high), start)
+    )
+    return start, max(start, end)
+
+
+def _without_suffix(offsets: Sequence[tuple[int, int]], tokens: tuple[int, int], high: int) -> tuple[int, int]:
+    """A text's tokens less the one at its end that holds characters of what follows too, such as ``."`` in a quotation.
+
+    Cutting that one would take a character of the suffix away.
+    """
+    start, end = tokens
+    while end > start and offsets[end - 1][1] > high:
+        end -= 1
+    return start, end
+
+
+def _cut(ids: list[int], text: tuple[int, int], echo: tuple[int, int], excess: int, template: str) -> TokenRow:
+    """Take ``excess`` tokens from the end of the text, or from both of its copies."""
+    copies = 2 if echo[1] > echo[0] else 1
+    drop = -(-excess // copies)
+    room = min(text[1] - text[0], echo[1] - echo[0] if copies == 2 else text[1] - text[0])
+    if drop >= room:
+        fixed = len(ids) - (text[1] - text[0]) - (echo[1] - echo[0])
+        raise TemplateError(
+            f"template {template!r} and prompt take {counted(fixed, 'token')} by themselves, of {len(ids) - excess} "
+            "allowed (max_tokens): no room is left for the text; raise max_tokens or shorten the prompt"
+        )
+    start, end = text[0], text[1] - drop
+    ids = ids[:end] + ids[text[1] :]
+    if copies == 2:
+        ids = ids[: echo[1] - drop] + ids[echo[1] :]
+        start, end = start - drop, end - drop
+    return TokenRow(ids, (start, end), truncated=True)
+
+
+def _translate(row: TokenRow, originals: Mapping[int, int]) -> TokenRow:
+    return TokenRow([originals.get(token, token) for token in row.ids], row.span, row.truncated)

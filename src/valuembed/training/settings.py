@@ -1,0 +1,72 @@
+"""How to train: the settings of a run, checked, and the processes that share it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from valuembed.errors import InputError
+from valuembed.training.target_modules import Scope
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How to train; every figure is ours.
+
+    Attributes:
+        scope: which linear maps get adapters, see :func:`valuembed.training.target_modules.reached`.
+        rank: of the low-rank adapters; their scale is twice that over the rank.
+        dropout: of the adapters' inputs.
+        epochs: passes over the pairs, unless ``steps`` is given.
+        steps: optimizer steps; None is as many as the epochs take.
+        batch_size: pairs in a step, on each process. All other positives of the batch are negatives.
+        mini_batch: pairs that are computed at once, by cached gradients (GradCache): a large batch in little memory,
+            each text run twice. None computes the batch whole.
+        learning_rate: peak, reached after ``warmup`` of the steps, then falling in a straight line.
+        warmup: share of the steps.
+        temperature: cosines are divided by it.
+        matryoshka: widths to which vectors may be cut afterwards; the loss is a mean over them and the full width.
+        checkpointing: compute layers again in the backward pass instead of keeping them.
+        save_every: steps between checkpoints; None is a tenth of the run.
+        eval_every: steps between evaluations; None is a fifth of the run.
+        seed: of adapters, order and dropout.
+    """
+
+    scope: Scope = "attention"
+    rank: int = 16
+    dropout: float = 0.0
+    epochs: float = 1.0
+    steps: int | None = None
+    batch_size: int = 64
+    mini_batch: int | None = None
+    learning_rate: float = 5e-4
+    warmup: float = 0.1
+    temperature: float = 0.05
+    matryoshka: tuple[int, ...] = ()
+    checkpointing: bool = False
+    save_every: int | None = None
+    eval_every: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("rank", "batch_size", "epochs", "learning_rate", "temperature"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name}={getattr(self, name)!r}: it must be above 0")
+        for name in ("steps", "mini_batch", "save_every", "eval_every"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)!r}: it must be 1 or more, or left out")
+        if self.batch_size < 2:
+            raise InputError("batch_size=1: the other pairs of a batch are the negatives, so it takes at least 2")
+        for name in ("dropout", "warmup"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)!r}: it must be 0 or more and less than 1")
+
+
+def count_processes() -> int:
+    """How many processes train together, as their launcher tells each of them."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def is_first_process() -> bool:
+    """Whether this process is the only one, or the one that writes and prints."""
+    return int(os.environ.get("RANK", 0)) == 0

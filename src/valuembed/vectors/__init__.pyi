@@ -1,0 +1,34 @@
+from .kept_columns import (
+    LOOKED_AT as LOOKED_AT,
+    KeptColumns as KeptColumns,
+    check_further as check_further,
+    find_columns as find_columns,
+)
+from .provenance import (
+    CHUNK as CHUNK,
+    EMBEDDING as EMBEDDING,
+    END as END,
+    FILE as FILE,
+    ID as ID,
+    ROW as ROW,
+    START as START,
+    TEXT as TEXT,
+    Encoder as Encoder,
+    Make as Make,
+)
+from .quantization import PRECISIONS as PRECISIONS, check_precision as check_precision, pack as pack, shorten as shorten
+from .reader import (
+    PLACES as PLACES,
+    Batch as Batch,
+    EmbeddingFile as EmbeddingFile,
+    EmbeddingFiles as EmbeddingFiles,
+    holds_one_value as holds_one_value,
+    is_remote as is_remote,
+)
+from .recorded import (
+    recorded_choices as recorded_choices,
+    recorded_job as recorded_job,
+    recorded_options as recorded_options,
+    telling_what_made as telling_what_made,
+)
+from .writer import VectorWriter as VectorWriter
