@@ -31,25 +31,25 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).resolve().parents[1]
 
 QUICK = (
-    "test_pooling.py",
-    "test_reader.py",
-    "test_model.py",
-    "test_calibrate.py::test_an_adapter_counts",
-    "test_bundled.py::test_golden_vectors",
+    "readout/test_pooling.py",
+    "readout/test_hooks.py",
+    "models/test_loading.py",
+    "analysis/test_calibration_fit.py::test_an_adapter_counts",
+    "models/test_bundled.py::test_golden_vectors",
 )
 """What is read and pooled beside the reference, saved and loaded again, and compared with golden vectors."""
 
 HALVES = (
-    "test_bundled.py::test_golden_vectors",
-    "test_adapters.py::test_info_tells_the_precision_that_an_adapter_was_saved_in",
-    "test_adapters.py::test_an_adapter_on_the_bundled_model_is_saved_alone",
-    "test_adapters.py::test_two_round_trips_give_the_same_folder",
-    "test_calibrate.py::TestHead::test_the_bundled_models_own_is_found_by_itself",
-    "test_calibration.py::TestModule::test_is_float32_whatever_the_decoder_is_in",
-    "test_finetune.py::TestWeights::test_on_half_precision_are_float32",
-    "test_finetune.py::TestSaved::test_model_is_the_trained_one_both_ways",
-    "test_cli.py::test_the_sample_is_embedded_and_searched_with_the_bundled_model",
-    "test_docs.py::test_python_blocks_run[README.md]",
+    "models/test_bundled.py::test_golden_vectors",
+    "backbone/test_adapters.py::test_info_tells_the_precision_that_an_adapter_was_saved_in",
+    "backbone/test_adapters.py::test_an_adapter_on_the_bundled_model_is_saved_alone",
+    "backbone/test_adapters.py::test_two_round_trips_give_the_same_folder",
+    "analysis/test_calibration_fit.py::TestHead::test_the_bundled_models_own_is_found_by_itself",
+    "models/test_calibration.py::TestModule::test_is_float32_whatever_the_decoder_is_in",
+    "training/test_finetune.py::TestWeights::test_on_half_precision_are_float32",
+    "training/test_finetune.py::TestSaved::test_model_is_the_trained_one_both_ways",
+    "cli/test_main.py::test_the_sample_is_embedded_and_searched_with_the_bundled_model",
+    "project/test_docs.py::test_python_blocks_run[README.md]",
 )
 """What loads the bundled model, whose checkpoint is in bfloat16, or asks for a half precision."""
 
@@ -152,8 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def numeric_files(folder: Path) -> list[str]:
     """Every test file that handles numbers."""
-    files = sorted(folder.glob("test_*.py"))
-    return [file.name for file in files if NUMERIC.search(file.read_text(encoding="utf-8"))]
+    files = sorted(folder.rglob("test_*.py"))
+    return [file.relative_to(folder).as_posix() for file in files if NUMERIC.search(file.read_text(encoding="utf-8"))]
 
 
 def run(setting: Setting, tests: Sequence[str], root: Path = ROOT) -> Outcome:

@@ -136,7 +136,7 @@ class TestStopped:
     def test_by_force_in_a_process_of_its_own(self, folder: Path, pairs: Path, whole: Training, tmp_path: Path) -> None:
         program = f"""
             import os, signal, sys
-            sys.path.insert(0, {str(Path(__file__).parent)!r})
+            sys.path.insert(0, {str(Path(__file__).parents[1] / "support")!r})
             from pathlib import Path
             from training_runs import trained
             from valuembed.training.trainer import _Trainer

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from valuembed.training.finetune import Training, train
 
-GRADED = Path(__file__).resolve().parents[1] / "examples" / "sts.jsonl"
+GRADED = Path(__file__).resolve().parents[2] / "examples" / "sts.jsonl"
 
 _ROWS = [json.loads(line) for line in GRADED.read_text(encoding="utf-8").splitlines()]
 PAIRS = [(row["sentence1"], row["sentence2"]) for row in _ROWS if row["score"] >= 4]

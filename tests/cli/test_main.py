@@ -15,7 +15,7 @@ from valuembed.recipes.recipe import METHODS
 from valuembed.recipes.templates import TEMPLATES
 
 HEAVY = ("torch", "transformers", "sentence_transformers", "pyarrow", "numpy")
-SENTENCES = Path(__file__).parents[1] / "examples" / "sentences.txt"
+SENTENCES = Path(__file__).parents[2] / "examples" / "sentences.txt"
 COMMANDS = ("embed", "similarity", "search", "explain", "info")
 
 

@@ -24,7 +24,7 @@ from valuembed.cli.options import MEASURE
 from valuembed.errors import UnsupportedModelError
 from valuembed.testing import ARCHITECTURES
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "valuembed"
 CARD = SOURCE / "backbone" / "bundled" / "README.md"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), CARD]

@@ -1,4 +1,4 @@
-"""Make the pictures of the page that the documentation shows: ``python tests/page_pictures.py``, with Chromium."""
+"""Make the documentation's pictures of the page: ``python tests/support/page_pictures.py``, with Chromium."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,7 +9,7 @@ from serving import running
 
 import valuembed
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 PICTURES = {"page.png": (1180, 900, "light", None), "page-phone.png": (360, 780, "dark", 1500)}
 """Width and height of the screen, colours, and how much of the page from its top."""
 

@@ -1,4 +1,4 @@
-"""The commands ``index`` and ``search``, as far as an index goes; ``test_cli.py`` searches files."""
+"""The commands ``index`` and ``search``, as far as an index goes; ``cli/test_main.py`` searches files."""
 
 import json
 

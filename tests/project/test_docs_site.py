@@ -10,7 +10,7 @@ import pytest
 
 import valuembed
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 REFERENCE = sorted((ROOT / "docs" / "reference").glob("*.md"))
 
 

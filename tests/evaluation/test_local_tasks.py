@@ -1,4 +1,4 @@
-"""How local tasks are named, told apart and refused; their scores are tested in test_local_task_scores.py."""
+"""How local tasks are named, told apart and refused; their scores are tested next door."""
 
 import hashlib
 import json

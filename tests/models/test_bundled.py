@@ -24,7 +24,7 @@ from valuembed.models.panel import Panel
 from valuembed.recipes.recipe import METHODS
 
 HERE = Path(__file__).parent
-ROOT = HERE.parent
+ROOT = HERE.parents[1]
 GOLDEN = HERE / "bundled"
 RECORD = json.loads((GOLDEN / "record.json").read_text(encoding="utf-8"))
 DATA = Path(os.environ.get("VALUEMBED_EVAL_DATA", ROOT.parent / "shared" / "eval"))

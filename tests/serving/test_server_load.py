@@ -123,7 +123,7 @@ def test_clients_that_leave_take_their_texts_out_of_the_batch():
 @contextlib.contextmanager
 def process(*arguments):
     """A server in a process of its own; it, and its URL. What it says is read to the end."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1] / "support"
     path = os.pathsep.join([str(Path(valuembed.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     child = subprocess.Popen(
         [sys.executable, here / "serving.py", *map(str, arguments)],

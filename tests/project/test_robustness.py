@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 PAGE = TESTS.parent / "docs" / "robustness.md"
-NAMED = sorted(set(re.findall(r"`(test_\w+\.py(?:::\w+)*)`", PAGE.read_text(encoding="utf-8"))))
+NAMED = sorted(set(re.findall(r"`(\w+/test_\w+\.py(?:::\w+)*)`", PAGE.read_text(encoding="utf-8"))))
 
 
 def definitions(nodes: list[ast.stmt]) -> dict[str, list[ast.stmt]]:

@@ -1,4 +1,4 @@
-"""What a body has to be, and the reason where it is not; through a server in test_server.py."""
+"""What a body has to be, and the reason where it is not; through a server in serving/test_server.py."""
 
 import gzip
 import json

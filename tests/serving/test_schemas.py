@@ -1,4 +1,4 @@
-"""Shapes of requests and answers, without a server around them; the rest is seen by a client in test_server.py."""
+"""Shapes of requests and answers, without a server around them; a client sees the rest in test_server.py."""
 
 import json
 

@@ -306,7 +306,7 @@ def test_a_limit_of_the_system_on_writing_leaves_nothing_behind(tmp_path, source
         capture_output=True,
         text=True,
         timeout=120,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1] / "support"), *sys.path])},
     )
     assert "out.parquet: File too large; nothing was left there" in done.stdout, done.stderr
     assert sorted(tmp_path.iterdir()) == before

@@ -12,7 +12,7 @@ import typer
 
 from valuembed.cli import main as cli
 
-SCRIPTS = sorted((Path(__file__).parents[1] / "examples").glob("*.sh"))
+SCRIPTS = sorted((Path(__file__).parents[2] / "examples").glob("*.sh"))
 
 
 def commands(script: Path) -> list[list[str]]:

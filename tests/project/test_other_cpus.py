@@ -61,8 +61,8 @@ def test_settings() -> None:
 
 def test_files() -> None:
     found = numeric_files(ROOT / "tests")
-    assert {"test_model.py", "test_pooling.py", "test_server_load.py"} <= set(found)
-    assert not {"test_house.py", "test_progress.py"} & set(found)
+    assert {"models/test_loading.py", "readout/test_pooling.py", "serving/test_server_load.py"} <= set(found)
+    assert not {"project/test_house.py", "utils/test_progress.py"} & set(found)
 
 
 @pytest.mark.parametrize("name", sorted({*QUICK, *HALVES}))
