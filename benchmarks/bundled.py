@@ -37,7 +37,7 @@ from valuembed.backbone.digests import content_digest
 from valuembed.data.labelled import read_sts
 from valuembed.evaluation.results import versions
 from valuembed.evaluation.runner import evaluate
-from valuembed.models.panel import Panel
+from valuembed.models.panel import MultiReadout
 from valuembed.recipes.recipe import METHODS
 from valuembed.reporting import plots
 
@@ -180,7 +180,7 @@ def draw(measured: dict[str, dict[str, object]], training: dict[str, str]) -> No
 def golden() -> None:
     """Vectors of a few texts by every method, and the scores on the graded pairs that the examples hold."""
     kept, scores = {}, {}
-    panel = Panel.load("bundled", dict(zip(METHODS, METHODS, strict=True)), dtype="float32")
+    panel = MultiReadout.load("bundled", dict(zip(METHODS, METHODS, strict=True)), dtype="float32")
     for method, vectors in panel.encode(list(TEXTS)).items():
         kept[method] = torch.from_numpy(vectors)
     pairs = read_sts(ROOT / "examples" / "sts.jsonl")

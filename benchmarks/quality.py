@@ -32,7 +32,7 @@ from valuembed.analysis.layer_selection import select_layers
 from valuembed.analysis.layer_sweep import sweep
 from valuembed.evaluation.results import Evaluation, versions
 from valuembed.evaluation.runner import evaluate
-from valuembed.models.panel import Panel
+from valuembed.models.panel import MultiReadout
 from valuembed.recipes.layers import describe
 from valuembed.recipes.recipe import Recipe, resolve_recipe
 from valuembed.reporting import plots
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace, chosen: dict[str, Recipe], fitted_on: list[str
     for part, names in (({label: chosen[label] for label in chosen if label not in long}, SETS), (long, SHORT)):
         if not part:
             continue
-        panel = Panel.load(args.model, part, dtype=args.dtype, max_tokens=args.max_tokens)
+        panel = MultiReadout.load(args.model, part, dtype=args.dtype, max_tokens=args.max_tokens)
         fitted = fit_calibrations(panel, fitted_on, max_texts=FITTED_ON)
         made.append(
             evaluate(

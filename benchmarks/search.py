@@ -140,7 +140,7 @@ def run(args: argparse.Namespace, work: Path) -> list[str]:
         (work / "texts.txt").write_text("\n".join(stored), encoding="utf-8")
         embed_file(model, work / "texts.txt", source)
     files = EmbeddingFiles.open(source)
-    queries = [embed_query(model, text, files.make) for text in asked]
+    queries = [embed_query(model, text, files.vector_spec) for text in asked]
 
     memory = np.concatenate([batch.vectors for _, batch in files.batches()])
     memory /= np.linalg.norm(memory, axis=1, keepdims=True)
@@ -190,7 +190,8 @@ def run(args: argparse.Namespace, work: Path) -> list[str]:
         f"Made by `python benchmarks/search.py --corpus FILE {command}`,",
         f"on {os.cpu_count()} CPU cores, Python {platform.python_version()}, valuembed {valuembed.__version__}, "
         f"lancedb {version('lancedb')}, numpy {version('numpy')}.",
-        f"{args.rows:,} different sentences, {files.make.width} float32 numbers each; {args.queries} more are queries.",
+        f"{args.rows:,} different sentences, {files.vector_spec.width} float32 numbers each; {args.queries} more are "
+        "queries.",
         f"Recall: share of the exact {K} that were found. A query's own embedding is not in its time.",
         "",
         f"| search | recall@{K} | ms a query, median | 95% |",

@@ -26,7 +26,7 @@ from valuembed.errors import CheckpointError, InputError, RecipeError, Truncatio
 from valuembed.models.calibration import KINDS
 from valuembed.models.encoder import ValueEncoder
 from valuembed.models.loading import load
-from valuembed.models.panel import Panel
+from valuembed.models.multi_readout import MultiReadout
 from valuembed.reporting.outputs import save_model
 from valuembed.testing import tiny_causal_lm, tiny_checkpoint
 
@@ -228,10 +228,12 @@ class TestCalibrate:
 class TestSeveral:
     def test_each_is_what_it_is_alone(self, folder):
         methods = {"a": "va", "b": "aligned_va", "c": "wva"}
-        panel = Panel.load(folder, methods)
-        found = fit_calibrations(panel, CORPUS)
-        again = Panel(panel.reader, panel.plans, found)
-        vectors = Panel(panel.reader, panel.plans, fit_calibrations(again, CORPUS)).encode(["a cat", "rain"])
+        readouts = MultiReadout.load(folder, methods)
+        found = fit_calibrations(readouts, CORPUS)
+        again = MultiReadout(readouts.reader, readouts.plans, found)
+        vectors = MultiReadout(readouts.reader, readouts.plans, fit_calibrations(again, CORPUS)).encode(
+            ["a cat", "rain"]
+        )
         for name, method in methods.items():
             alone = calibrate(load(folder, method), CORPUS)
             assert found[name].record == alone[1].record
@@ -239,7 +241,9 @@ class TestSeveral:
 
     def test_one_that_cannot_be_calibrated_is_named_before_any_work(self, folder):
         with pytest.raises(RecipeError, match="method 'wva' gives raw values"):
-            fit_calibrations(Panel.load(folder, {"a": "aligned_va", "b": "wva"}), kind="filter", head=torch.eye(32))
+            fit_calibrations(
+                MultiReadout.load(folder, {"a": "aligned_va", "b": "wva"}), kind="filter", head=torch.eye(32)
+            )
 
 
 class TestHead:

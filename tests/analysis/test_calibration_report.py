@@ -26,7 +26,7 @@ from valuembed.analysis.calibration_report import (
 from valuembed.data.labelled import read_sts
 from valuembed.errors import CheckpointError, InputError, OutputError, ReadingError, RecipeError, TruncationWarning
 from valuembed.models.loading import load
-from valuembed.models.panel import Panel
+from valuembed.models.multi_readout import MultiReadout
 
 TEXTS = list(dict.fromkeys(some_texts(100)))
 CORPUS, SCORED = TEXTS[:60], TEXTS[60:]
@@ -97,20 +97,20 @@ class TestFigures:
         assert (report.shared, report.shrinkage) == (0, 0.1)
 
     def test_calibrations_of_the_panel_play_no_part(self, folder, pairs):
-        panel = Panel.load(folder, {"va": "va"})
-        with_one = Panel(panel.reader, panel.plans, fit_calibrations(panel, CORPUS, size=3))
+        readouts = MultiReadout.load(folder, {"va": "va"})
+        with_one = MultiReadout(readouts.reader, readouts.plans, fit_calibrations(readouts, CORPUS, size=3))
         sts = read_sts(pairs)
-        assert score_calibrations(with_one, CORPUS, sts) == score_calibrations(panel, CORPUS, sts)
+        assert score_calibrations(with_one, CORPUS, sts) == score_calibrations(readouts, CORPUS, sts)
 
     def test_one_group_of_methods_is_held_at_a_time(self, folder, pairs, monkeypatch):
         asked = []
-        encode = Panel.encode
+        encode = MultiReadout.encode
 
         def noted(self, texts, *, names, **more):
             asked.append((len(texts), tuple(names)))
             return encode(self, texts, names=names, **more)
 
-        monkeypatch.setattr(Panel, "encode", noted)
+        monkeypatch.setattr(MultiReadout, "encode", noted)
         report_calibration(folder, CORPUS, f"sts:{pairs}", ["va", "wva", "aligned_va"], kinds=["centre"])
         shared = ("va", "aligned_va")
         assert asked == [(60, shared), (len(SCORED), shared), (60, ("wva",)), (len(SCORED), ("wva",))]
@@ -257,12 +257,12 @@ class TestBadInput:
         ],
     )
     def test_a_method_without_a_score(self, folder, pairs, monkeypatch, fill, message):
-        encode = Panel.encode
+        encode = MultiReadout.encode
 
         def alike(self, texts, **more):
             return {name: np.full_like(found, fill) for name, found in encode(self, texts, **more).items()}
 
-        monkeypatch.setattr(Panel, "encode", alike)
+        monkeypatch.setattr(MultiReadout, "encode", alike)
         with pytest.raises(ReadingError, match=message):
             report_calibration(folder, CORPUS, f"sts:{pairs}", "va", kinds=[])
 

@@ -17,7 +17,7 @@ from valuembed.analysis.held_out import Candidate
 from valuembed.analysis.layer_selection import select_layers
 from valuembed.analysis.objectives import CHOSEN_ON, HELD_OUT
 from valuembed.errors import InputError, OutputError, ReadingError
-from valuembed.models.panel import Panel
+from valuembed.models.multi_readout import MultiReadout
 from valuembed.recipes.layers import PRESETS, LayerPreset
 from valuembed.recipes.recipe import METHODS, read_recipe
 from valuembed.testing import tiny_checkpoint
@@ -51,7 +51,7 @@ class Planted:
         self.tables, self.default = {CHOSEN_ON: table, HELD_OUT: table if held_out is None else held_out}, default
         self.data = {"file": "f", "split": None, "unit": "pairs", "chosen_on": 1, "held_out": 1, "halves": "planted"}
 
-    def __call__(self, panel, groups, file, progress):
+    def __call__(self, readouts, groups, file, progress):
         return self
 
     def scores(self, sets, half, bar=None):
@@ -304,7 +304,7 @@ class TestOutput:
         calibrated = calibrate(valuembed.load(folder, "va"), TEXTS, kind="centre", progress=False)
         calibrated.save(str(tmp_path / "centred"))
         with monkeypatch.context() as patch:
-            patch.setattr(Panel, "load", None)  # known before any weights are read
+            patch.setattr(MultiReadout, "load", None)  # known before any weights are read
             with pytest.raises(
                 OutputError,
                 match=r"chosen is a folder for a model, and model '.*centred' was calibrated \(centre\) for the "

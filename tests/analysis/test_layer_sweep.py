@@ -18,7 +18,7 @@ import valuembed
 from valuembed.analysis import layer_sweep as module
 from valuembed.analysis.layer_sweep import Sweep, sweep
 from valuembed.errors import InputError, OutputError, ReadingError, RecipeError, TemplateError, TruncationWarning
-from valuembed.models.panel import SIGNALS, Panel
+from valuembed.models.multi_readout import SIGNALS, MultiReadout
 from valuembed.reporting import outputs
 from valuembed.testing import tiny_checkpoint
 
@@ -73,32 +73,32 @@ class TestScores:
 
     def test_no_more_texts_are_read_at_a_time_than_fit(self, folder, pairs, monkeypatch):
         read = []
-        real = Panel.load
+        real = MultiReadout.load
 
         def load(*args, **options):
-            panel = real(*args, **options)
-            batches = panel.reader.batches
-            per_text = 4 * sum(panel.widths().values())
+            readouts = real(*args, **options)
+            batches = readouts.reader.batches
+            per_text = 4 * sum(readouts.widths().values())
             monkeypatch.setattr(module, "WINDOW_BYTES", 7 * per_text)
-            panel.reader.batches = lambda texts, *more: read.append(len(texts)) or batches(texts, *more)
-            return panel
+            readouts.reader.batches = lambda texts, *more: read.append(len(texts)) or batches(texts, *more)
+            return readouts
 
-        monkeypatch.setattr(Panel, "load", load)
+        monkeypatch.setattr(MultiReadout, "load", load)
         sweep(folder, f"sts:{pairs}")
         assert (max(read), sum(read)) == (6, 40)
 
     def test_one_pass(self, folder, pairs, monkeypatch):
         def passes(signals):
             counted = []
-            real = Panel.load
+            real = MultiReadout.load
 
             def load(*args, **options):
-                panel = real(*args, **options)
-                panel.reader.model.register_forward_pre_hook(lambda *_: counted.append(1))
-                return panel
+                readouts = real(*args, **options)
+                readouts.reader.model.register_forward_pre_hook(lambda *_: counted.append(1))
+                return readouts
 
             with monkeypatch.context() as patch:
-                patch.setattr(Panel, "load", load)
+                patch.setattr(MultiReadout, "load", load)
                 sweep(folder, f"sts:{pairs}", signals=signals)
             return len(counted)
 

@@ -13,7 +13,7 @@ from some_texts import some_texts
 from valuembed.analysis.objectives import CHOSEN_ON, HELD_OUT, LabelledPairs, NextSegments, halves_of_pairs, read_dev
 from valuembed.analysis.segments import cut, match
 from valuembed.errors import InputError, ReadingError
-from valuembed.models.panel import Panel
+from valuembed.models.multi_readout import MultiReadout
 from valuembed.recipes.recipe import METHODS
 
 SETS = [(0,), (3,), (0, 1), (0, 2, 3), (0, 1, 2, 3)]
@@ -41,13 +41,13 @@ PAIRS = rows_of(TEXTS[:30], TEXTS[30:], [(7 * i) % 11 for i in range(30)])
 
 def layers_apart(folder, method):
     recipes = {str(layer): {**METHODS[method].to_dict(), "layers": [layer]} for layer in range(4)}
-    return Panel.load(folder, recipes)
+    return MultiReadout.load(folder, recipes)
 
 
 def averaged(folder, method, texts):
     """The vectors of the recipes that average each of the sets."""
     recipes = {str(layers): {**METHODS[method].to_dict(), "layers": layers} for layers in SETS}
-    return Panel.load(folder, recipes).encode(texts)
+    return MultiReadout.load(folder, recipes).encode(texts)
 
 
 class TestLabelledPairs:
@@ -74,9 +74,9 @@ class TestLabelledPairs:
 
     def test_groups_of_layers_are_kept_apart(self, folder, write):
         file = read_dev(write(PAIRS))
-        panel = layers_apart(folder, "va")
-        apart = LabelledPairs(panel, [[0, 2], [1, 3]], file, progress=False)
-        together = LabelledPairs(panel, [[0, 1, 2, 3]], file, progress=False)
+        readouts = layers_apart(folder, "va")
+        apart = LabelledPairs(readouts, [[0, 2], [1, 3]], file, progress=False)
+        together = LabelledPairs(readouts, [[0, 1, 2, 3]], file, progress=False)
         for layers in [(0, 2), (1, 3), (3,)]:
             expected = together.scores([layers], CHOSEN_ON)
             np.testing.assert_allclose(apart.scores([layers], CHOSEN_ON), expected, rtol=0, atol=1e-9)
@@ -97,18 +97,18 @@ class TestLabelledPairs:
         assert (data["file"], data["split"], data["chosen_on"], data["held_out"]) == ("pairs.jsonl", "dev", 15, 15)
 
     def test_not_finite(self, folder, write):
-        panel = layers_apart(folder, "va")
-        panel.reader.model.layers[2].self_attn.v_proj.weight.data.fill_(float("nan"))
+        readouts = layers_apart(folder, "va")
+        readouts.reader.model.layers[2].self_attn.v_proj.weight.data.fill_(float("nan"))
         with pytest.raises(ReadingError, match=r"^layer 2: some vectors are not finite .* try dtype='float32'$"):
-            LabelledPairs(panel, [[0, 1, 2, 3]], read_dev(write(PAIRS)), progress=False)
+            LabelledPairs(readouts, [[0, 1, 2, 3]], read_dev(write(PAIRS)), progress=False)
 
 
 class TestNextSegments:
     @pytest.mark.parametrize("method", ["va", "aligned_wva"])
     def test_a_set_scores_as_the_recipe_that_averages_it(self, folder, method):
-        panel = layers_apart(folder, method)
-        segments = cut([" ".join(TEXTS[i : i + 8]) for i in range(0, 48, 8)], panel.reader.texts.tokenizer, 16)
-        evidence = NextSegments(panel, segments, "docs.txt", progress=False)
+        readouts = layers_apart(folder, method)
+        segments = cut([" ".join(TEXTS[i : i + 8]) for i in range(0, 48, 8)], readouts.reader.texts.tokenizer, 16)
+        evidence = NextSegments(readouts, segments, "docs.txt", progress=False)
         vectors = averaged(folder, method, segments.texts)
         for layers in SETS:
             for half, rows in enumerate(segments.halves()):

@@ -12,7 +12,7 @@ from transformers import CONFIG_MAPPING
 from watching import watch_reads
 
 import valuembed
-from valuembed.backbone.tracing import survey
+from valuembed.backbone.tracing import trace_architecture
 from valuembed.errors import LayerError, UnsupportedModelError
 from valuembed.testing import ARCHITECTURES, tiny_checkpoint, tiny_config, tiny_decoder
 
@@ -64,24 +64,24 @@ EVERY_OTHER = {
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_what_each_family_is_made_of(architecture):
-    anatomy = survey(tiny_config(architecture))
+    decoder_spec = trace_architecture(tiny_config(architecture))
     layers_path = LAYERS.get(architecture, "layers")
     projection = PROJECTIONS.get(architecture, "self_attn.o_proj")
-    assert anatomy.model_class is type(tiny_decoder(architecture))
-    assert (anatomy.num_layers, anatomy.model_width, anatomy.layers_path) == (4, 32, layers_path)
-    assert anatomy.value_layers == ((1, 3) if architecture in EVERY_OTHER else (0, 1, 2, 3))
+    assert decoder_spec.model_class is type(tiny_decoder(architecture))
+    assert (decoder_spec.num_layers, decoder_spec.model_width, decoder_spec.layers_path) == (4, 32, layers_path)
+    assert decoder_spec.value_layers == ((1, 3) if architecture in EVERY_OTHER else (0, 1, 2, 3))
     expected_tail = () if architecture in WITHOUT_TAIL else (TAILS.get(architecture, "norm"),)
-    assert anatomy.tail == expected_tail
+    assert decoder_spec.tail == expected_tail
     groups = 1 if architecture == "gpt_bigcode" else 4 if architecture in UNGROUPED | MLA else 2
     width = 12 if architecture in MLA else 8
-    for block in anatomy.blocks:
+    for block in decoder_spec.blocks:
         assert (block.query_heads, block.value_heads, block.head_width) == (4, groups, width)
         assert block.projection == f"{layers_path}.{block.layer}.{projection}"
         assert block.projection.startswith(f"{block.path}.")
         assert block.calls == 1
-    layers = anatomy.value_layers
+    layers = decoder_spec.value_layers
     widths = {
-        (weights, aligned): anatomy.width(layers, signal="value", weights=weights, aligned=aligned)
+        (weights, aligned): decoder_spec.width(layers, signal="value", weights=weights, aligned=aligned)
         for weights in ("mean", "last")
         for aligned in (False, True)
     }
@@ -91,33 +91,33 @@ def test_what_each_family_is_made_of(architecture):
         ("mean", True): 32,
         ("last", True): 32,
     }
-    assert anatomy.width((), signal="hidden", weights="mean", aligned=False) == 32
+    assert decoder_spec.width((), signal="hidden", weights="mean", aligned=False) == 32
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_sizes_add_up_to_the_real_parameter_count(architecture):
     model = tiny_decoder(architecture)
-    anatomy = survey(tiny_config(architecture))
-    layers, tail, rest = anatomy.sizes
+    decoder_spec = trace_architecture(tiny_config(architecture))
+    layers, tail, rest = decoder_spec.sizes
 
     def count(module: torch.nn.Module) -> int:
         return sum(parameter.numel() for parameter in module.parameters())
 
-    assert list(layers) == [count(layer) for layer in model.get_submodule(anatomy.layers_path)]
-    assert tail == sum(count(model.get_submodule(path)) for path in anatomy.tail)
+    assert list(layers) == [count(layer) for layer in model.get_submodule(decoder_spec.layers_path)]
+    assert tail == sum(count(model.get_submodule(path)) for path in decoder_spec.tail)
     assert sum(layers) + tail + rest == count(model)
     assert rest >= 512 * 32
 
 
 @pytest.mark.parametrize("architecture", ["gpt_oss", "gemma2", "vaultgemma"])
 def test_what_a_kernel_must_not_drop_is_noted(architecture):
-    needs = {block.needs for block in survey(tiny_config(architecture)).blocks}
+    needs = {block.needs for block in trace_architecture(tiny_config(architecture)).blocks}
     assert needs == {frozenset({"s_aux"} if architecture == "gpt_oss" else {"softcap"})}
 
 
 def test_plain_attention_needs_nothing_special():
-    assert {block.needs for block in survey(tiny_config("qwen3")).blocks} == {frozenset()}
-    capless = survey(tiny_config("gemma2", attn_logit_softcapping=None))
+    assert {block.needs for block in trace_architecture(tiny_config("qwen3")).blocks} == {frozenset()}
+    capless = trace_architecture(tiny_config("gemma2", attn_logit_softcapping=None))
     assert {block.needs for block in capless.blocks} == {frozenset()}
 
 
@@ -141,8 +141,8 @@ def gemma4(**overrides: object):
 
 
 def test_layers_of_unequal_width_cannot_be_averaged():
-    anatomy = survey(gemma4())
-    assert [block.head_width for block in anatomy.blocks] == [8, 16, 8, 16]
+    decoder_spec = trace_architecture(gemma4())
+    assert [block.head_width for block in decoder_spec.blocks] == [8, 16, 8, 16]
     for weights, narrow, wide in (("mean", 16, 32), ("last", 32, 64)):
         choice = {"signal": "value", "weights": weights, "aligned": False}
         message = (
@@ -150,11 +150,11 @@ def test_layers_of_unequal_width_cannot_be_averaged():
             "choose layers of one group$"
         )
         with pytest.raises(LayerError, match=message):
-            anatomy.width((0, 1, 2, 3), **choice)
-        assert anatomy.width((0, 2), **choice) == narrow
-        assert anatomy.width((1, 3), **choice) == wide
+            decoder_spec.width((0, 1, 2, 3), **choice)
+        assert decoder_spec.width((0, 2), **choice) == narrow
+        assert decoder_spec.width((1, 3), **choice) == wide
     # Aligned, all layers speak the language of the residual stream.
-    assert anatomy.width((0, 1, 2, 3), signal="value", weights="last", aligned=True) == 32
+    assert decoder_spec.width((0, 1, 2, 3), signal="value", weights="last", aligned=True) == 32
 
 
 def test_unequal_widths_are_found_before_weights_are_read(tmp_path, monkeypatch):
@@ -174,7 +174,7 @@ def test_layers_that_reuse_values_are_refused():
         "choose a decoder without shared layers$"
     )
     with pytest.raises(UnsupportedModelError, match=message):
-        survey(gemma4(num_kv_shared_layers=2))
+        trace_architecture(gemma4(num_kv_shared_layers=2))
 
 
 SMALL = {
@@ -203,22 +203,22 @@ def test_encoders_are_refused_by_what_their_attention_does(family, settings):
     config = CONFIG_MAPPING[family](**{**SMALL, **tokens, **settings})
     message = f"^{family}: layers 0-1 attend to later tokens too, so it is an encoder and no decoder; choose .*qwen3"
     with pytest.raises(UnsupportedModelError, match=message):
-        survey(config)
+        trace_architecture(config)
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
 def test_the_same_families_built_as_decoders_are_read(family):
-    assert survey(CONFIG_MAPPING[family](**SMALL, is_decoder=True)).value_layers == (0, 1)
+    assert trace_architecture(CONFIG_MAPPING[family](**SMALL, is_decoder=True)).value_layers == (0, 1)
 
 
 def test_a_block_without_an_output_projection_can_be_read_but_not_aligned():
     from dataclasses import replace
 
-    anatomy = survey(tiny_config("qwen3"))
+    decoder_spec = trace_architecture(tiny_config("qwen3"))
     blocks = tuple(
-        replace(block, projection=None if block.layer == 2 else block.projection) for block in anatomy.blocks
+        replace(block, projection=None if block.layer == 2 else block.projection) for block in decoder_spec.blocks
     )
-    lacking = replace(anatomy, blocks=blocks)
+    lacking = replace(decoder_spec, blocks=blocks)
     message = (
         r"Qwen3Model has no linear map from its heads to the model width in layer 2; use aligned=False \(methods va"
     )
@@ -259,20 +259,20 @@ def test_an_8b_model_is_surveyed_without_its_memory():
         parameters = sum(tensor.numel() for tensor in tiny_decoder("qwen3").parameters())
     assert real.made > 4 * parameters, "the measure missed a model that was built with data"
     with Allocations() as surveying:
-        anatomy = survey(config)
+        decoder_spec = trace_architecture(config)
     assert surveying.made < 1e6
-    layers, tail, rest = anatomy.sizes
+    layers, tail, rest = decoder_spec.sizes
     assert len(layers) == 36
     # q and o: 2 m h d; k and v: 2 m g d; MLP: 3 m 12288; two norms of m, two of d.
     layer = 2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 12288 + 2 * 4096 + 2 * 128
     assert set(layers) == {layer}
     assert (tail, rest) == (4096, 151936 * 4096)
-    block = anatomy.block(35)
-    assert (block.query_heads, block.value_heads, block.head_width, anatomy.model_width) == (32, 8, 128, 4096)
+    block = decoder_spec.block(35)
+    assert (block.query_heads, block.value_heads, block.head_width, decoder_spec.model_width) == (32, 8, 128, 4096)
 
 
 def test_surveying_leaves_the_configuration_as_it_was():
     config = tiny_config("gpt_oss")
     before = config.to_dict(), config._attn_implementation, config.pad_token_id
-    survey(config)
+    trace_architecture(config)
     assert (config.to_dict(), config._attn_implementation, config.pad_token_id) == before

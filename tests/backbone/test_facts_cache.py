@@ -10,7 +10,7 @@ import pytest
 import valuembed
 from valuembed.backbone import facts_cache
 from valuembed.backbone.checkpoints.location import Checkpoint, locate
-from valuembed.backbone.facts_cache import BUNDLED_FACTS, DecoderFacts, survey_facts
+from valuembed.backbone.facts_cache import BUNDLED_FACTS, DecoderFacts, trace_facts
 from valuembed.testing import tiny_checkpoint
 
 
@@ -27,9 +27,9 @@ def surveys(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def note(checkpoint: Checkpoint) -> DecoderFacts:
         asked.append(checkpoint.name)
-        return survey_facts(checkpoint)
+        return trace_facts(checkpoint)
 
-    monkeypatch.setattr(facts_cache, "survey_facts", note)
+    monkeypatch.setattr(facts_cache, "trace_facts", note)
     return asked
 
 
@@ -49,7 +49,7 @@ def test_what_is_read_from_disk_is_what_was_surveyed(architecture, cache, survey
 
 def test_what_is_known_of_the_bundled_model_is_true():
     recorded = json.loads(BUNDLED_FACTS.read_text())
-    assert recorded == json.loads(json.dumps(survey_facts(locate("bundled")).to_dict()))
+    assert recorded == json.loads(json.dumps(trace_facts(locate("bundled")).to_dict()))
 
 
 def test_another_configuration_is_surveyed_anew(cache, surveys, tmp_path):
@@ -77,7 +77,7 @@ def test_a_damaged_file_is_made_anew(damaged, cache, surveys, folder):
     path.write_text(damaged)
     assert valuembed.info(folder) == first
     assert len(surveys) == 2
-    assert json.loads(path.read_text())["anatomy"]["num_layers"] == 4
+    assert json.loads(path.read_text())["decoder_spec"]["num_layers"] == 4
 
 
 def test_a_place_that_cannot_be_written_changes_nothing(folder, surveys, tmp_path, monkeypatch):

@@ -17,15 +17,15 @@ from transformers import AutoModel
 
 import valuembed
 from valuembed.backbone import dtypes
-from valuembed.backbone.architecture import Anatomy
+from valuembed.backbone.architecture import DecoderSpec
 from valuembed.backbone.checkpoints.config import read_config
 from valuembed.backbone.checkpoints.location import locate
 from valuembed.backbone.loading import load_decoder
 from valuembed.backbone.plan import Plan
-from valuembed.backbone.tracing import survey
+from valuembed.backbone.tracing import trace_architecture
 from valuembed.errors import MissingExtraError
-from valuembed.readout.hooks import Reading, open_door
-from valuembed.readout.layout import PaddedLane
+from valuembed.readout.hooks import Readout, install_attention_hooks
+from valuembed.readout.layout import PaddedLayout
 from valuembed.recipes.recipe import METHODS, Recipe
 from valuembed.testing import ARCHITECTURES, tiny_checkpoint
 
@@ -36,14 +36,16 @@ TEXTS = ["a text", "another, longer text about the harbour", "?"]
 # Cut = full
 
 
-def read(model: nn.Module, recipe: Recipe, layers: tuple[int, ...], anatomy: Anatomy) -> Tensor:
+def read(model: nn.Module, recipe: Recipe, layers: tuple[int, ...], decoder_spec: DecoderSpec) -> Tensor:
     """Vectors of three rows of 20, 11 and 5 tokens, longer and shorter than a sliding window."""
     lengths = torch.tensor([20, 11, 5])
     ids = torch.randint(5, 500, (3, 20), generator=torch.Generator().manual_seed(0))
     mask = torch.arange(20) < lengths[:, None]
     with torch.no_grad():
-        reading = Reading(model, [Plan(replace(recipe, layers=layers), layers, anatomy)], PaddedLane(lengths - 1, mask))
-        return reading.run(input_ids=ids, position_ids=torch.arange(20).expand(3, 20))[0]
+        readout = Readout(
+            model, [Plan(replace(recipe, layers=layers), layers, decoder_spec)], PaddedLayout(lengths - 1, mask)
+        )
+        return readout.run(input_ids=ids, position_ids=torch.arange(20).expand(3, 20))[0]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -52,20 +54,20 @@ def test_the_cut_decoder_is_the_full_one(architecture, tmp_path):
     folder = tiny_checkpoint(tmp_path, architecture, lm_head=architecture != "mistral4")
     checkpoint = locate(folder)
     config = read_config(checkpoint)
-    anatomy = survey(config)
-    values = anatomy.value_layers
+    decoder_spec = trace_architecture(config)
+    values = decoder_spec.value_layers
     last = values[-2] if len(values) > 1 else values[-1]
     layers = tuple(layer for layer in values if layer <= last)
     full = AutoModel.from_pretrained(folder)
-    cut = load_decoder(checkpoint, config, anatomy, keep_layers=last + 1, keep_tail=False)
-    assert type(cut) is type(full) is anatomy.model_class
-    assert len(cut.get_submodule(anatomy.layers_path)) == last + 1 < anatomy.num_layers
+    cut = load_decoder(checkpoint, config, decoder_spec, keep_layers=last + 1, keep_tail=False)
+    assert type(cut) is type(full) is decoder_spec.model_class
+    assert len(cut.get_submodule(decoder_spec.layers_path)) == last + 1 < decoder_spec.num_layers
     weights = full.state_dict()
     assert all(torch.equal(weight, weights[name]) for name, weight in cut.state_dict().items())
-    assert open_door(full, anatomy) == cut.config._attn_implementation.removeprefix("valuembed_")
+    assert install_attention_hooks(full, decoder_spec) == cut.config._attn_implementation.removeprefix("valuembed_")
     for method in VALUE_METHODS:
-        expected = read(full, METHODS[method], layers, anatomy)
-        got = read(cut, METHODS[method], layers, anatomy)
+        expected = read(full, METHODS[method], layers, decoder_spec)
+        got = read(cut, METHODS[method], layers, decoder_spec)
         assert expected.std() > 1e-3
         assert_close(got, expected)
 
@@ -75,12 +77,12 @@ def test_hidden_states_of_a_cut_decoder_too(architecture, tmp_path):
     folder = tiny_checkpoint(tmp_path, architecture)
     checkpoint = locate(folder)
     config = read_config(checkpoint)
-    anatomy = survey(config)
+    decoder_spec = trace_architecture(config)
     full = AutoModel.from_pretrained(folder)
-    open_door(full, anatomy)
-    cut = load_decoder(checkpoint, config, anatomy, keep_layers=3, keep_tail=False)
+    install_attention_hooks(full, decoder_spec)
+    cut = load_decoder(checkpoint, config, decoder_spec, keep_layers=3, keep_tail=False)
     recipe = METHODS["hidden_mean"]
-    assert_close(read(cut, recipe, (1, 2), anatomy), read(full, recipe, (1, 2), anatomy))
+    assert_close(read(cut, recipe, (1, 2), decoder_spec), read(full, recipe, (1, 2), decoder_spec))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from watching import fake_hub, watch_reads
 import valuembed
 from valuembed.backbone.checkpoints.config import read_config
 from valuembed.backbone.checkpoints.location import BUNDLED, locate
-from valuembed.backbone.tracing import survey
+from valuembed.backbone.tracing import trace_architecture
 from valuembed.errors import CheckpointError, UnsupportedModelError
 from valuembed.testing import tiny_checkpoint
 
@@ -120,7 +120,7 @@ def test_text_decoders_without_a_class_of_their_own_are_refused_by_name(tmp_path
     CONFIG_MAPPING["mllama"]().save_pretrained(tmp_path)
     config = read_config(locate(tmp_path))
     with pytest.raises(UnsupportedModelError, match=r"^mllama_text_model: transformers has no class for this text"):
-        survey(config)
+        trace_architecture(config)
 
 
 # Code that comes with a checkpoint

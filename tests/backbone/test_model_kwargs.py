@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 import valuembed
 from valuembed.backbone.model_kwargs import LEGAL, RESERVED, check_model_kwargs
 from valuembed.errors import CheckpointError, DeviceError, MissingExtraError, RecipeError, UnsupportedModelError
-from valuembed.models.panel import Panel
+from valuembed.models.multi_readout import MultiReadout
 
 
 def test_what_is_legal_is_an_argument_of_from_pretrained():
@@ -114,7 +114,7 @@ def test_places(place):
 def test_what_is_not_is_told_in_one_line(folder, given, error, message):
     for use in (
         lambda: valuembed.load(folder, model_kwargs=given),
-        lambda: Panel.load(folder, {"va": "va"}, model_kwargs=given),
+        lambda: MultiReadout.load(folder, {"va": "va"}, model_kwargs=given),
     ):
         with pytest.raises(error) as raised:
             use()

@@ -11,7 +11,7 @@ from some_texts import some_texts
 from torch import nn
 
 import valuembed
-from valuembed.backbone.quantizing import precision_of, split_dtype
+from valuembed.backbone.quantizing import compute_dtype_of, split_dtype
 from valuembed.errors import MissingExtraError, RecipeError
 
 TEXTS = some_texts(40)
@@ -38,14 +38,14 @@ class TestNames:
 
     def test_the_precision_of_a_model(self, folder):
         model = valuembed.load(folder, "va", dtype="bfloat16")
-        assert model.precision == "bfloat16"
+        assert model.compute_dtype == "bfloat16"
 
         class Packed(torch.Tensor):
             pass
 
         layer = model.reader.model.layers[0].mlp
         layer.up_proj.weight = nn.Parameter(layer.up_proj.weight.detach().as_subclass(Packed))
-        assert precision_of(model.reader.model) == "bfloat16, weights as Packed"
+        assert compute_dtype_of(model.reader.model) == "bfloat16, weights as Packed"
 
 
 @TORCHAO
@@ -62,7 +62,7 @@ class TestVectors:
     def test_only_matrices_of_layers(self, dtype, least):
         model = valuembed.load("bundled", "va", dtype=dtype)
         decoder = model.reader.model
-        assert model.precision.endswith(f", weights as {dtype}")
+        assert model.compute_dtype.endswith(f", weights as {dtype}")
         assert type(decoder.embed_tokens.weight.data) is torch.Tensor
         assert {type(layer.self_attn.v_proj.weight.data).__name__ for layer in decoder.layers} <= {
             "Int8Tensor",
@@ -73,7 +73,7 @@ class TestVectors:
         model = valuembed.load("bundled", "va", dtype=dtype)
         model.save(str(tmp_path / "saved"))
         again = valuembed.load(tmp_path / "saved")
-        assert again.precision == model.precision
+        assert again.compute_dtype == model.compute_dtype
         np.testing.assert_allclose(again.encode(TEXTS), model.encode(TEXTS), atol=1e-6)
 
     def test_compiled_layers(self, dtype, least):

@@ -16,7 +16,7 @@ import valuembed.cli.layers  # noqa: F401
 from valuembed.analysis.held_out import Candidate, Selection
 from valuembed.analysis.layer_sweep import Sweep
 from valuembed.errors import InputError
-from valuembed.models.panel import SIGNALS
+from valuembed.models.multi_readout import SIGNALS
 from valuembed.recipes.recipe import METHODS, read_recipe
 
 TEXTS = some_texts(60)

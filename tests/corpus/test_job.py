@@ -15,7 +15,7 @@ from valuembed.corpus import job, shards
 from valuembed.corpus.job import check_corpus, embed_corpus
 from valuembed.data import compression
 from valuembed.errors import InputError, NotFiniteError, OutputError, ReadingError, TruncationWarning
-from valuembed.vectors.provenance import Make
+from valuembed.vectors.provenance import VectorSpec
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_folder_of_shards(here):
     np.testing.assert_array_equal(
         np.array(table["embedding"].to_pylist(), np.float32), FakeEncoder().encode_document(table["text"].to_pylist())
     )
-    assert Make.from_metadata(Path("x"), table.schema.metadata).differences(Make.of(FakeEncoder())) == []
+    assert VectorSpec.from_metadata(Path("x"), table.schema.metadata).differences(VectorSpec.of(FakeEncoder())) == []
     assert rejected() == [{"file": "in/deep/b.txt.gz", "row": 1, "line": 2, "reason": "blank"}]
     rows = [*(("in/a.jsonl", n) for n in range(25)), ("in/deep/b.txt.gz", 0), ("in/deep/b.txt.gz", 2)]
     assert sorted(held(here / "out")) == rows
@@ -137,11 +137,11 @@ def test_precision_and_size_are_stored_and_recorded(here, precision, dim, kind):
     summary = embed("a.txt", precision=precision, dim=dim)
     table = pq.read_table(Path("out", names()[0]))
     assert table.schema.field("embedding").type == kind
-    make = Make.from_metadata(Path("x"), table.schema.metadata)
-    assert (make.precision, make.dim, make.width) == (precision, dim, dim or 16)
+    vector_spec = VectorSpec.from_metadata(Path("x"), table.schema.metadata)
+    assert (vector_spec.precision, vector_spec.dim, vector_spec.width) == (precision, dim, dim or 16)
     assert (summary.precision, summary.width) == (precision, dim or 16)
     vectors = FakeEncoder().encode_document(table["text"].to_pylist())
-    np.testing.assert_array_equal(np.array(table["embedding"].to_pylist()), make.pack(vectors))
+    np.testing.assert_array_equal(np.array(table["embedding"].to_pylist()), vector_spec.pack(vectors))
 
 
 class TestRefused:

@@ -8,16 +8,16 @@ from shared_jobs import held, same, write_texts
 
 from valuembed.corpus.job import embed_corpus, embed_source
 from valuembed.corpus.manifest import Settings, open_job, read_manifest, recorded_sources
-from valuembed.corpus.shards import Notes, SetAside, Shard, Standing, read_notes, standings
+from valuembed.corpus.shards import Notes, SetAside, Shard, ShardStatus, read_notes, standings
 from valuembed.data.sources import find_sources
 from valuembed.errors import OutputError
-from valuembed.vectors.provenance import Make
+from valuembed.vectors.provenance import VectorSpec
 
 
 def job_of(inputs, output, rows_per_shard=10):
     choices = {"text_column": None, "id_column": None, "chunk": None, "overlap": 0}
     settings = Settings.of(FakeEncoder(), rows_per_shard=rows_per_shard, **choices)
-    return open_job(output, Make.of(FakeEncoder()), settings, find_sources([inputs])[0])
+    return open_job(output, VectorSpec.of(FakeEncoder()), settings, find_sources([inputs])[0])
 
 
 def test_names_tell_what_is_finished(tmp_path):
@@ -46,7 +46,7 @@ def test_names_tell_what_is_finished(tmp_path):
     ],
 )
 def test_what_is_missing(starts, last, missing):
-    standing = Standing({start: Path("x") for start in starts}, last)
+    standing = ShardStatus({start: Path("x") for start in starts}, last)
     assert standing.missing(10) == missing
     assert standing.is_complete(10) == (not missing)
 

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from valuembed.data import sources
-from valuembed.data.sources import Source, check_unchanged, find_sources, look
+from valuembed.data.sources import Source, check_unchanged, find_sources, fingerprint_file
 from valuembed.errors import InputError
 
 
@@ -108,44 +108,44 @@ class TestLook:
     def test_sees_every_change_of_a_small_file(self, tmp_path):
         source = Source("a", tmp_path / "a")
         source.path.write_bytes(b"one two")
-        before = look(source)
+        before = fingerprint_file(source)
         assert before.size == 7
         source.path.write_bytes(b"one Two")
-        assert not look(source).same_content(before)
+        assert not fingerprint_file(source).same_content(before)
         source.path.write_bytes(b"one two")
-        assert look(source).same_content(before)
+        assert fingerprint_file(source).same_content(before)
 
     def test_sees_changes_at_the_ends_of_a_large_file(self, tmp_path, monkeypatch):
         monkeypatch.setattr(sources, "WHOLE", 640)
         source = Source("a", tmp_path / "a")
         content = bytes(range(250)) * 40
         source.path.write_bytes(content)
-        before = look(source)
+        before = fingerprint_file(source)
         for at in (0, 9, 9990, 9999):
             source.path.write_bytes(content[:at] + b"\xff" + content[at + 1 :])
-            assert not look(source).same_content(before)
+            assert not fingerprint_file(source).same_content(before)
         source.path.write_bytes(content[:-1])
-        assert not look(source).same_content(before)
+        assert not fingerprint_file(source).same_content(before)
         # 64 blocks of 10 bytes: what lies between two of them is not looked at.
         source.path.write_bytes(content[:15] + b"\xff" + content[16:])
-        assert look(source).same_content(before)
+        assert fingerprint_file(source).same_content(before)
 
     def test_believes_an_earlier_look_while_size_and_time_are_the_same(self, tmp_path, monkeypatch):
         source = Source("a", tmp_path / "a")
         source.path.write_bytes(b"one")
-        before = look(source)
+        before = fingerprint_file(source)
         monkeypatch.setattr(sources, "_blocks", lambda size: 1 / 0)
-        assert look(source, before) is before
+        assert fingerprint_file(source, before) is before
         os.utime(source.path, ns=(1, 1))
         with pytest.raises(ZeroDivisionError):
-            look(source, before)
+            fingerprint_file(source, before)
 
     def test_files_that_cannot_be_read_or_do_not_stand_still(self, tmp_path, monkeypatch):
         source = Source("a", tmp_path / "a")
         with pytest.raises(InputError, match=r"cannot read \S+a: No such file"):
-            look(source)
+            fingerprint_file(source)
         source.path.write_bytes(b"one")
-        state = look(source)
+        state = fingerprint_file(source)
         check_unchanged(source, state)
         source.path.write_bytes(b"on")
         with pytest.raises(InputError, match="changed since this run began: it had 3 bytes and has 2 now"):
@@ -158,4 +158,4 @@ class TestLook:
 
         monkeypatch.setattr(sources, "_blocks", growing)
         with pytest.raises(InputError, match="it had 2 bytes and has 3 now"):
-            look(source)
+            fingerprint_file(source)

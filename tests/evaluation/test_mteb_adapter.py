@@ -13,7 +13,7 @@ from valuembed.errors import OutputError, ReadingError
 from valuembed.evaluation import mteb_adapter
 from valuembed.evaluation.mteb_adapter import AsLoaded, MethodEncoder, SharedVectors, model_meta
 from valuembed.models.encoding import EncodeReport
-from valuembed.models.panel import Panel
+from valuembed.models.multi_readout import MultiReadout
 from valuembed.recipes.recipe import Recipe
 
 mteb = pytest.importorskip("mteb", reason="mteb is not installed; it needs Python 3.11 or newer")
@@ -52,13 +52,13 @@ class Counting:
 
 
 @pytest.fixture(scope="module")
-def panel(folder):
-    return Panel.load(folder, METHODS)
+def readouts(folder):
+    return MultiReadout.load(folder, METHODS)
 
 
 @pytest.fixture
-def shared(panel):
-    with SharedVectors(panel) as vectors:
+def shared(readouts):
+    with SharedVectors(readouts) as vectors:
         yield vectors
 
 
@@ -71,16 +71,16 @@ class TestSharedVectors:
         np.testing.assert_allclose(found, expected, atol=2e-6)
         np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
 
-    def test_one_pass_for_all_that_feed_the_same_tokens(self, panel, monkeypatch):
+    def test_one_pass_for_all_that_feed_the_same_tokens(self, readouts, monkeypatch):
         steps = []
-        real = type(panel.reader.model).forward
+        real = type(readouts.reader.model).forward
 
         def forward(self, *args, **kwargs):
             steps.append(1)
             return real(self, *args, **kwargs)
 
-        monkeypatch.setattr(type(panel.reader.model), "forward", forward)
-        with SharedVectors(panel) as vectors:
+        monkeypatch.setattr(type(readouts.reader.model), "forward", forward)
+        with SharedVectors(readouts) as vectors:
             for name in METHODS:
                 vectors.get(name, ["One.", "Two words."])
         # Two sets of tokens: the text alone, and PromptEOL's template.
@@ -270,10 +270,10 @@ class TestMethodEncoder:
     @pytest.mark.parametrize("prompt_type", [PromptType.query, PromptType.document, None])
     def test_role_reaches_the_templates(self, folder, prompt_type):
         recipe = Recipe(signal="value", weights="mean", query_template="find: {text}", document_template="read: {text}")
-        panel = Panel.load(folder, {"mine": recipe})
+        readouts = MultiReadout.load(folder, {"mine": recipe})
         model = valuembed.load(folder, recipe)
         encode = {"query": model.encode_query, "document": model.encode_document}.get(prompt_type, model.encode)
-        with SharedVectors(panel) as vectors:
+        with SharedVectors(readouts) as vectors:
             encoder = MethodEncoder(vectors, "mine", model_meta("tiny", "abc"))
             found = encoder.encode([{"text": TEXTS}], prompt_type=prompt_type)
         np.testing.assert_allclose(found, encode(TEXTS), atol=2e-6)
@@ -293,12 +293,12 @@ class TestMethodEncoder:
 
 # mteb's own: it copies a tensor in a way that torch advises against.
 @pytest.mark.filterwarnings("ignore:To copy construct from a tensor:UserWarning")
-def test_every_compatible_mock_task_gives_a_result(panel):
+def test_every_compatible_mock_task_gives_a_result(readouts):
     """mteb hands errors back instead of raising them, so each result is looked at."""
     from mteb.mocks.mock_run import get_compatible_mock_tasks
     from mteb.results.task_result import TaskError, TaskResult
 
-    with SharedVectors(panel) as vectors:
+    with SharedVectors(readouts) as vectors:
         encoder = MethodEncoder(vectors, "va", model_meta("tiny", "abc"))
         found = mteb.mock_run(encoder)
     failed = {name: result.exception for name, result in found.items() if isinstance(result, TaskError)}

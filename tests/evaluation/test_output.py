@@ -13,7 +13,7 @@ from some_texts import some_texts
 from valuembed.analysis.calibration_fit import fit_calibrations
 from valuembed.evaluation import runner as module
 from valuembed.evaluation.runner import evaluate
-from valuembed.models.panel import Panel
+from valuembed.models.multi_readout import MultiReadout
 from valuembed.recipes.recipe import Recipe
 
 mteb = pytest.importorskip("mteb", reason="mteb is not installed; it needs Python 3.11 or newer")
@@ -69,7 +69,7 @@ def written(monkeypatch):
 
 def test_a_rerun_loads_no_model(folder, sts, other, out, written, monkeypatch):
     first = evaluate(folder, ["va", "wva"], [sts, other], output=out)
-    monkeypatch.setattr(Panel, "load", None)
+    monkeypatch.setattr(MultiReadout, "load", None)
     again = evaluate(folder, ["va", "wva"], [sts, other], output=out)
     assert all(score.reused for score in again.scores)
     for before, after in zip(first.scores, again.scores, strict=True):
@@ -81,13 +81,13 @@ def test_a_rerun_loads_no_model(folder, sts, other, out, written, monkeypatch):
 def test_only_what_is_missing_is_computed(folder, sts, other, out, written, monkeypatch):
     evaluate(folder, ["va"], [sts], output=out)
     loaded = []
-    real = Panel.load
+    real = MultiReadout.load
 
     def load(model, recipes, **more):
         loaded.append(list(recipes))
         return real(model, recipes, **more)
 
-    monkeypatch.setattr(Panel, "load", load)
+    monkeypatch.setattr(MultiReadout, "load", load)
     found = evaluate(folder, ["va", "wva"], [sts], output=out)
     assert loaded == [["wva"]]
     assert {score.method: score.reused for score in found.scores} == {"va": True, "wva": False}
@@ -126,9 +126,9 @@ def test_what_is_new_gets_no_old_figure(folder, tmp_path, sts, out, written):
 
 
 def test_a_calibration_counts_with_its_numbers(folder, sts, out, written):
-    panel = Panel.load(folder, {"va": "va"})
+    readouts = MultiReadout.load(folder, {"va": "va"})
     # Fitted on the same texts under an instruction, which the record does not say.
-    first, second = (fit_calibrations(panel, TEXTS, prompt=prompt)["va"] for prompt in (None, "About: "))
+    first, second = (fit_calibrations(readouts, TEXTS, prompt=prompt)["va"] for prompt in (None, "About: "))
     assert first.record == second.record
 
     def reused(**calibrations):

@@ -121,13 +121,13 @@ class TestFigure:
         del rows["m7"]["A"]
         figure, titles = self.texts(evaluation(rows, {"A": "sts", "B": "sts"}))
         assert titles == ["A", "B", "mean"]
-        panel = figure.axes[0]
-        assert [tick.get_text() for tick in panel.get_yticklabels()] == list(rows)
-        assert [text.get_text() for text in panel.texts][5:9] == ["5.00", "6.00", "-", "8.00"]
+        readouts = figure.axes[0]
+        assert [tick.get_text() for tick in readouts.get_yticklabels()] == list(rows)
+        assert [text.get_text() for text in readouts.texts][5:9] == ["5.00", "6.00", "-", "8.00"]
         # The best one is told apart, and the first method stands on top.
-        assert len({patch.get_facecolor() for patch in panel.patches}) == 2
-        assert panel.patches[19].get_facecolor() != panel.patches[0].get_facecolor()
-        assert panel.yaxis_inverted()
+        assert len({patch.get_facecolor() for patch in readouts.patches}) == 2
+        assert readouts.patches[19].get_facecolor() != readouts.patches[0].get_facecolor()
+        assert readouts.yaxis_inverted()
 
     def test_too_many_tasks_leave_the_means(self):
         tasks = {f"t{number}": "sts" if number % 2 else "pairs" for number in range(30)}

@@ -13,7 +13,7 @@ import valuembed
 from valuembed.errors import CheckpointError, InputError, LayerError, OutputError, ReadingError, RecipeError
 from valuembed.evaluation import runner as module
 from valuembed.evaluation.runner import evaluate
-from valuembed.models.panel import Panel
+from valuembed.models.multi_readout import MultiReadout
 from valuembed.recipes.recipe import Recipe
 
 mteb = pytest.importorskip("mteb", reason="mteb is not installed; it needs Python 3.11 or newer")
@@ -71,7 +71,7 @@ def no_model(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(Panel, "load", refuse)
+    monkeypatch.setattr(MultiReadout, "load", refuse)
     monkeypatch.setattr(module, "load", refuse)
 
 
@@ -115,13 +115,13 @@ def test_every_kind_of_task(folder, write, sts, clustering, search):
 
 def test_methods_with_the_same_tokens_share_a_pass(folder, sts, search, monkeypatch):
     read = []
-    real = Panel.encode
+    real = MultiReadout.encode
 
     def encode(self, texts, *, names=None, role=None, **more):
         read.append((tuple(names), len(texts)))
         return real(self, texts, names=names, role=role, **more)
 
-    monkeypatch.setattr(Panel, "encode", encode)
+    monkeypatch.setattr(MultiReadout, "encode", encode)
     found = evaluate(folder, ["va", "wva", "hidden_mean", "prompt_eol"], [sts, search])
     # Each text once for each of the two templates: both sides of the pairs; queries, then documents.
     assert read == [
@@ -215,14 +215,14 @@ class TestFailures:
         assert [score.task for score in found.scores] == ["pairs", "pairs"]
 
     def test_a_method_whose_numbers_are_not_finite(self, folder, sts, monkeypatch):
-        real = Panel.encode
+        real = MultiReadout.encode
 
         def encode(self, texts, *, names=None, **more):
             if "hidden_mean" in names:
                 raise ReadingError("the embedding of 3 texts is not finite")
             return real(self, texts, names=names, **more)
 
-        monkeypatch.setattr(Panel, "encode", encode)
+        monkeypatch.setattr(MultiReadout, "encode", encode)
         with pytest.warns(UserWarning, match="pairs, hidden_mean: the embedding of 3 texts is not finite"):
             found = evaluate(folder, ["va", "hidden_mean", "aligned_va"], [sts])
         assert [score.method for score in found.scores] == ["va", "aligned_va"]

@@ -78,7 +78,7 @@ class TestGivesTheSame:
     def test_on_the_packed_lane(self, folder, graphs):
         expected = valuembed.load(folder, "wva", dtype="float32").encode(TEXTS)
         model = valuembed.load(folder, "wva", dtype="float32", compile=True)
-        model.reader.lane = "packed"
+        model.reader.layout = "packed"
         np.testing.assert_allclose(model.encode(TEXTS), expected, atol=1e-6)
         assert is_compiled(model.reader.model)
 

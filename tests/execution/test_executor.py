@@ -29,12 +29,12 @@ def limited(monkeypatch):
         tried = []
 
         def padded(model, sequences, step):
-            lane, given = real(model, sequences, step)
+            layout, given = real(model, sequences, step)
             fed = given["input_ids"].numel()
             tried.append(fed)
             if fed > tokens:
                 raise error
-            return lane, given
+            return layout, given
 
         monkeypatch.setattr(executor, "_padded", padded)
         return tried
@@ -81,7 +81,7 @@ def test_other_failures_and_training_are_not_tried_again(folder, limited):
     model = valuembed.load(folder, "va", dtype="float32")
     model.reader.tokens_per_step = 8192
     # Its trial would fail too, and is no step of the call.
-    model.reader.why_whole()
+    model.reader.prefix_unsupported_reason()
     tried = limited(3, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         model.encode(TEXTS)

@@ -11,13 +11,13 @@ from some_texts import some_texts
 
 import valuembed
 from valuembed.backbone.plan import Plan
-from valuembed.backbone.tracing import survey
+from valuembed.backbone.tracing import trace_architecture
 from valuembed.execution import stream
-from valuembed.execution.capabilities import why_whole
+from valuembed.execution.capabilities import prefix_unsupported_reason
 from valuembed.execution.executor import read
-from valuembed.execution.prefix_cache import SharedPrefixes, why_not
-from valuembed.models.panel import Panel
-from valuembed.readout.hooks import open_door
+from valuembed.execution.prefix_cache import PrefixCache, why_not
+from valuembed.models.multi_readout import MultiReadout
+from valuembed.readout.hooks import install_attention_hooks
 from valuembed.recipes.recipe import METHODS, Recipe
 from valuembed.testing import (
     ARCHITECTURES,
@@ -51,19 +51,19 @@ WINDOWED = ("mistral", "gemma3_text", "phi3", "cohere2", "gpt_oss")
 
 @lru_cache(maxsize=2)
 def _opened(architecture):
-    anatomy = survey(tiny_config(architecture))
+    decoder_spec = trace_architecture(tiny_config(architecture))
     model = tiny_decoder(architecture)
-    open_door(model, anatomy)
-    return model, anatomy
+    install_attention_hooks(model, decoder_spec)
+    return model, decoder_spec
 
 
 def _features():
     """Rows of 21, 12, 11 and 10 tokens that share their first 9."""
     generator = torch.Generator().manual_seed(3)
-    beginning = torch.randint(5, 500, (9,), generator=generator)
+    prefix = torch.randint(5, 500, (9,), generator=generator)
     lengths = torch.tensor([21, 12, 11, 10])
     ids = torch.randint(5, 500, (4, 21), generator=generator)
-    ids[:, :9] = beginning
+    ids[:, :9] = prefix
     mask = (torch.arange(21) < lengths[:, None]).long()
     span = torch.stack((torch.full((4,), 9), lengths), dim=1)
     return {"input_ids": ids, "attention_mask": mask, "text_span": span[:, None]}
@@ -72,9 +72,9 @@ def _features():
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @torch.inference_mode()
 def test_every_family_gives_the_same_or_says_why_it_cannot(architecture):
-    model, anatomy = _opened(architecture)
-    plan = Plan(SIGNALS["va"], anatomy.value_layers[:-1], anatomy)
-    reason = why_whole(model, plan)
+    model, decoder_spec = _opened(architecture)
+    plan = Plan(SIGNALS["va"], decoder_spec.value_layers[:-1], decoder_spec)
+    reason = prefix_unsupported_reason(model, plan)
     if architecture == "doge":
         # Its attention makes a mask of its own, for as many keys as there are queries.
         assert reason == "a trial of it failed: RuntimeError"
@@ -86,16 +86,18 @@ def test_every_family_gives_the_same_or_says_why_it_cannot(architecture):
         assert reason == REASONS[1]
     if reason:
         return
-    layers = anatomy.value_layers[:-1]
+    layers = decoder_spec.value_layers[:-1]
     plans = [
-        Plan(recipe, layers if recipe.signal == "value" else recipe.layers or (), anatomy)
+        Plan(recipe, layers if recipe.signal == "value" else recipe.layers or (), decoder_spec)
         for recipe in SIGNALS.values()
-        if not recipe.aligned or recipe.weights == "last" or all(anatomy.block(layer).projection for layer in layers)
+        if not recipe.aligned
+        or recipe.weights == "last"
+        or all(decoder_spec.block(layer).projection for layer in layers)
     ]
     features = _features()
     whole = read(model, plans, features, 8192)
     shared = read(
-        model, plans, {**features, "prefixes": SharedPrefixes(model, anatomy), "cached": torch.full((4, 1), 9)}, 8192
+        model, plans, {**features, "prefixes": PrefixCache(model, decoder_spec), "cached": torch.full((4, 1), 9)}, 8192
     )
     for plan, one, other in zip(plans, whole, shared, strict=True):
         error = ((one - other).norm(dim=1) / one.norm(dim=1)).max()
@@ -118,7 +120,7 @@ def fed(monkeypatch):
 
     def watch(encoder):
         # Not those of the trial.
-        encoder[0].why_whole()
+        encoder[0].prefix_unsupported_reason()
         encoder[0].model.register_forward_pre_hook(
             lambda _, args, given: seen.append(tuple(given["input_ids"].shape)), with_kwargs=True
         )
@@ -148,14 +150,14 @@ class TestEncoder:
     def test_the_beginning_is_fed_once_a_call(self, folder, fed):
         model = valuembed.load(folder, "va", template=LONG)
         seen = fed(model)
-        beginning = len(model.reader.texts.beginning(LONG))
-        assert beginning > 10
+        prefix = len(model.reader.texts.prefix(LONG))
+        assert prefix > 10
         model.encode(TEXTS)
-        assert seen[0] == (1, beginning)
+        assert seen[0] == (1, prefix)
         rows = [len(row.ids) for row in model.reader.tokenize_texts(TEXTS, None, None)[0]]
         assert sum(shape[0] for shape in seen[1:]) == 40
-        assert max(shape[1] for shape in seen[1:]) == max(rows) - beginning
-        assert (model.report.tokens, model.report.reused) == (sum(rows), 40 * beginning)
+        assert max(shape[1] for shape in seen[1:]) == max(rows) - prefix
+        assert (model.report.tokens, model.report.reused) == (sum(rows), 40 * prefix)
 
     def test_several_templates_fill_their_steps(self, folder, fed):
         model = valuembed.load(folder, "meta_eol")
@@ -175,12 +177,12 @@ class TestEncoder:
         # The last token before the text may take in its first letters, so that these texts have another beginning.
         template = "The very same words stand in front of it, so here it is: un{text} and that is all"
         model = valuembed.load(folder, "va", template=template, dtype="float32")
-        beginning = model.reader.texts.beginning(template)
+        prefix = model.reader.texts.prefix(template)
         texts = [*TEXTS, "der", "til", "ited", "."]
         expected = whole(monkeypatch, model, texts)
         assert np.abs(model.encode(texts) - expected).max() < 1e-5
         rows = model.reader.tokenize_texts(texts, None, None)[0]
-        melted = [tuple(row.ids[: len(beginning)]) != beginning for row in rows]
+        melted = [tuple(row.ids[: len(prefix)]) != prefix for row in rows]
         assert any(melted)
         assert not all(melted)
 
@@ -234,15 +236,15 @@ class TestEncoder:
 
 
 def test_a_panel_counts_what_it_reused(folder):
-    panel = Panel.load(folder, {"va": METHODS["va"], "wva": METHODS["wva"]}, dtype="float32")
+    panel = MultiReadout.load(folder, {"va": METHODS["va"], "wva": METHODS["wva"]}, dtype="float32")
     panel.encode(TEXTS)
-    beginning = len(panel.reader.texts.beginning(METHODS["wva"].template[0]))
-    assert beginning >= 4
-    assert panel.report.reused == 40 * beginning
+    prefix = len(panel.reader.texts.prefix(METHODS["wva"].template[0]))
+    assert prefix >= 4
+    assert panel.report.reused == 40 * prefix
 
 
 def test_a_panel_gives_the_same(folder, monkeypatch):
-    panel = Panel.load(
+    panel = MultiReadout.load(
         folder, {name: recipe for name, recipe in SIGNALS.items() if recipe.layers is None}, dtype="float32"
     )
     monkeypatch.setattr(stream, "SHARED_FROM", 10**9)
@@ -257,20 +259,20 @@ class TestBeginning:
     @pytest.mark.parametrize("kind", TOKENIZERS)
     def test_stops_before_the_text(self, kind):
         texts = TextTokenizer(tiny_tokenizer(kind))
-        beginning = texts.beginning(LONG)
+        prefix = texts.prefix(LONG)
         rows = texts.rows(TEXTS, LONG, max_tokens=None)
-        alike = [row for row in rows if tuple(row.ids[: len(beginning)]) == beginning]
+        alike = [row for row in rows if tuple(row.ids[: len(prefix)]) == prefix]
         assert len(alike) >= 36
-        assert all(len(beginning) <= row.span[0] for row in alike)
-        assert len(beginning) > 5
+        assert all(len(prefix) <= row.span[0] for row in alike)
+        assert len(prefix) > 5
 
     def test_of_no_template_is_the_bos_alone(self):
-        assert len(TextTokenizer(tiny_tokenizer("byte_level_bos")).beginning("{text}")) <= 1
-        assert TextTokenizer(tiny_tokenizer("byte_level")).beginning("{text}") == ()
+        assert len(TextTokenizer(tiny_tokenizer("byte_level_bos")).prefix("{text}")) <= 1
+        assert TextTokenizer(tiny_tokenizer("byte_level")).prefix("{text}") == ()
 
     def test_holds_an_instruction(self):
         texts = TextTokenizer(tiny_tokenizer("byte_level"))
-        assert len(texts.beginning(LONG, "Find what fits: ")) > len(texts.beginning(LONG))
+        assert len(texts.prefix(LONG, "Find what fits: ")) > len(texts.prefix(LONG))
 
 
 def test_a_kernel_that_was_not_tried(tmp_path):

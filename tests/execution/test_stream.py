@@ -12,7 +12,7 @@ from some_texts import some_texts
 import valuembed
 from valuembed.errors import ReadingError
 from valuembed.execution import stream
-from valuembed.execution.stream import AHEAD_FROM, ahead
+from valuembed.execution.stream import AHEAD_FROM, prefetch
 
 NAME = "valuembed-tokenizing"
 
@@ -32,8 +32,8 @@ def gone():
 
 class TestAhead:
     def test_gives_the_same_in_the_same_order(self):
-        assert list(ahead(iter(range(100)))) == list(range(100))
-        assert list(ahead(iter([]))) == []
+        assert list(prefetch(iter(range(100)))) == list(range(100))
+        assert list(prefetch(iter([]))) == []
         assert gone()
 
     def test_makes_a_few_before_they_are_asked_for_and_no_more(self):
@@ -44,7 +44,7 @@ class TestAhead:
                 made.append(number)
                 yield number
 
-        given = ahead(items(), most=3)
+        given = prefetch(items(), most=3)
         assert made == []
         assert next(given) == 0
         for _ in range(100):
@@ -61,14 +61,14 @@ class TestAhead:
             yield 1
             raise ReadingError("row 3 is damaged")
 
-        given = ahead(items())
+        given = prefetch(items())
         assert next(given) == 1
         with pytest.raises(ReadingError, match=r"^row 3 is damaged$"):
             next(given)
         assert gone()
 
     def test_ends_when_it_is_dropped(self):
-        given = ahead(iter(range(1000)))
+        given = prefetch(iter(range(1000)))
         next(given)
         assert at_work()
         del given
@@ -81,7 +81,7 @@ class TestEncoder:
     def asked(self, monkeypatch):
         """Whether each call had its batches made ahead."""
         calls = []
-        real = ahead
+        real = prefetch
 
         def watch(items):
             calls.append(1)

@@ -11,27 +11,27 @@ from reference import blocks, doubled, grouped
 from torch import Tensor, nn
 
 from valuembed.analysis.token_signals import AT_TOKEN, TokenSignal, read_tokens
-from valuembed.backbone.architecture import Anatomy
+from valuembed.backbone.architecture import DecoderSpec
 from valuembed.backbone.plan import Plan
-from valuembed.backbone.tracing import survey
+from valuembed.backbone.tracing import trace_architecture
 from valuembed.errors import ReadingError, UnsupportedModelError
 from valuembed.models.attention_weights import last_row, read_weights
-from valuembed.readout.hooks import AttentionCall, Reading, open_door
-from valuembed.readout.layout import PaddedLane
+from valuembed.readout.hooks import AttentionCall, Readout, install_attention_hooks
+from valuembed.readout.layout import PaddedLayout
 from valuembed.recipes.recipe import METHODS
 from valuembed.testing import ARCHITECTURES, HYBRIDS, tiny_config, tiny_decoder
-from valuembed.tokenization.tokenizer import TokenRow
+from valuembed.tokenization.tokenizer import TokenSequence
 
 # Longer than the sliding windows of 8 tokens.
 T = 21
 
 
-def opened(architecture: str, **options: Any) -> tuple[nn.Module, Anatomy]:
+def opened(architecture: str, **options: Any) -> tuple[nn.Module, DecoderSpec]:
     overrides = {name: value for name, value in options.items() if name != "attn_implementation"}
-    anatomy = survey(tiny_config(architecture, **overrides))
+    decoder_spec = trace_architecture(tiny_config(architecture, **overrides))
     model = tiny_decoder(architecture, **options)
-    open_door(model, anatomy)
-    return model, anatomy
+    install_attention_hooks(model, decoder_spec)
+    return model, decoder_spec
 
 
 def some_ids(length: int = T) -> list[int]:
@@ -41,9 +41,9 @@ def some_ids(length: int = T) -> list[int]:
 @torch.no_grad()
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_weights_are_those_of_the_stock_model_and_make_wva_of_the_values(architecture: str) -> None:
-    model, anatomy = opened(architecture)
-    layers, ids = list(anatomy.value_layers), some_ids()
-    found = read_weights(model, anatomy, layers, ids)
+    model, decoder_spec = opened(architecture)
+    layers, ids = list(decoder_spec.value_layers), some_ids()
+    found = read_weights(model, decoder_spec, layers, ids)
     with doubled(tiny_decoder(architecture)) as stock:
         expected = blocks(architecture, stock, torch.tensor(ids), torch.arange(T), layers)
     tolerance = 1e-4 if architecture in HYBRIDS else 1e-5
@@ -53,14 +53,14 @@ def test_weights_are_those_of_the_stock_model_and_make_wva_of_the_values(archite
         norms = grouped(block.values, len(weights)).norm(dim=-1).T
         torch.testing.assert_close(lengths.double(), norms, rtol=10 * tolerance, atol=tolerance)
 
-    ((_, values),) = read_tokens(model, anatomy, layers, [TokenRow(ids, (0, T))], [range(T)])
+    ((_, values),) = read_tokens(model, decoder_spec, layers, [TokenSequence(ids, (0, T))], [range(T)])
     for layer, (weights, _) in zip(layers, found, strict=True):
-        block = anatomy.block(layer)
+        block = decoder_spec.block(layer)
         per_head = values[TokenSignal("value", AT_TOKEN, layer)].unflatten(1, (block.value_heads, -1))
         summed = torch.einsum("ht,thd->hd", weights, grouped(per_head, block.query_heads))
-        plan = Plan(METHODS["wva"], (layer,), anatomy)
-        reading = Reading(model, [plan], PaddedLane(last=torch.tensor([T - 1]), mask=torch.ones(1, T)))
-        (wva,) = reading.run(input_ids=torch.tensor([ids]), position_ids=torch.arange(T)[None])
+        plan = Plan(METHODS["wva"], (layer,), decoder_spec)
+        readout = Readout(model, [plan], PaddedLayout(last=torch.tensor([T - 1]), mask=torch.ones(1, T)))
+        (wva,) = readout.run(input_ids=torch.tensor([ids]), position_ids=torch.arange(T)[None])
         torch.testing.assert_close(summed.flatten()[None], wva, rtol=1e-4, atol=1e-5)
 
 
@@ -107,17 +107,17 @@ def test_sinks_take_what_is_missing() -> None:
 def test_kernels_agree(architecture: str) -> None:
     rows = []
     for kernel in ("eager", "sdpa"):
-        model, anatomy = opened(architecture, attn_implementation=kernel)
-        rows.append(read_weights(model, anatomy, [0, 1, 3], some_ids()))
+        model, decoder_spec = opened(architecture, attn_implementation=kernel)
+        rows.append(read_weights(model, decoder_spec, [0, 1, 3], some_ids()))
     for (eager, _), (sdpa, _) in zip(*rows, strict=True):
         torch.testing.assert_close(eager, sdpa, rtol=1e-4, atol=1e-6)
 
 
 def test_half_precision_gives_float32_that_adds_up() -> None:
-    anatomy = survey(tiny_config("llama"))
+    decoder_spec = trace_architecture(tiny_config("llama"))
     model = tiny_decoder("llama", dtype=torch.bfloat16)
-    open_door(model, anatomy)
-    for weights, lengths in read_weights(model, anatomy, [0, 3], some_ids()):
+    install_attention_hooks(model, decoder_spec)
+    for weights, lengths in read_weights(model, decoder_spec, [0, 3], some_ids()):
         assert weights.dtype == lengths.dtype == torch.float32
         torch.testing.assert_close(weights.sum(dim=-1), torch.ones(4), rtol=0, atol=1e-6)
 
@@ -125,19 +125,19 @@ def test_half_precision_gives_float32_that_adds_up() -> None:
 def test_a_longer_sequence_before_changes_nothing() -> None:
     dynamic = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
     options = {"max_position_embeddings": 8, "rope_parameters": dynamic}
-    model, anatomy = opened("llama", **options)
-    read_weights(model, anatomy, [3], some_ids(40))
-    ((after, _),) = read_weights(model, anatomy, [3], some_ids())
+    model, decoder_spec = opened("llama", **options)
+    read_weights(model, decoder_spec, [3], some_ids(40))
+    ((after, _),) = read_weights(model, decoder_spec, [3], some_ids())
     ((alone, _),) = read_weights(*opened("llama", **options), [3], some_ids())
     torch.testing.assert_close(after, alone, rtol=0, atol=1e-6)
 
 
 def test_the_pass_ends_with_the_last_layer_that_is_read() -> None:
-    model, anatomy = opened("qwen3")
+    model, decoder_spec = opened("qwen3")
     ran = []
     for number, layer in enumerate(model.layers):
         layer.self_attn.o_proj.register_forward_hook(lambda *_, number=number: ran.append(number))
-    read_weights(model, anatomy, [0, 2], some_ids())
+    read_weights(model, decoder_spec, [0, 2], some_ids())
     # The kernel of layer 2 has nothing left to do.
     assert ran == [0, 1]
 
@@ -156,7 +156,7 @@ def test_a_family_without_eager_attention_is_refused() -> None:
 
 
 def test_a_model_changed_after_loading_is_noticed() -> None:
-    model, anatomy = opened("llama")
+    model, decoder_spec = opened("llama")
     model.set_attn_implementation("sdpa")
     with pytest.raises(ReadingError, match=r"of layers 1-2 each has to report once .* layers 1-2 reported \[0\] times"):
-        read_weights(model, anatomy, [1, 2], some_ids())
+        read_weights(model, decoder_spec, [1, 2], some_ids())

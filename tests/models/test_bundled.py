@@ -20,7 +20,7 @@ from valuembed.backbone.checkpoints.location import locate
 from valuembed.backbone.digests import content_digest
 from valuembed.data.labelled import read_sts
 from valuembed.evaluation.runner import evaluate
-from valuembed.models.panel import Panel
+from valuembed.models.multi_readout import MultiReadout
 from valuembed.recipes.recipe import METHODS
 
 HERE = Path(__file__).parent
@@ -34,8 +34,8 @@ CARD = (ROOT / "src" / "valuembed" / "backbone" / "bundled" / "README.md").read_
 
 
 @pytest.fixture(scope="module")
-def panel() -> Panel:
-    return Panel.load("bundled", dict(zip(METHODS, METHODS, strict=True)), dtype="float32")
+def readouts() -> MultiReadout:
+    return MultiReadout.load("bundled", dict(zip(METHODS, METHODS, strict=True)), dtype="float32")
 
 
 def test_the_record_is_of_this_model():
@@ -55,8 +55,8 @@ def test_small_enough_and_there_once():
 
 
 @pytest.fixture(scope="module")
-def vectors(panel) -> dict[str, np.ndarray]:
-    return panel.encode(RECORD["texts"])
+def vectors(readouts) -> dict[str, np.ndarray]:
+    return readouts.encode(RECORD["texts"])
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -69,10 +69,10 @@ def test_golden_vectors(vectors, method):
 
 
 @pytest.fixture(scope="module")
-def graded(panel) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def graded(readouts) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """60 pairs of our own, ten of each grade from 0 to 5: grades, and cosines by method."""
     pairs = read_sts(ROOT / "examples" / "sts.jsonl")
-    sides = [panel.encode(texts) for texts in (pairs.sentences1, pairs.sentences2)]
+    sides = [readouts.encode(texts) for texts in (pairs.sentences1, pairs.sentences2)]
     units = [
         {name: vectors / np.linalg.norm(vectors, axis=1, keepdims=True) for name, vectors in side.items()}
         for side in sides

@@ -201,8 +201,8 @@ def test_features_of_texts_in_any_container(folder: Path) -> None:
         assert torch.equal(model.tokenize(given)["input_ids"], expected)
         assert torch.equal(model.reader.preprocess(given)["input_ids"], expected)
     # One text is one, not its letters.
-    for make in (model.preprocess, model.tokenize, model.reader.preprocess):
-        assert torch.equal(make("ab")["input_ids"], model.preprocess(["ab"])["input_ids"])
+    for vector_spec in (model.preprocess, model.tokenize, model.reader.preprocess):
+        assert torch.equal(vector_spec("ab")["input_ids"], model.preprocess(["ab"])["input_ids"])
 
 
 def test_a_model_is_called_with_features(folder: Path) -> None:

@@ -14,7 +14,7 @@ import valuembed
 from valuembed.analysis.token_signals import AT_TOKEN, TokenSignal, read_tokens
 from valuembed.errors import InputError, LayerError, RecipeError
 from valuembed.models.explanation import Explanation, Token, TokenWeights, explain
-from valuembed.models.panel import Panel
+from valuembed.models.multi_readout import MultiReadout
 from valuembed.recipes.layers import describe
 from valuembed.recipes.templates import PROMPT_EOL
 from valuembed.testing import tiny_checkpoint
@@ -49,9 +49,9 @@ def test_weights_and_values_make_the_vector(encoder):
     (sequence,) = explain(encoder, TEXT).sequences
     reader = encoder.reader
     (row,) = reader.texts.rows([TEXT], PROMPT_EOL, max_tokens=None)
-    t, anatomy = len(row.ids), reader.plan.anatomy
-    ((_, values),) = read_tokens(reader.model, anatomy, [1, 3], [row], [range(row.span[0], t)])
-    ((_, before),) = read_tokens(reader.model, anatomy, [1, 3], [row], [range(row.span[0])])
+    t, decoder_spec = len(row.ids), reader.plan.decoder_spec
+    ((_, values),) = read_tokens(reader.model, decoder_spec, [1, 3], [row], [range(row.span[0], t)])
+    ((_, before),) = read_tokens(reader.model, decoder_spec, [1, 3], [row], [range(row.span[0])])
     per_layer = []
     for layer, weights in zip((1, 3), torch.from_numpy(sequence.weights), strict=True):
         signal = TokenSignal("value", AT_TOKEN, layer)
@@ -66,7 +66,7 @@ def test_contributions_are_shares_of_attention_times_length_of_the_value(encoder
     np.testing.assert_allclose(shares.by_layer().sum(axis=1), 1, atol=1e-5)
     reader = encoder.reader
     (row,) = reader.texts.rows([TEXT], PROMPT_EOL, max_tokens=None)
-    ((_, values),) = read_tokens(reader.model, reader.plan.anatomy, [1], [row], [range(len(row.ids))])
+    ((_, values),) = read_tokens(reader.model, reader.plan.decoder_spec, [1], [row], [range(len(row.ids))])
     lengths = values[TokenSignal("value", AT_TOKEN, 1)].unflatten(1, (2, -1)).norm(dim=-1)
     # Query heads 0 and 1 read value head 0, heads 2 and 3 read value head 1.
     products = plain.weights[0] * lengths.T.numpy()[[0, 0, 1, 1]]
@@ -141,8 +141,8 @@ def test_a_text_that_is_too_long_is_cut(folder):
 
 
 def test_one_of_several_recipes_on_a_decoder(folder, encoder):
-    panel = Panel.load(folder, {"va": "va", "mine": {**encoder.recipe.to_dict(), "layers": [1, 3]}})
-    found = explain(panel.reader, TEXT, plan=panel.plans["mine"])
+    readouts = MultiReadout.load(folder, {"va": "va", "mine": {**encoder.recipe.to_dict(), "layers": [1, 3]}})
+    found = explain(readouts.reader, TEXT, plan=readouts.plans["mine"])
     np.testing.assert_allclose(found.sequences[0].weights, explain(encoder, TEXT).sequences[0].weights, atol=1e-6)
 
 
@@ -186,7 +186,7 @@ def test_what_cannot_be_explained(encoder):
 
 def test_layers_with_other_heads_are_refused(encoder):
     blocks = {1: SimpleNamespace(query_heads=4), 3: SimpleNamespace(query_heads=8)}
-    plan = SimpleNamespace(recipe=encoder.recipe, layers=(1, 3), anatomy=SimpleNamespace(block=blocks.__getitem__))
+    plan = SimpleNamespace(recipe=encoder.recipe, layers=(1, 3), decoder_spec=SimpleNamespace(block=blocks.__getitem__))
     message = rf"^layers {describe((1, 3))} have 4 or 8 heads, and cannot be shown together; choose layers of one kind$"
     with pytest.raises(LayerError, match=message):
         explain(encoder, TEXT, plan=plan)

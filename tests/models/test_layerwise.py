@@ -25,7 +25,7 @@ from valuembed.models.layerwise import (
     versions,
     warn_truncated,
 )
-from valuembed.models.panel import Panel
+from valuembed.models.multi_readout import MultiReadout
 from valuembed.recipes.recipe import METHODS, Recipe
 from valuembed.testing import tiny_checkpoint
 
@@ -70,32 +70,32 @@ class TestPairWindows:
 
 class TestReading:
     def test_tensors_are_the_panels_vectors(self, folder):
-        panel = Panel.load(folder, {name: name for name in METHODS})
-        found, report = read_tensors(panel, TEXTS)
-        expected = panel.encode(TEXTS)
-        assert report == panel.report
+        readouts = MultiReadout.load(folder, {name: name for name in METHODS})
+        found, report = read_tensors(readouts, TEXTS)
+        expected = readouts.encode(TEXTS)
+        assert report == readouts.report
         assert found.keys() == expected.keys()
         for name, vectors in found.items():
             assert vectors.dtype == torch.float32
             np.testing.assert_array_equal(vectors.numpy(), expected[name])
 
     def test_a_text_is_computed_once_in_a_window(self, folder):
-        panel = Panel.load(folder, {"va": "va"})
+        readouts = MultiReadout.load(folder, {"va": "va"})
         first, second = [TEXTS[0]] * 5, [*TEXTS[1:5], TEXTS[0]]
-        made = list(read_pairs(panel, first, second, 1 << 20, progress=False))
+        made = list(read_pairs(readouts, first, second, 1 << 20, progress=False))
         assert [report.texts for _, _, report in made] == [5]
         # Room for 3 texts: TEXTS[0] and two others in each window, the pair of TEXTS[0] with itself in any.
-        made = list(read_pairs(panel, first, second, 3 * 4 * panel.widths()["va"], progress=False))
+        made = list(read_pairs(readouts, first, second, 3 * 4 * readouts.widths()["va"], progress=False))
         assert [len(window.texts) for window, _, _ in made] == [3, 3]
         for window, vectors, _ in made:
-            alone = panel.encode(window.texts)["va"]
+            alone = readouts.encode(window.texts)["va"]
             np.testing.assert_allclose(vectors["va"].numpy(), alone, atol=1e-6)
 
 
 class TestLook:
     def test_a_whole_checkpoint(self, folder):
         whole = look(folder, "aligned_va", template="{text}!", cleaning="sentence")
-        assert (whole.anatomy.num_layers, whole.origin.num_layers, whole.has_final_norm) == (4, 4, True)
+        assert (whole.decoder_spec.num_layers, whole.origin.num_layers, whole.has_final_norm) == (4, 4, True)
         assert (whole.recipe.template, whole.recipe.cleaning) == (("{text}!",), "sentence")
         assert whole.legal(whole.recipe) == [0, 1, 2, 3]
         assert whole.resolve(whole.recipe, "half") == (2, 3)
@@ -125,7 +125,7 @@ class TestLook:
 
 def test_figures_say_what_gave_them(monkeypatch, tmp_path):
     folder = tiny_checkpoint(tmp_path / "tiny", "qwen3", tokenizer="byte_level_bos")
-    reader = Panel.load(folder, {"va": "va"}, max_tokens=9, dtype="bfloat16").reader
+    reader = MultiReadout.load(folder, {"va": "va"}, max_tokens=9, dtype="bfloat16").reader
     reader.origin = replace(reader.origin, revision="c0ffee")
     found = described(reader)
     assert (found["origin"]["revision"], found["dtype"], found["max_tokens"]) == ("c0ffee", "bfloat16", 9)
@@ -133,7 +133,7 @@ def test_figures_say_what_gave_them(monkeypatch, tmp_path):
 
 
 def test_cut_texts_are_warned_of(folder):
-    reader = Panel.load(folder, {"va": "va"}, max_tokens=7).reader
+    reader = MultiReadout.load(folder, {"va": "va"}, max_tokens=7).reader
     with pytest.warns(TruncationWarning, match=r"^2 of 3 texts were cut to fit max_tokens=7 \(template included\)$"):
         warn_truncated(EncodeReport(texts=3, tokens=21, truncated=2, blank=0), reader)
     with warnings.catch_warnings():

@@ -18,7 +18,7 @@ from transformers import CONFIG_MAPPING
 from typer.testing import CliRunner
 
 import valuembed
-from valuembed.backbone.tracing import survey
+from valuembed.backbone.tracing import trace_architecture
 from valuembed.cli import main as cli
 from valuembed.cli.options import MEASURE
 from valuembed.errors import UnsupportedModelError
@@ -110,7 +110,7 @@ def test_only_blocks_that_need_the_network_are_not_run(page: Path) -> None:
 
 @pytest.mark.parametrize("page", COMMAND_PAGES, ids=named)
 def test_commands_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that name a hub id are only parsed; ``make`` has the targets that are named."""
+    """Those that name a hub id are only parsed; ``vector_spec`` has the targets that are named."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     targets = set(re.findall(r"^(\w+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
@@ -223,7 +223,7 @@ def test_readme_lists_what_is_refused() -> None:
     assert {"bloom", "diffllama", "gemma3n_text", "bert"} <= set(refused)
     for architecture in refused:
         with pytest.raises(UnsupportedModelError, match=f"^{architecture}: "):
-            survey(CONFIG_MAPPING[architecture]())
+            trace_architecture(CONFIG_MAPPING[architecture]())
 
 
 def test_layers_table_is_right() -> None:

@@ -9,12 +9,12 @@ import torch
 from reference import reference
 from torch import Tensor
 
-from valuembed.backbone.architecture import Anatomy
+from valuembed.backbone.architecture import DecoderSpec
 from valuembed.backbone.plan import Plan
-from valuembed.backbone.tracing import survey
+from valuembed.backbone.tracing import trace_architecture
 from valuembed.errors import UnsupportedModelError
-from valuembed.readout.hooks import Reading, open_door
-from valuembed.readout.layout import PaddedLane
+from valuembed.readout.hooks import Readout, install_attention_hooks
+from valuembed.readout.layout import PaddedLayout
 from valuembed.recipes.recipe import METHODS
 from valuembed.testing import ARCHITECTURES, HYBRIDS, tiny_config, tiny_decoder
 
@@ -32,12 +32,12 @@ LEFT_PADDED_OVERRIDES = {"llama4_text": {"attn_temperature_tuning": False}}
 
 
 @lru_cache(maxsize=4)
-def _opened(architecture: str, side: str) -> tuple[torch.nn.Module, Anatomy]:
+def _opened(architecture: str, side: str) -> tuple[torch.nn.Module, DecoderSpec]:
     overrides = LEFT_PADDED_OVERRIDES.get(architecture, {}) if side == "left" else {}
-    anatomy = survey(tiny_config(architecture, **overrides))
+    decoder_spec = trace_architecture(tiny_config(architecture, **overrides))
     model = tiny_decoder(architecture, **overrides)
-    open_door(model, anatomy)
-    return model, anatomy
+    install_attention_hooks(model, decoder_spec)
+    return model, decoder_spec
 
 
 def _batch(side: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -56,17 +56,17 @@ def _batch(side: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_four_methods_equal_the_float64_reference(architecture: str, side: str, template: str) -> None:
-    model, anatomy = _opened(architecture, side)
+    model, decoder_spec = _opened(architecture, side)
     ids, mask, positions, shift = _batch(side)
     span = SPANS[template] + shift[:, None]
-    layers = anatomy.value_layers[:-1] if len(anatomy.value_layers) > 1 else anatomy.value_layers
+    layers = decoder_spec.value_layers[:-1] if len(decoder_spec.value_layers) > 1 else decoder_spec.value_layers
     within = torch.arange(21)
     span_mask = (within >= span[:, :1]) & (within < span[:, 1:])
     tolerance = 1e-4 if architecture in HYBRIDS else 1e-5
-    plans = [Plan(METHODS[method], layers, anatomy) for method in VALUE_METHODS]
+    plans = [Plan(METHODS[method], layers, decoder_spec) for method in VALUE_METHODS]
     with torch.no_grad():
         # In one pass, as their signals are shared; test_reader shows that each alone is the same.
-        vectors = Reading(model, plans, PaddedLane(shift + LENGTHS - 1, span_mask)).run(
+        vectors = Readout(model, plans, PaddedLayout(shift + LENGTHS - 1, span_mask)).run(
             input_ids=ids, attention_mask=mask, position_ids=positions
         )
     for method, got in zip(VALUE_METHODS, vectors, strict=True):
@@ -87,7 +87,7 @@ def test_families_without_the_registry_are_refused_by_name(architecture: str) ->
     config = CONFIG_MAPPING[architecture]()
     message = rf"^{architecture}: its attention values cannot be read: .* AttentionInterface.*choose another decoder"
     with pytest.raises(UnsupportedModelError, match=message):
-        survey(config)
+        trace_architecture(config)
 
 
 def test_two_attention_calls_in_a_layer_are_refused() -> None:
@@ -102,7 +102,7 @@ def test_two_attention_calls_in_a_layer_are_refused() -> None:
         num_key_value_heads=2,
     )
     with pytest.raises(UnsupportedModelError, match=r"^diffllama: layers 0-1 compute attention more than once"):
-        survey(config)
+        trace_architecture(config)
 
 
 def test_layers_that_share_keys_and_values_are_refused() -> None:
@@ -111,4 +111,4 @@ def test_layers_that_share_keys_and_values_are_refused() -> None:
     config = CONFIG_MAPPING["gemma3n_text"]()
     assert config.num_kv_shared_layers == 15
     with pytest.raises(UnsupportedModelError, match="the last 15 layers reuse the keys and values"):
-        survey(config)
+        trace_architecture(config)

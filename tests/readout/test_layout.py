@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import tensor
 
-from valuembed.readout.layout import Beginning, PackedLane, PaddedLane
+from valuembed.readout.layout import PackedLayout, PaddedLayout, PrefixKV
 
 POISON = 1e4
 
@@ -13,61 +13,61 @@ POISON = 1e4
 class TestPadded:
     def test_means_and_last_tokens(self):
         # Two texts of 3 and 2 tokens; the mean covers tokens 1 and 2 of the first, token 0 of the second.
-        lane = PaddedLane(last=tensor([2, 1]), mask=tensor([[0, 1, 1], [1, 0, 0]]))
+        layout = PaddedLayout(last=tensor([2, 1]), mask=tensor([[0, 1, 1], [1, 0, 0]]))
         states = tensor([[[1.0], [2.0], [4.0]], [[8.0], [16.0], [POISON]]])
-        assert (lane.values_shape, lane.fed_shape) == ((2, 3), (2, 3))
+        assert (layout.values_shape, layout.fed_shape) == ((2, 3), (2, 3))
         # (2 + 4) / 2 and 8 / 1.
-        assert lane.mean_states(states).tolist() == [[3.0], [8.0]]
-        assert lane.mean_values(states[:, None]).tolist() == [[[3.0]], [[8.0]]]
-        assert lane.last(states).tolist() == [[4.0], [16.0]]
+        assert layout.mean_states(states).tolist() == [[3.0], [8.0]]
+        assert layout.mean_values(states[:, None]).tolist() == [[[3.0]], [[8.0]]]
+        assert layout.last(states).tolist() == [[4.0], [16.0]]
 
     def test_behind_a_cached_token(self):
         # Values are there for all three tokens, states for the last two.
-        lane = PaddedLane(last=tensor([2, 1]), mask=tensor([[0, 1, 1], [0, 1, 0]]), beginning=Beginning(1))
+        layout = PaddedLayout(last=tensor([2, 1]), mask=tensor([[0, 1, 1], [0, 1, 0]]), prefix=PrefixKV(1))
         values = tensor([[[[POISON], [2.0], [4.0]]], [[[POISON], [16.0], [POISON]]]])
         states = tensor([[[2.0], [4.0]], [[16.0], [POISON]]])
-        assert (lane.values_shape, lane.fed_shape) == ((2, 3), (2, 2))
-        assert lane.mean_values(values).tolist() == [[[3.0]], [[16.0]]]
-        assert lane.mean_states(states).tolist() == [[3.0], [16.0]]
-        assert lane.last(states).tolist() == [[4.0], [16.0]]
+        assert (layout.values_shape, layout.fed_shape) == ((2, 3), (2, 2))
+        assert layout.mean_values(values).tolist() == [[[3.0]], [[16.0]]]
+        assert layout.mean_states(states).tolist() == [[3.0], [16.0]]
+        assert layout.last(states).tolist() == [[4.0], [16.0]]
 
 
 class TestPacked:
     def test_means_and_last_tokens(self):
         # The same two texts in one row.
-        lane = PackedLane([3, 2], [(1, 3), (0, 1)])
+        layout = PackedLayout([3, 2], [(1, 3), (0, 1)])
         states = tensor([[[1.0], [2.0], [4.0], [8.0], [16.0]]])
-        assert (lane.values_shape, lane.fed_shape) == ((1, 5), (1, 5))
-        assert lane.mean_states(states).tolist() == [[3.0], [8.0]]
-        assert lane.mean_values(states[:, None]).tolist() == [[[3.0]], [[8.0]]]
-        assert lane.last(states).tolist() == [[4.0], [16.0]]
+        assert (layout.values_shape, layout.fed_shape) == ((1, 5), (1, 5))
+        assert layout.mean_states(states).tolist() == [[3.0], [8.0]]
+        assert layout.mean_values(states[:, None]).tolist() == [[[3.0]], [[8.0]]]
+        assert layout.last(states).tolist() == [[4.0], [16.0]]
 
     def test_where_texts_begin(self):
-        lane = PackedLane([3, 2], [(0, 3), (0, 2)])
-        assert lane.positions.tolist() == [[0, 1, 2, 0, 1]]
-        assert lane.query_starts.tolist() == lane.key_starts.tolist() == [0, 3, 5]
-        assert lane.query_starts.dtype == torch.int32
-        assert lane.key_order is None
+        layout = PackedLayout([3, 2], [(0, 3), (0, 2)])
+        assert layout.positions.tolist() == [[0, 1, 2, 0, 1]]
+        assert layout.cu_seqlens_q.tolist() == layout.cu_seqlens_k.tolist() == [0, 3, 5]
+        assert layout.cu_seqlens_q.dtype == torch.int32
+        assert layout.key_order is None
 
     def test_behind_two_cached_tokens(self):
         # Spans count the cached tokens: token 2 is the first that is fed.
-        lane = PackedLane([2, 1], [(2, 4), (2, 3)], beginning=Beginning(2))
+        layout = PackedLayout([2, 1], [(2, 4), (2, 3)], prefix=PrefixKV(2))
         values = tensor([[[POISON], [POISON], [1.0], [3.0], [5.0]]])[:, None]
         states = tensor([[[1.0], [3.0], [5.0]]])
-        assert (lane.values_shape, lane.fed_shape) == ((1, 5), (1, 3))
-        assert lane.mean_values(values).tolist() == [[[2.0]], [[5.0]]]
-        assert lane.mean_states(states).tolist() == [[2.0], [5.0]]
-        assert lane.last(states).tolist() == [[3.0], [5.0]]
-        assert lane.positions.tolist() == [[2, 3, 2]]
+        assert (layout.values_shape, layout.fed_shape) == ((1, 5), (1, 3))
+        assert layout.mean_values(values).tolist() == [[[2.0]], [[5.0]]]
+        assert layout.mean_states(states).tolist() == [[2.0], [5.0]]
+        assert layout.last(states).tolist() == [[3.0], [5.0]]
+        assert layout.positions.tolist() == [[2, 3, 2]]
         # Queries are 2 and 1; keys 2 + 2 and 2 + 1, the cached ones in front of each text's own.
-        assert lane.query_starts.tolist() == [0, 2, 3]
-        assert lane.key_starts.tolist() == [0, 4, 7]
-        assert lane.key_order.tolist() == [0, 1, 2, 3, 0, 1, 4]
+        assert layout.cu_seqlens_q.tolist() == [0, 2, 3]
+        assert layout.cu_seqlens_k.tolist() == [0, 4, 7]
+        assert layout.key_order.tolist() == [0, 1, 2, 3, 0, 1, 4]
 
     def test_sums_are_float32(self):
-        lane = PackedLane([4], [(0, 4)])
+        layout = PackedLayout([4], [(0, 4)])
         states = torch.full((1, 4, 1), 1.0, dtype=torch.bfloat16)
         states[0, 0] = 256
         # In bfloat16, 256 + 1 is 256.
-        assert lane.mean_states(states).tolist() == [[259 / 4]]
-        assert lane.mean_states(states).dtype == lane.last(states).dtype == torch.float32
+        assert layout.mean_states(states).tolist() == [[259 / 4]]
+        assert layout.mean_states(states).dtype == layout.last(states).dtype == torch.float32

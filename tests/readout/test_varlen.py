@@ -12,14 +12,14 @@ from some_texts import some_texts
 
 import valuembed
 from valuembed.backbone.plan import Plan
-from valuembed.backbone.tracing import survey
+from valuembed.backbone.tracing import trace_architecture
 from valuembed.execution import capabilities
 from valuembed.execution.capabilities import packed_up_to
 from valuembed.execution.executor import read
-from valuembed.execution.prefix_cache import SharedPrefixes, why_not as why_not_shared
+from valuembed.execution.prefix_cache import PrefixCache, why_not as why_not_shared
 from valuembed.readout import varlen
-from valuembed.readout.hooks import open_door
-from valuembed.readout.layout import PackedLane
+from valuembed.readout.hooks import install_attention_hooks
+from valuembed.readout.layout import PackedLayout
 from valuembed.recipes.recipe import METHODS, Recipe
 from valuembed.testing import ARCHITECTURES, HYBRIDS, tiny_checkpoint, tiny_config, tiny_decoder
 
@@ -39,18 +39,20 @@ RECIPES = [
 
 @lru_cache(maxsize=2)
 def _opened(architecture):
-    anatomy = survey(tiny_config(architecture))
+    decoder_spec = trace_architecture(tiny_config(architecture))
     model = tiny_decoder(architecture)
-    open_door(model, anatomy)
-    return model, anatomy
+    install_attention_hooks(model, decoder_spec)
+    return model, decoder_spec
 
 
-def _plans(anatomy):
-    layers = anatomy.value_layers[:-1]
+def _plans(decoder_spec):
+    layers = decoder_spec.value_layers[:-1]
     return [
-        Plan(recipe, layers if recipe.signal == "value" else recipe.layers or (), anatomy)
+        Plan(recipe, layers if recipe.signal == "value" else recipe.layers or (), decoder_spec)
         for recipe in RECIPES
-        if not recipe.aligned or recipe.weights == "last" or all(anatomy.block(layer).projection for layer in layers)
+        if not recipe.aligned
+        or recipe.weights == "last"
+        or all(decoder_spec.block(layer).projection for layer in layers)
     ]
 
 
@@ -72,8 +74,8 @@ def _relative(one, other):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @torch.inference_mode()
 def test_every_family_gives_the_same_or_says_why_it_cannot(architecture, caplog):
-    model, anatomy = _opened(architecture)
-    plans, features = _plans(anatomy), _features()
+    model, decoder_spec = _opened(architecture)
+    plans, features = _plans(decoder_spec), _features()
     with caplog.at_level(logging.WARNING, logger="valuembed"):
         longest = packed_up_to(model, plans[0], "packed")
     said = [message for message in caplog.messages if message.startswith("texts are padded")]
@@ -89,7 +91,7 @@ def test_every_family_gives_the_same_or_says_why_it_cannot(architecture, caplog)
         assert _relative(one, other) < 1e-5, f"{plan.recipe.method}, {plan.recipe.weights}"
     if why_not_shared(model):
         return
-    features |= {"prefixes": SharedPrefixes(model, anatomy), "cached": torch.full((4, 1), SHARED)}
+    features |= {"prefixes": PrefixCache(model, decoder_spec), "cached": torch.full((4, 1), SHARED)}
     for plan, one, other in zip(plans, padded, read(model, plans, features, 8192, longest), strict=True):
         assert _relative(one, other) < 1e-5, f"{plan.recipe.method}, {plan.recipe.weights}, behind a prefix"
 
@@ -102,18 +104,18 @@ def test_most_families_take_it():
 
 @torch.inference_mode()
 def test_texts_longer_than_a_window_are_padded():
-    model, anatomy = _opened("mistral")
+    model, decoder_spec = _opened("mistral")
     window = model.config.sliding_window
-    assert packed_up_to(model, _plans(anatomy)[0], "packed") == varlen.longest_text(model) == window == 8
+    assert packed_up_to(model, _plans(decoder_spec)[0], "packed") == varlen.longest_text(model) == window == 8
     features = _features((21, 12, 8, 5), shared=2)
     shapes = []
     hook = model.register_forward_pre_hook(
         lambda _, args, given: shapes.append(tuple(given["input_ids"].shape)), with_kwargs=True
     )
-    mixed = read(model, _plans(anatomy), features, 8192, window)
+    mixed = read(model, _plans(decoder_spec), features, 8192, window)
     hook.remove()
     assert shapes == [(2, 21), (1, 8 + 5)]
-    for one, other in zip(read(model, _plans(anatomy), features, 8192), mixed, strict=True):
+    for one, other in zip(read(model, _plans(decoder_spec), features, 8192), mixed, strict=True):
         assert _relative(one, other) < 1e-5
 
 
@@ -122,7 +124,7 @@ class TestEncoder:
     def test_gives_the_same(self, folder, method):
         model = valuembed.load(folder, method, dtype="float32")
         padded = model.encode(TEXTS)
-        model.reader.lane = "packed"
+        model.reader.layout = "packed"
         shapes = []
         model.reader.model.register_forward_pre_hook(
             lambda _, args, given: shapes.append(tuple(given["input_ids"].shape)), with_kwargs=True
@@ -142,7 +144,7 @@ class TestEncoder:
 
     def test_training_pads(self, folder):
         model = valuembed.load(folder, "va")
-        model.reader.lane = "packed"
+        model.reader.layout = "packed"
         features = model.preprocess(TEXTS[:3])
         shapes = []
         model.reader.model.register_forward_pre_hook(
@@ -153,17 +155,17 @@ class TestEncoder:
 
     def test_the_choice_is_made_once(self, folder, monkeypatch):
         model = valuembed.load(folder, "va")
-        model.reader.lane = "packed"
+        model.reader.layout = "packed"
         model.encode(TEXTS)
         monkeypatch.setattr("valuembed.models.value_reader.packed_up_to", None)
         model.encode(TEXTS)
 
 
 class TestReasons:
-    def why(self, model, anatomy, caplog, lane="packed"):
+    def why(self, model, decoder_spec, caplog, layout="packed"):
         caplog.clear()
         with caplog.at_level(logging.WARNING, logger="valuembed"):
-            assert packed_up_to(model, _plans(anatomy)[0], lane) == 0
+            assert packed_up_to(model, _plans(decoder_spec)[0], layout) == 0
         assert len(caplog.messages) == 1
         return caplog.messages[0].partition(f"{type(model).__name__} ")[2]
 
@@ -172,29 +174,29 @@ class TestReasons:
         assert self.why(*_opened("gemma2"), caplog) == "no kernel of the packed lane has a softcap"
 
     def test_heads_that_are_too_wide(self, caplog):
-        anatomy = survey(tiny_config("qwen3", head_dim=264))
+        decoder_spec = trace_architecture(tiny_config("qwen3", head_dim=264))
         model = tiny_decoder("qwen3", head_dim=264)
-        assert self.why(model, anatomy, caplog) == "no kernel of the packed lane has heads of width 264"
+        assert self.why(model, decoder_spec, caplog) == "no kernel of the packed lane has heads of width 264"
 
     def test_no_kernel_for_a_precision(self, caplog, monkeypatch):
-        model, anatomy = _opened("qwen3")
+        model, decoder_spec = _opened("qwen3")
         monkeypatch.setattr(type(model), "device", torch.device("cuda"))
-        assert self.why(model, anatomy, caplog, "auto") == "no kernel packs float32 on this device"
+        assert self.why(model, decoder_spec, caplog, "auto") == "no kernel packs float32 on this device"
 
     def test_a_trial_that_differs(self, caplog, monkeypatch):
         # Rotary positions are relative, and may count on over the row; learned ones have to begin anew.
-        model, anatomy = _opened("gpt2")
-        monkeypatch.setattr(PackedLane, "positions", property(lambda lane: torch.arange(lane.tokens)[None]))
-        assert self.why(model, anatomy, caplog).startswith("a trial of the packed lane was off by 1.")
+        model, decoder_spec = _opened("gpt2")
+        monkeypatch.setattr(PackedLayout, "positions", property(lambda layout: torch.arange(layout.tokens)[None]))
+        assert self.why(model, decoder_spec, caplog).startswith("a trial of the packed lane was off by 1.")
 
     def test_a_trial_that_fails(self, caplog, monkeypatch):
-        model, anatomy = _opened("qwen3")
+        model, decoder_spec = _opened("qwen3")
 
         def fail(*args):
             raise RuntimeError("no such kernel image")
 
         monkeypatch.setattr(varlen, "attend", fail)
-        assert self.why(model, anatomy, caplog) == "a trial of the packed lane failed: RuntimeError"
+        assert self.why(model, decoder_spec, caplog) == "a trial of the packed lane failed: RuntimeError"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -206,7 +208,7 @@ class TestOnCuda:
         model = valuembed.load(tmp_path / "model", method, dtype="bfloat16", device="cuda")
         assert capabilities.packed_up_to(model.reader.model, model.reader.plan) > 0
         packed = model.encode(TEXTS)
-        model.reader.lane = "padded"
+        model.reader.layout = "padded"
         cosines = (packed * model.encode(TEXTS)).sum(axis=1)
         assert cosines.min() > 0.999
 

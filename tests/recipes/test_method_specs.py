@@ -9,7 +9,7 @@ import pytest
 import valuembed
 from valuembed.backbone.checkpoints.location import locate
 from valuembed.errors import LayerError, RecipeError
-from valuembed.recipes.method_specs import Asked, choose, parse_methods
+from valuembed.recipes.method_specs import MethodRequest, choose, parse_methods
 from valuembed.recipes.recipe import METHODS, Recipe, write_recipe
 from valuembed.recipes.templates import TEMPLATES
 
@@ -17,15 +17,15 @@ from valuembed.recipes.templates import TEMPLATES
 @pytest.mark.parametrize(
     ("spec", "expected"),
     [
-        ("va", Asked("va")),
-        ("va@all", Asked("va", None, "all")),
-        ("va@20:28", Asked("va", None, "20:28")),
-        ("va@14,15,16", Asked("va", None, "14,15,16")),
-        ("wva:future_eol", Asked("wva", "future_eol")),
-        ("aligned_wva:future_eol@0.65:0.9", Asked("aligned_wva", "future_eol", "0.65:0.9")),
-        ('wva:Say "{text}" : now', Asked("wva", 'Say "{text}" : now')),
-        ("wva:to x@y: {text}", Asked("wva", "to x@y: {text}")),
-        ("wva:to x@y: {text}@half", Asked("wva", "to x@y: {text}", "half")),
+        ("va", MethodRequest("va")),
+        ("va@all", MethodRequest("va", None, "all")),
+        ("va@20:28", MethodRequest("va", None, "20:28")),
+        ("va@14,15,16", MethodRequest("va", None, "14,15,16")),
+        ("wva:future_eol", MethodRequest("wva", "future_eol")),
+        ("aligned_wva:future_eol@0.65:0.9", MethodRequest("aligned_wva", "future_eol", "0.65:0.9")),
+        ('wva:Say "{text}" : now', MethodRequest("wva", 'Say "{text}" : now')),
+        ("wva:to x@y: {text}", MethodRequest("wva", "to x@y: {text}")),
+        ("wva:to x@y: {text}@half", MethodRequest("wva", "to x@y: {text}", "half")),
     ],
 )
 def test_name_template_and_layers(spec, expected):
@@ -45,13 +45,13 @@ def test_a_method_named_twice_is_one():
 def test_recipe_files_are_called_by_their_names(tmp_path):
     path = tmp_path / "at@home: mine.json"
     write_recipe(path, METHODS["va"])
-    assert parse_methods([str(path)]) == {"at@home: mine": Asked(str(path))}
-    assert parse_methods([f"{path}@half"]) == {"at@home: mine@half": Asked(str(path), None, "half")}
+    assert parse_methods([str(path)]) == {"at@home: mine": MethodRequest(str(path))}
+    assert parse_methods([f"{path}@half"]) == {"at@home: mine@half": MethodRequest(str(path), None, "half")}
 
 
 def test_labels_of_the_callers_choice():
     recipe = Recipe(signal="value", weights="mean")
-    assert parse_methods({"mine": recipe, 2: "va"}) == {"mine": Asked(recipe), "2": Asked("va")}
+    assert parse_methods({"mine": recipe, 2: "va"}) == {"mine": MethodRequest(recipe), "2": MethodRequest("va")}
     assert parse_methods(None) is None
 
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-import valuembed.models.panel
+import valuembed.models.multi_readout
 from valuembed.errors import InputError, OutputError
 from valuembed.recipes.recipe import resolve_recipe
 from valuembed.research.cost import CostReport, MethodCost, measure_cost, sample_texts
@@ -49,9 +49,9 @@ def found(folder):
 
 class TestMeasured:
     def test_tokens_and_layers(self, found, folder):
-        panel = valuembed.models.panel.Panel.load(folder, {"va": "va"})
-        plain = len(panel.reader.tokenize_texts([TEXT], None, None)[0][0].ids)
-        quoted = len(panel.reader.texts.rows([TEXT], '"{text}" is', max_tokens=None)[0].ids)
+        readouts = valuembed.models.multi_readout.MultiReadout.load(folder, {"va": "va"})
+        plain = len(readouts.reader.tokenize_texts([TEXT], None, None)[0][0].ids)
+        quoted = len(readouts.reader.texts.rows([TEXT], '"{text}" is', max_tokens=None)[0].ids)
         assert quoted > plain
         assert [(cost.method, cost.templates, cost.tokens, cost.layers) for cost in found.costs] == [
             ("va", 1, plain, 3),
@@ -102,13 +102,13 @@ class TestMeasured:
 
 def test_each_method_runs_alone(folder, monkeypatch):
     asked = []
-    real = valuembed.models.panel.Panel.encode
+    real = valuembed.models.multi_readout.MultiReadout.encode
 
     def encode(self, texts, *, names):
         asked.append(tuple(names))
         return real(self, texts, names=names)
 
-    monkeypatch.setattr(valuembed.models.panel.Panel, "encode", encode)
+    monkeypatch.setattr(valuembed.models.multi_readout.MultiReadout, "encode", encode)
     # The two would share a pass.
     found = measure_cost(folder, ["va", "aligned_va"], [TEXT, "Two."], rounds=2, clock=clock())
     assert asked == [("va",), ("aligned_va",), ("va",), ("aligned_va",), ("aligned_va",), ("va",)]

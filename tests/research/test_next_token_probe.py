@@ -15,10 +15,10 @@ import valuembed
 from valuembed.analysis.segments import Documents
 from valuembed.analysis.token_signals import AT_TOKEN, TokenSignal
 from valuembed.errors import InputError, LayerError, ReadingError
-from valuembed.models.panel import Panel
+from valuembed.models.multi_readout import MultiReadout
 from valuembed.research import linear_probe, next_token_probe
-from valuembed.research.next_token_probe import Drawn, Projection, draw, probe_next_token
-from valuembed.tokenization.tokenizer import TokenRow
+from valuembed.research.next_token_probe import Projection, SampledPositions, draw, probe_next_token
+from valuembed.tokenization.tokenizer import TokenSequence
 
 SIGNAL = TokenSignal("value", AT_TOKEN, 0)
 
@@ -36,7 +36,7 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reader(folder):
-    return Panel.load(folder, {"va": "va"}).reader
+    return MultiReadout.load(folder, {"va": "va"}).reader
 
 
 @pytest.fixture(scope="module")
@@ -107,13 +107,13 @@ class TestDraw:
         assert len(draw(Documents(path), reader, 1000).rows) == 50
 
     def test_next_tokens(self):
-        rows = [TokenRow([9, 5, 6, 7], (1, 4)), TokenRow([9, 3, 4], (1, 3))]
-        drawn = Drawn(rows, [[1, 2], [1]])
+        rows = [TokenSequence([9, 5, 6, 7], (1, 4)), TokenSequence([9, 3, 4], (1, 3))]
+        drawn = SampledPositions(rows, [[1, 2], [1]])
         assert drawn.next_tokens([1, 0]) == [4, 6, 7]
 
     def test_every_fifth_document_is_held_out(self):
-        rows = [TokenRow([number, 0], (0, 2)) for number in range(11)]
-        train, held_out = Drawn(rows, [[0]] * 11).split()
+        rows = [TokenSequence([number, 0], (0, 2)) for number in range(11)]
+        train, held_out = SampledPositions(rows, [[0]] * 11).split()
         assert [row.ids[0] for row in held_out.rows] == [4, 9]
         assert [row.ids[0] for row in train.rows] == [0, 1, 2, 3, 5, 6, 7, 8, 10]
 

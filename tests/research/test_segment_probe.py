@@ -12,7 +12,7 @@ from some_texts import WORDS
 import valuembed
 from valuembed.analysis.segments import Documents, cut, match
 from valuembed.errors import InputError, LayerError, MissingExtraError, OutputError, RecipeError
-from valuembed.models.panel import SIGNALS
+from valuembed.models.multi_readout import SIGNALS
 from valuembed.reporting import outputs
 from valuembed.research import segment_probe
 from valuembed.research.segment_probe import FINAL, LayerProbe, probe_segments

@@ -11,7 +11,7 @@ from some_texts import some_texts
 
 import valuembed
 from valuembed.errors import RecipeError, UnsupportedModelError
-from valuembed.models.panel import Panel
+from valuembed.models.multi_readout import MultiReadout
 from valuembed.recipes.recipe import METHODS, resolve_recipe
 from valuembed.recipes.templates import PROMPT_EOL, TEMPLATES
 from valuembed.research.experiments import read_backbone
@@ -38,14 +38,14 @@ def decoder(folder):
 
 def test_found_decoder(decoder, folder):
     assert (decoder.name, decoder.num_layers, decoder.saved) == (folder.name, 4, None)
-    assert decoder.anatomy.value_layers == (0, 1, 2, 3)
+    assert decoder.decoder_spec.value_layers == (0, 1, 2, 3)
 
 
 def test_a_saved_folder_knows_the_depth_of_its_source(folder, tmp_path):
     saved = tmp_path / "saved"
     valuembed.load(folder, "va", layers=[0, 1]).save(str(saved))
     decoder = found_decoder(str(saved))
-    assert (decoder.num_layers, decoder.anatomy.num_layers) == (4, 2)
+    assert (decoder.num_layers, decoder.decoder_spec.num_layers) == (4, 2)
     work = estimate(decoder, {"va": resolve_recipe("va", layers=[1])}, {"T": (1, 1.0)}, 1.0)
     assert work.passes[0].layers == 2
 
@@ -54,7 +54,7 @@ def test_a_saved_folder_knows_the_depth_of_its_source(folder, tmp_path):
 def test_written_decoder_has_the_size_of_the_backbone(name, billions):
     backbone = read_backbone(name)
     decoder = written_decoder(backbone)
-    layers, _, rest = decoder.anatomy.sizes
+    layers, _, rest = decoder.decoder_spec.sizes
     # Published: 6.74 and 8.19 billion, with a head of its own for each: vocabulary x 4096.
     assert round((sum(layers) + rest) / 1e9, 2) == billions
     head = backbone.decoder["vocab_size"] * 4096 / 1e9
@@ -70,18 +70,18 @@ def test_written_decoder_of_an_unknown_family():
 
 class TestEstimate:
     def test_passes_are_those_of_a_panel(self, decoder, folder):
-        panel = Panel.load(folder, RECIPES)
+        readouts = MultiReadout.load(folder, RECIPES)
         work = estimate(decoder, RECIPES, {"T": (10, 5.0)}, 1.0)
-        assert [list(part.rows) for part in work.passes] == panel.groups()
+        assert [list(part.rows) for part in work.passes] == readouts.groups()
 
     def test_tokens_are_those_that_a_panel_feeds(self, decoder, folder):
         texts = some_texts(20)
-        panel = Panel.load(folder, RECIPES)
+        readouts = MultiReadout.load(folder, RECIPES)
         work = estimate(decoder, RECIPES, {"T": decoder.measure(texts)}, 1.0)
         for part in work.passes:
-            panel.encode(texts, names=part.rows)
+            readouts.encode(texts, names=part.rows)
             # Words may tokenize otherwise where they touch a template.
-            assert part.tokens["T"] == pytest.approx(panel.report.tokens, rel=0.03), part.rows
+            assert part.tokens["T"] == pytest.approx(readouts.report.tokens, rel=0.03), part.rows
 
     def test_layers_and_operations_by_hand(self, decoder):
         recipes = {
@@ -91,7 +91,7 @@ class TestEstimate:
         }
         bare = replace_words(decoder)
         work = estimate(bare, recipes, {"A": (10, 5.0), "B": (2, 20.0)}, 0.5, ["A note."])
-        size = decoder.anatomy.sizes[0][0]
+        size = decoder.decoder_spec.sizes[0][0]
         first, second = work.passes
         assert (first.rows, first.templates, first.layers) == (("shallow", "deep"), 1, 3)
         # Without template each text has one more token, a BOS.
@@ -103,23 +103,23 @@ class TestEstimate:
         assert second.flops == pytest.approx(2 * 117.6 * 4 * size)
         assert work.tokens == pytest.approx(102 + 117.6)
         assert work.hours == pytest.approx((first.flops + second.flops) / 0.5e12 / 3600)
-        assert work.parameters == 4 * size + decoder.anatomy.sizes[2]
+        assert work.parameters == 4 * size + decoder.decoder_spec.sizes[2]
         assert work.notes == ("A note.",)
         assert not work.counted
 
     def test_only_what_is_loaded_counts(self, decoder):
         work = estimate(decoder, {"va": resolve_recipe("va", layers=[0])}, {"A": (1, 1.0)}, 1.0)
-        assert work.parameters == decoder.anatomy.sizes[0][0] + decoder.anatomy.sizes[2]
+        assert work.parameters == decoder.decoder_spec.sizes[0][0] + decoder.decoder_spec.sizes[2]
 
     def test_long_texts_are_cut_as_by_the_model(self, folder):
         texts = [" ".join(some_texts(2 + 3 * n)) for n in range(8)]
-        panel = Panel.load(folder, RECIPES, max_tokens=120)
+        readouts = MultiReadout.load(folder, RECIPES, max_tokens=120)
         decoder = found_decoder(str(folder), max_tokens=120)
         work = estimate(decoder, RECIPES, {"T": decoder.measure(texts)}, 1.0)
         for part in work.passes:
-            panel.encode(texts, names=part.rows)
+            readouts.encode(texts, names=part.rows)
             # What is fed of a text twice is cut to the last word that fits twice.
-            assert part.tokens["T"] == pytest.approx(panel.report.tokens, rel=0.05), part.rows
+            assert part.tokens["T"] == pytest.approx(readouts.report.tokens, rel=0.05), part.rows
             assert part.tokens["T"] <= part.templates * 120 * len(texts)
 
     def test_the_limit_of_a_saved_folder_counts(self, folder, tmp_path):

@@ -221,10 +221,10 @@ def test_files_have_no_filters(stored):
 
 
 def test_the_record_survives_the_file(stored):
-    make = EmbeddingFiles.open(stored).make
-    assert (make.model, make.width) == ("fake", 16)
-    assert make.recipe["layers"] == [2, 3]
-    assert json.loads(make.to_metadata()[b"valuembed"])["model"] == "fake"
+    vector_spec = EmbeddingFiles.open(stored).vector_spec
+    assert (vector_spec.model, vector_spec.width) == ("fake", 16)
+    assert vector_spec.recipe["layers"] == [2, 3]
+    assert json.loads(vector_spec.to_metadata()[b"valuembed"])["model"] == "fake"
 
 
 def test_similarity_matrix():

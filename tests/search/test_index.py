@@ -110,7 +110,7 @@ class TestBuilding:
         monkeypatch.setattr(ingest, "BYTES_AT_ONCE", 1)
         monkeypatch.setattr(ingest, "COMMITS_BEFORE_TIDYING", 2)
         batches = EmbeddingFile.batches
-        small = lambda self, make, **given: batches(self, make, rows_per_batch=90, **given)  # noqa: E731
+        small = lambda self, vector_spec, **given: batches(self, vector_spec, rows_per_batch=90, **given)  # noqa: E731
         monkeypatch.setattr(EmbeddingFile, "batches", small)
         seen = 0
 
@@ -208,7 +208,9 @@ class TestBuilding:
         # In two steps too.
         monkeypatch.setattr(ingest, "BYTES_AT_ONCE", 1)
         batches = EmbeddingFile.batches
-        monkeypatch.setattr(EmbeddingFile, "batches", lambda self, make, **_: batches(self, make, rows_per_batch=3))
+        monkeypatch.setattr(
+            EmbeddingFile, "batches", lambda self, vector_spec, **_: batches(self, vector_spec, rows_per_batch=3)
+        )
         with pytest.warns(RepeatedIdWarning, match=message):
             done = build(path, tmp_path / "other")
         assert (done.repeated, done.rows) == (2, 2)

@@ -6,7 +6,7 @@ from fakes import FakeEncoder
 
 from valuembed.errors import InputError, ReadingError
 from valuembed.search.results import Hit, check_make, embed_query, fuse, unit
-from valuembed.vectors.provenance import Make
+from valuembed.vectors.provenance import VectorSpec
 
 
 def test_rankings_are_fused_by_reciprocal_rank():
@@ -36,10 +36,10 @@ def test_plain_data_has_what_is_known():
 
 def test_a_query_becomes_a_vector_of_length_1():
     model = FakeEncoder()
-    vector = embed_query(model, "abc", Make.of(FakeEncoder()))
+    vector = embed_query(model, "abc", VectorSpec.of(FakeEncoder()))
     np.testing.assert_allclose(np.linalg.norm(vector), 1, atol=1e-6)
     assert model.calls == [("query", ["abc"])]
-    short = embed_query(model, "abc", Make.of(model, dim=3))
+    short = embed_query(model, "abc", VectorSpec.of(model, dim=3))
     np.testing.assert_allclose(short, vector[:3] / np.linalg.norm(vector[:3]), atol=1e-6)
 
 
@@ -51,9 +51,9 @@ def test_unit():
 
 
 def test_a_model_of_another_make_is_refused():
-    check_make(FakeEncoder("renamed"), Make.of(FakeEncoder()), "index")
-    check_make(FakeEncoder(), Make.of(FakeEncoder(), "int8", 4), "index")
+    check_make(FakeEncoder("renamed"), VectorSpec.of(FakeEncoder()), "index")
+    check_make(FakeEncoder(), VectorSpec.of(FakeEncoder(), "int8", 4), "index")
     with pytest.raises(InputError, match=r"width 12 of 16 against 8$"):
-        check_make(FakeEncoder(width=8), Make.of(FakeEncoder(), dim=12), "index")
+        check_make(FakeEncoder(width=8), VectorSpec.of(FakeEncoder(), dim=12), "index")
     with pytest.raises(InputError, match=r"^index was made by model 'fake'.*made by model 'b'.*width 16 against 8$"):
-        check_make(FakeEncoder("b", width=8), Make.of(FakeEncoder()), "index")
+        check_make(FakeEncoder("b", width=8), VectorSpec.of(FakeEncoder()), "index")

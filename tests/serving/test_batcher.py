@@ -6,8 +6,8 @@ import pytest
 from serving import FakeEngine, until, vector_of
 
 from valuembed.errors import InputError, ReadingError, ServingError, TemplateError, TextFailed
-from valuembed.serving.batcher import Batcher, Watch
-from valuembed.serving.jobs import Manner
+from valuembed.serving.batcher import Batcher, BatcherListener
+from valuembed.serving.jobs import EmbedRequest
 
 WAIT = 20
 
@@ -17,7 +17,7 @@ def made():
     """Batchers around engines, started; they are stopped at the end."""
     batchers = []
 
-    def make(engine, **options):
+    def vector_spec(engine, **options):
         batcher = Batcher(engine, **options)
         batcher.start()
         until(lambda: batcher.state != "starting")
@@ -25,7 +25,7 @@ def made():
         batchers.append(batcher)
         return batcher
 
-    yield make
+    yield vector_spec
     for batcher in batchers:
         batcher.engine.open.set()
         batcher.stop()
@@ -104,7 +104,7 @@ def test_a_round_keeps_to_its_budget_of_tokens(made):
 def test_manners_are_tokenized_apart_and_computed_together(made):
     batcher = made(FakeEngine())
     held(batcher)
-    manners = [Manner("query"), Manner("document"), Manner(prompt="p"), Manner(template="t")]
+    manners = [EmbedRequest("query"), EmbedRequest("document"), EmbedRequest(prompt="p"), EmbedRequest(template="t")]
     futures = [batcher.submit(["x"], manner) for manner in manners]
     batcher.engine.open.set()
     for future, frame in zip(futures, ("query", "document", "p", "t"), strict=True):
@@ -161,7 +161,7 @@ def test_a_text_that_fails_does_not_fail_its_neighbours(made, text, cause, messa
 def test_a_manner_that_cannot_be_fails_the_requests_that_have_it(made):
     batcher = made(FakeEngine())
     held(batcher)
-    bad, good = batcher.submit(["a", "b"], Manner(template="nonsense")), batcher.submit(["a"])
+    bad, good = batcher.submit(["a", "b"], EmbedRequest(template="nonsense")), batcher.submit(["a"])
     batcher.engine.open.set()
     assert isinstance(failure(bad).cause, TemplateError)
     assert good.result(WAIT).tokens == 1
@@ -200,7 +200,7 @@ def test_a_model_that_fails_on_everything_is_dead(made, caplog):
 
 
 def test_an_exception_outside_of_a_step_kills_the_thread_and_refuses_what_is_in_it(made):
-    class Broken(Watch):
+    class Broken(BatcherListener):
         def computed(self, texts, tokens, seconds):
             if texts == 2:
                 raise KeyError("nobody catches this")
@@ -280,7 +280,7 @@ def test_many_threads_at_once_get_their_own(made):
 def test_the_watch_hears_of_waits_and_steps(made):
     heard = []
 
-    class Noted(Watch):
+    class Noted(BatcherListener):
         def waited(self, seconds):
             assert seconds >= 0
             heard.append("waited")

@@ -8,10 +8,10 @@ from some_texts import some_texts
 import valuembed
 from valuembed.analysis.calibration_fit import calibrate
 from valuembed.errors import InputError, ReadingError, RecipeError, TemplateError
-from valuembed.execution.prefix_cache import SharedPrefixes
+from valuembed.execution.prefix_cache import PrefixCache
 from valuembed.execution.scheduler import STEP_COST_ON_CPU, TOKENS_PER_STEP_ON_CPU
 from valuembed.serving.engine import EncoderEngine
-from valuembed.serving.jobs import MOST_TEMPLATES, Manner
+from valuembed.serving.jobs import MOST_TEMPLATES, EmbedRequest
 from valuembed.testing import tiny_checkpoint
 
 TEXTS = ["A cat sleeps.", "x", "Ein Satz mit Umlauten: äöü. " * 4, "  ", "\u4e2d\u6587 and more", "A cat sleeps."]
@@ -35,7 +35,7 @@ def engine(encoder):
 
 def vectors(engine, texts, manner=None):
     """Vectors of texts, computed group by group."""
-    prepared = engine.prepare(texts, manner or Manner())
+    prepared = engine.prepare(texts, manner or EmbedRequest())
     found = np.empty((len(texts), engine.width), np.float32)
     for group in {item.group for item in prepared}:
         rows = [row for row, item in enumerate(prepared) if item.group == group]
@@ -54,11 +54,11 @@ def test_it_knows_the_model(encoder, engine):
 def test_vectors_are_those_of_encode(encoder, engine, count):
     texts = (TEXTS * 2)[:count]
     ways = {
-        Manner(): encoder.encode(texts),
-        Manner("query"): encoder.encode_query(texts),
-        Manner("document"): encoder.encode_document(texts),
-        Manner("document", "other : "): encoder.encode_document(texts, prompt="other : "),
-        Manner(None, "before "): encoder.encode(texts, prompt="before "),
+        EmbedRequest(): encoder.encode(texts),
+        EmbedRequest("query"): encoder.encode_query(texts),
+        EmbedRequest("document"): encoder.encode_document(texts),
+        EmbedRequest("document", "other : "): encoder.encode_document(texts, prompt="other : "),
+        EmbedRequest(None, "before "): encoder.encode(texts, prompt="before "),
     }
     for manner, expected in ways.items():
         np.testing.assert_allclose(vectors(engine, texts, manner), expected, **CLOSE)
@@ -70,8 +70,10 @@ def test_a_default_instruction_is_used_as_encode_uses_it(folder):
     encoder.default_prompt_name = "plain"
     engine = EncoderEngine(encoder)
     np.testing.assert_allclose(vectors(engine, TEXTS), encoder.encode(TEXTS), **CLOSE)
-    np.testing.assert_allclose(vectors(engine, TEXTS, Manner("query")), encoder.encode_query(TEXTS), **CLOSE)
-    np.testing.assert_allclose(vectors(engine, TEXTS, Manner("document")), encoder.encode_document(TEXTS), **CLOSE)
+    np.testing.assert_allclose(vectors(engine, TEXTS, EmbedRequest("query")), encoder.encode_query(TEXTS), **CLOSE)
+    np.testing.assert_allclose(
+        vectors(engine, TEXTS, EmbedRequest("document")), encoder.encode_document(TEXTS), **CLOSE
+    )
 
 
 @QUIET
@@ -83,7 +85,7 @@ def test_a_template_of_a_request_is_as_if_the_model_had_been_loaded_with_it(fold
     texts = (TEXTS * 2)[:count]
     options = {"method": "aligned_wva", "layers": [1, 2], "max_tokens": 400}
     spec = list(template) if isinstance(template, tuple) else template
-    found = vectors(EncoderEngine(valuembed.load(folder, **options)), texts, Manner("query", template=template))
+    found = vectors(EncoderEngine(valuembed.load(folder, **options)), texts, EmbedRequest("query", template=template))
     expected = valuembed.load(folder, **options, template=spec).encode(texts)
     np.testing.assert_allclose(found, expected, **CLOSE)
 
@@ -91,28 +93,28 @@ def test_a_template_of_a_request_is_as_if_the_model_had_been_loaded_with_it(fold
 @QUIET
 def test_texts_of_other_manners_share_steps(encoder, engine):
     """Whole sequences of any template can; those behind shared beginnings only with their own kind."""
-    manners = [Manner(template="{text} one"), Manner(template="two {text}"), Manner(prompt="three ")]
+    manners = [EmbedRequest(template="{text} one"), EmbedRequest(template="two {text}"), EmbedRequest(prompt="three ")]
     prepared = [engine.prepare([text], manner)[0] for text, manner in zip(TEXTS, manners, strict=False)]
     assert {item.group for item in prepared} == {1}
     alone = [vectors(engine, [text], manner)[0] for text, manner in zip(TEXTS, manners, strict=False)]
     np.testing.assert_allclose(engine.run(prepared), alone, **CLOSE)
-    groups = {engine.prepare(["x"], Manner(role))[0].group for role in (None, "query", "document")}
+    groups = {engine.prepare(["x"], EmbedRequest(role))[0].group for role in (None, "query", "document")}
     assert len(groups) == 3
-    (eight,) = engine.prepare(["x"], Manner(template="meta_eol"))
+    (eight,) = engine.prepare(["x"], EmbedRequest(template="meta_eol"))
     assert eight.group == 8
 
 
 def test_own_beginnings_are_computed_once_for_all_requests(folder, monkeypatch):
     template = "Some words in front of {text} so"
     engine = EncoderEngine(valuembed.load(folder, "wva", layers=[1], template=template))
-    computed, compute = [], SharedPrefixes._compute
+    computed, compute = [], PrefixCache._compute
 
     def noted(self, ids):
         computed.append(ids)
         return compute(self, ids)
 
-    monkeypatch.setattr(SharedPrefixes, "_compute", noted)
-    whole = vectors(engine, ["one text"], Manner(template=template))
+    monkeypatch.setattr(PrefixCache, "_compute", noted)
+    whole = vectors(engine, ["one text"], EmbedRequest(template=template))
     assert computed == []
     for _ in range(3):
         np.testing.assert_allclose(vectors(engine, ["one text"]), whole, **CLOSE)
@@ -122,7 +124,7 @@ def test_own_beginnings_are_computed_once_for_all_requests(folder, monkeypatch):
 @QUIET
 def test_tokens_and_cuts_are_those_that_encode_reports(encoder, engine):
     texts = ["short", "a long text " * 60, "one more"]
-    prepared = engine.prepare(texts, Manner("query"))
+    prepared = engine.prepare(texts, EmbedRequest("query"))
     encoder.encode_query(texts)
     assert sum(item.tokens for item in prepared) == encoder.report.tokens
     assert [item.truncated for item in prepared] == [False, True, False]
@@ -146,25 +148,25 @@ def test_token_ids_that_are_none_of_the_tokenizer(encoder, engine):
             InputError,
             match=rf"^token id {wrong} is not one of this model's, which are 0 to {size - 1}; ids of another",
         ):
-            engine.prepare([(5, wrong)], Manner())
+            engine.prepare([(5, wrong)], EmbedRequest())
     with pytest.raises(InputError, match=r"^its token ids are special tokens only, and no text$"):
-        engine.prepare([(tokenizer.bos_token_id,)], Manner())
+        engine.prepare([(tokenizer.bos_token_id,)], EmbedRequest())
     nul = tuple(tokenizer("\0", add_special_tokens=False)["input_ids"])
     with pytest.raises(
         InputError, match=r"^its token ids decode to a text that cannot be embedded: it is not text: NUL"
     ):
-        engine.prepare([nul], Manner())
+        engine.prepare([nul], EmbedRequest())
 
 
 def test_templates_that_cannot_be(engine):
     with pytest.raises(TemplateError, match="template 'nonsense' is unknown; give one of"):
-        engine.prepare(["x"], Manner(template="nonsense"))
+        engine.prepare(["x"], EmbedRequest(template="nonsense"))
     with pytest.raises(TemplateError, match="template 'chat': this model's tokenizer has no chat template"):
-        engine.prepare(["x"], Manner(template="chat"))
+        engine.prepare(["x"], EmbedRequest(template="chat"))
     with pytest.raises(TemplateError, match=f"^24 templates for a text; give at most {MOST_TEMPLATES}$"):
-        engine.prepare(["x"], Manner(template=("meta_eol", "meta_eol", "meta_eol")))
+        engine.prepare(["x"], EmbedRequest(template=("meta_eol", "meta_eol", "meta_eol")))
     with pytest.raises(TemplateError, match="no room is left for the text"):
-        engine.prepare(["x"], Manner(prompt="word " * 200))
+        engine.prepare(["x"], EmbedRequest(prompt="word " * 200))
 
 
 @QUIET
@@ -172,16 +174,18 @@ def test_the_chat_template_of_the_model(tmp_path):
     folder = tiny_checkpoint(tmp_path / "chat", tokenizer="chat")
     engine = EncoderEngine(valuembed.load(folder, "wva", layers=[1]))
     expected = valuembed.load(folder, "wva", layers=[1], template="chat:prompt_eol").encode(TEXTS)
-    np.testing.assert_allclose(vectors(engine, TEXTS, Manner(template="chat:prompt_eol")), expected, **CLOSE)
+    np.testing.assert_allclose(vectors(engine, TEXTS, EmbedRequest(template="chat:prompt_eol")), expected, **CLOSE)
 
 
 def test_a_calibrated_model_keeps_its_template(folder):
     encoder = calibrate(valuembed.load(folder, "va", layers=[1]), some_texts(40), progress=False)
     engine = EncoderEngine(encoder)
     np.testing.assert_allclose(vectors(engine, TEXTS[:2]), encoder.encode(TEXTS[:2]), **CLOSE)
-    np.testing.assert_allclose(vectors(engine, TEXTS[:2], Manner(template="none")), encoder.encode(TEXTS[:2]), **CLOSE)
+    np.testing.assert_allclose(
+        vectors(engine, TEXTS[:2], EmbedRequest(template="none")), encoder.encode(TEXTS[:2]), **CLOSE
+    )
     with pytest.raises(RecipeError, match=r"was calibrated \(whiten\) for va with template"):
-        engine.prepare(["x"], Manner(template="prompt_eol"))
+        engine.prepare(["x"], EmbedRequest(template="prompt_eol"))
 
 
 def test_vectors_that_are_cut_or_not_normalised_as_the_model_says(folder):
@@ -195,7 +199,7 @@ def test_vectors_that_are_cut_or_not_normalised_as_the_model_says(folder):
 def test_a_vector_that_is_not_finite_is_an_error(folder):
     encoder = valuembed.load(folder, "va", layers=[1])
     engine = EncoderEngine(encoder)
-    prepared = engine.prepare(["x"], Manner())
+    prepared = engine.prepare(["x"], EmbedRequest())
     with torch.no_grad():
         encoder.reader.model.get_input_embeddings().weight.fill_(float("nan"))
     with pytest.raises(ReadingError, match="the embedding of 1 text is not finite"):

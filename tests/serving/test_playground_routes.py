@@ -11,7 +11,7 @@ from pages import KEY, FakePlayground, PageEngine, other_vector_of
 from serving import FakeEngine, running, until, vector_of
 
 from valuembed.serving.admission import Limits
-from valuembed.serving.playground.projection import to_plane
+from valuembed.serving.playground.projection import project_2d
 from valuembed.serving.playground.routes import PAGE
 from valuembed.serving.server import create_app
 
@@ -90,7 +90,7 @@ class TestAnswers:
         vectors = np.stack([vector(text) for text in TEXTS])
         found = ask(url, "compare", input=TEXTS, **method).json()
         np.testing.assert_allclose(found["similarity"], vectors @ vectors.T, atol=1e-4)
-        np.testing.assert_allclose(found["map"], to_plane(vectors), atol=1e-4)
+        np.testing.assert_allclose(found["map"], project_2d(vectors), atol=1e-4)
         assert found["truncated"] == 0
         assert ask(url, "compare", input=["l" * 1001, "a"], **method).json()["truncated"] == 1
 

@@ -30,7 +30,7 @@ class FakeEncoder:
         choices = {**choices, "layers": (2, 3), "template": ("{text}",), **recipe}
         self.recipe = SimpleNamespace(to_dict=lambda: dict(choices), **choices)
         self.report = None
-        self.precision, self.max_seq_length = dtype, max_tokens
+        self.compute_dtype, self.max_seq_length = dtype, max_tokens
         self.calls: list[tuple[str, list[str]]] = []
 
     def get_embedding_dimension(self) -> int:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fakes import FakeEncoder
 
-from valuembed.vectors.provenance import Make
+from valuembed.vectors.provenance import VectorSpec
 
 
 def write_embeddings(
@@ -39,8 +39,8 @@ def write_embeddings(
         columns: further ones.
     """
     model = model or FakeEncoder()
-    make = Make.of(model, precision, dim)
-    numbers = make.pack(model.encode(texts).reshape(len(texts), model.width))
+    vector_spec = VectorSpec.of(model, precision, dim)
+    numbers = vector_spec.pack(model.encode(texts).reshape(len(texts), model.width))
     rows = range(first_row, first_row + len(texts))
     places = {"file": pa.array([file] * len(texts), pa.string()), "row": pa.array(rows, pa.int64())} if file else {}
     table = pa.table(
@@ -48,12 +48,14 @@ def write_embeddings(
             "id": pa.array(rows if ids is None else ids, pa.int64() if ids is None else pa.string()),
             **places,
             "text": pa.array(texts, pa.string()),
-            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(numbers.reshape(-1)), make.vector_type.list_size),
+            "embedding": pa.FixedSizeListArray.from_arrays(
+                pa.array(numbers.reshape(-1)), vector_spec.vector_type.list_size
+            ),
             **columns,
         }
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table.replace_schema_metadata(make.to_metadata()), path)
+    pq.write_table(table.replace_schema_metadata(vector_spec.to_metadata()), path)
     return path
 
 

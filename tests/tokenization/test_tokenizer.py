@@ -19,7 +19,7 @@ from valuembed.errors import InputError, TemplateError, UnsupportedModelError
 from valuembed.recipes.templates import TEMPLATES, parse_template
 from valuembed.testing import TOKENIZERS, tiny_tokenizer
 from valuembed.testing.tokenizers import SENTENCES
-from valuembed.tokenization.tokenizer import TextTokenizer, TokenRow
+from valuembed.tokenization.tokenizer import TextTokenizer, TokenSequence
 
 ADDS_BOS = {"byte_level_bos", "metaspace_bos", "bos_eos"}
 ADDS_EOS = {"adds_eos", "bos_eos"}
@@ -358,7 +358,7 @@ class TestBlank:
     def test_without_template_is_bos_else_eos(self, kind):
         tokenizer = ours(kind).tokenizer
         token = tokenizer.bos_token_id if kind in ADDS_BOS else tokenizer.eos_token_id
-        assert ours(kind).rows(self.BLANKS, "{text}", max_tokens=1) == [TokenRow([token], (0, 1))] * 4
+        assert ours(kind).rows(self.BLANKS, "{text}", max_tokens=1) == [TokenSequence([token], (0, 1))] * 4
 
     def test_bos_that_is_not_added_by_itself_comes_before_eos(self):
         tokenizer = tiny_tokenizer("byte_level")

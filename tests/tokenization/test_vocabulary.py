@@ -17,7 +17,7 @@ import valuembed
 from valuembed.cli import main as cli
 from valuembed.errors import InputError, TemplateError, UnknownTokenError, VocabularyWarning
 from valuembed.models.explanation import explain
-from valuembed.models.panel import Panel
+from valuembed.models.multi_readout import MultiReadout
 from valuembed.serving.engine import EncoderEngine
 from valuembed.testing import tiny_checkpoint
 
@@ -99,7 +99,7 @@ class TestLoading:
     def test_panels_check_every_template(self, beyond):
         recipes = {"plain": "va", "turns": valuembed.Recipe(signal="value", weights="mean", template="<|turn|>{text}")}
         with pytest.warns(VocabularyWarning), pytest.raises(TemplateError, match=r"puts the token '<\|turn\|>'"):
-            Panel.load(beyond, recipes)
+            MultiReadout.load(beyond, recipes)
 
 
 class TestEncoding:
@@ -137,9 +137,9 @@ class TestEncoding:
         with pytest.raises(
             UnknownTokenError, match=r"^1 of 2 texts cannot be embedded: row 1 holds the token '<newer>'"
         ):
-            Panel(model.reader, {"va": model.reader.plan}).encode(["a", "<newer>"])
+            MultiReadout(model.reader, {"va": model.reader.plan}).encode(["a", "<newer>"])
         with pytest.raises(UnknownTokenError, match="row 0 holds the token '<new>'"):
-            explain(model, "a <new>", plan=Panel(model.reader, {"w": _weighing(model)}).plans["w"])
+            explain(model, "a <new>", plan=MultiReadout(model.reader, {"w": _weighing(model)}).plans["w"])
 
     def test_a_matrix_that_was_resized_meanwhile_is_asked_anew(self, beyond):
         with pytest.warns(VocabularyWarning):

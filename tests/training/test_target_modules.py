@@ -18,7 +18,7 @@ from valuembed.errors import RecipeError
 from valuembed.models.loading import load
 from valuembed.models.value_transformer import ValueTransformer
 from valuembed.testing import tiny_checkpoint
-from valuembed.training.target_modules import counts, reached
+from valuembed.training.target_modules import counts, target_modules
 
 QKVO = ["q_proj", "k_proj", "v_proj", "o_proj"]
 ALL_METHODS = (*METHODS, "hidden_mean")
@@ -57,17 +57,17 @@ class TestNames:
     )
     def test_of_the_last_layer_are_what_the_readout_uses(self, folder: Path, method: str, last: list[str]) -> None:
         reader = reader_of(folder, method)
-        names = reached(reader)
+        names = target_modules(reader)
         assert by_layer(names) == [QKVO, QKVO, QKVO, last]
         assert names[:2] == ["layers.0.self_attn.q_proj", "layers.0.self_attn.k_proj"]
 
     @pytest.mark.parametrize(("layers", "below"), [([1], 1), ([0, 2], 2)])
     def test_above_the_last_chosen_layer_there_is_nothing(self, folder: Path, layers: list[int], below: int) -> None:
-        assert by_layer(reached(reader_of(folder, "va", layers=layers))) == [QKVO] * below + [["v_proj"]]
+        assert by_layer(target_modules(reader_of(folder, "va", layers=layers))) == [QKVO] * below + [["v_proj"]]
 
     def test_of_a_layer_between_are_all(self, folder: Path) -> None:
         # Layer 2's queries reach the values of layer 3, though its own values are read too.
-        assert by_layer(reached(reader_of(folder, "va", layers=[2, 3]))) == [QKVO, QKVO, QKVO, ["v_proj"]]
+        assert by_layer(target_modules(reader_of(folder, "va", layers=[2, 3]))) == [QKVO, QKVO, QKVO, ["v_proj"]]
 
     @pytest.mark.parametrize(
         ("family", "fused", "projection"),
@@ -79,32 +79,32 @@ class TestNames:
     )
     def test_a_fused_map_is_named_whole(self, made: Any, family: str, fused: str, projection: str) -> None:
         below = [name.format(layer) for layer in range(3) for name in (fused, projection)]
-        assert reached(reader_of(made(family), "va")) == [*below, fused.format(3)]
-        assert reached(reader_of(made(family), "aligned_va")) == [*below, fused.format(3), projection.format(3)]
+        assert target_modules(reader_of(made(family), "va")) == [*below, fused.format(3)]
+        assert target_modules(reader_of(made(family), "aligned_va")) == [*below, fused.format(3), projection.format(3)]
 
     def test_of_a_latent_attention_are_both_steps(self, made: Any) -> None:
         whole = ["q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"]
-        assert by_layer(reached(reader_of(made("deepseek_v2"), "va"))) == [whole] * 3 + [whole[2:4]]
-        assert by_layer(reached(reader_of(made("deepseek_v2"), "wva"))) == [whole] * 3 + [whole[:4]]
+        assert by_layer(target_modules(reader_of(made("deepseek_v2"), "va"))) == [whole] * 3 + [whole[2:4]]
+        assert by_layer(target_modules(reader_of(made("deepseek_v2"), "wva"))) == [whole] * 3 + [whole[:4]]
 
     @pytest.mark.parametrize(("family", "projection"), [("lfm2", "out_proj"), ("qwen3_next", "o_proj")])
     def test_of_a_hybrid_are_those_of_its_attention_blocks(self, made: Any, family: str, projection: str) -> None:
         # Layers 1 and 3 attend; 0 and 2 are convolutions or linear attention, whose maps are no attention's.
         prefix = "layers.1.self_attn"
         below = [f"{prefix}.{name}" for name in ("q_proj", "k_proj", "v_proj", projection)]
-        assert reached(reader_of(made(family), "va")) == [*below, "layers.3.self_attn.v_proj"]
-        everywhere = reached(reader_of(made(family), "va"), "all")
+        assert target_modules(reader_of(made(family), "va")) == [*below, "layers.3.self_attn.v_proj"]
+        everywhere = target_modules(reader_of(made(family), "va"), "all")
         assert set(below) < set(everywhere)
         assert {name.split(".")[1] for name in everywhere} == {"0", "1", "2", "3"}
 
     def test_with_scope_all_feed_forward_parts_count_below_the_last_layer(self, folder: Path) -> None:
         whole = [*QKVO, "gate_proj", "up_proj", "down_proj"]
-        assert by_layer(reached(reader_of(folder, "va"), "all")) == [whole, whole, whole, ["v_proj"]]
-        assert by_layer(reached(reader_of(folder, "hidden_mean"), "all")) == [whole] * 4
+        assert by_layer(target_modules(reader_of(folder, "va"), "all")) == [whole, whole, whole, ["v_proj"]]
+        assert by_layer(target_modules(reader_of(folder, "hidden_mean"), "all")) == [whole] * 4
 
     def test_experts_are_no_maps(self, made: Any) -> None:
         # Their weights stand in one tensor; what all tokens pass through is a map.
-        names = reached(reader_of(made("deepseek_v2"), "va"), "all")
+        names = target_modules(reader_of(made("deepseek_v2"), "va"), "all")
         assert [name for name in names if "expert" in name and "shared_experts" not in name] == []
         assert "layers.1.mlp.shared_experts.up_proj" in names
 
@@ -117,9 +117,9 @@ def test_are_those_with_a_gradient_of_the_plain_formulas(made: Any, family: str)
         layers = reader.plan.layers
         features = reader.preprocess(["Some words to run through, and a few more."])
         gradients = plain_gradients(family, stock, method, features, layers)
-        assert set(reached(reader, "all")) == gradients, method
-        paths = tuple(FAMILIES[family].attention.format(layer) + "." for layer in reader.plan.anatomy.value_layers)
-        assert set(reached(reader)) == {name for name in gradients if name.startswith(paths)}, method
+        assert set(target_modules(reader, "all")) == gradients, method
+        paths = tuple(FAMILIES[family].attention.format(layer) + "." for layer in reader.plan.decoder_spec.value_layers)
+        assert set(target_modules(reader)) == {name for name in gradients if name.startswith(paths)}, method
 
 
 def plain_gradients(
@@ -154,7 +154,7 @@ def test_the_model_is_left_as_it_was(folder: Path) -> None:
     before = {name: tensor.clone() for name, tensor in reader.model.state_dict().items()}
     wanted = {name: weight.requires_grad for name, weight in reader.model.named_parameters()}
     with torch.no_grad():
-        reached(reader)
+        target_modules(reader)
         assert not torch.is_grad_enabled()
     assert reader.model.training
     assert hooks_of(reader.model) == hooks
@@ -163,7 +163,7 @@ def test_the_model_is_left_as_it_was(folder: Path) -> None:
     for name, tensor in reader.model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
     reader.model.eval()
-    reached(reader)
+    target_modules(reader)
     assert not reader.model.training
 
 
@@ -177,21 +177,21 @@ def test_no_hook_is_left_behind_by_an_error(folder: Path, monkeypatch: pytest.Mo
     hooks = hooks_of(reader.model)
     reader.model.train()
     with pytest.raises(ValueError, match="no such luck"):
-        reached(reader)
+        target_modules(reader)
     assert hooks_of(reader.model) == hooks
     assert reader.model.training
 
 
 def test_frozen_weights_and_half_precision_change_nothing(folder: Path) -> None:
-    expected = reached(reader_of(folder, "wva"))
+    expected = target_modules(reader_of(folder, "wva"))
     reader = reader_of(folder, "wva", dtype="bfloat16")
     reader.requires_grad_(False)
-    assert reached(reader) == expected
+    assert target_modules(reader) == expected
 
 
 def test_an_unknown_scope_is_refused(folder: Path) -> None:
     with pytest.raises(RecipeError, match=r"scope='attn' is unknown; legal: attention, all$"):
-        reached(reader_of(folder, "va"), "attn")  # type: ignore[arg-type]
+        target_modules(reader_of(folder, "va"), "attn")  # type: ignore[arg-type]
 
 
 def test_nothing_to_train_is_refused(made: Any) -> None:
@@ -199,8 +199,8 @@ def test_nothing_to_train_is_refused(made: Any) -> None:
     reader = reader_of(made("lfm2"), "hidden_mean", layers=[0])
     message = "method 'hidden_mean' reaches no linear map within scope='attention' of Lfm2Model, so there is nothing"
     with pytest.raises(RecipeError, match=message):
-        reached(reader)
-    assert reached(reader, "all")[0] == "layers.0.conv.in_proj"
+        target_modules(reader)
+    assert target_modules(reader, "all")[0] == "layers.0.conv.in_proj"
 
 
 def test_counts() -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from valuembed._utils.autosave import incomplete, keeping
+from valuembed._utils.autosave import autosave, incomplete
 from valuembed.errors import OutputError
 
 
 def work(parts, **choices):
     """How many parts were done at each writing."""
     done, written = [], []
-    with keeping(lambda: written.append(len(done)), **choices) as finished:
+    with autosave(lambda: written.append(len(done)), **choices) as finished:
         for part in range(parts):
             done.append(part)
             finished()
@@ -26,7 +26,7 @@ def test_what_ends_well_writes_for_itself():
 @pytest.mark.parametrize("end", [KeyboardInterrupt(), RuntimeError("boom")])
 def test_what_ends_early_is_written(end):
     written = []
-    with pytest.raises(type(end)), keeping(lambda: written.append("kept")):
+    with pytest.raises(type(end)), autosave(lambda: written.append("kept")):
         raise end
     assert written == ["kept"]
 
@@ -35,7 +35,7 @@ def test_what_cannot_be_written_does_not_hide_what_ended_it():
     def write():
         raise OutputError("full")
 
-    with pytest.raises(RuntimeError, match="boom"), keeping(write):
+    with pytest.raises(RuntimeError, match="boom"), autosave(write):
         raise RuntimeError("boom")
 
 

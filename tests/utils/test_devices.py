@@ -14,7 +14,7 @@ from valuembed._utils import devices
 from valuembed._utils.devices import check_device, machine_devices
 from valuembed.cli import main as cli
 from valuembed.errors import DeviceError
-from valuembed.models.panel import Panel
+from valuembed.models.multi_readout import MultiReadout
 
 HERE = "this machine has: cpu"
 CPU_BUILD = (
@@ -139,7 +139,7 @@ def refused(built):
     [
         lambda: load("bundled", device="cuda"),
         lambda: info("bundled", device="cuda"),
-        lambda: Panel.load("bundled", {"va": "va"}, device="cuda"),
+        lambda: MultiReadout.load("bundled", {"va": "va"}, device="cuda"),
     ],
     ids=["load", "info", "panel"],
 )

@@ -17,12 +17,12 @@ class Terminal(io.StringIO):
 def terminal(monkeypatch):
     """Makes stderr a terminal; called within a test, since pytest puts its own there before each."""
 
-    def make():
+    def vector_spec():
         made = Terminal()
         monkeypatch.setattr(loading_line.sys, "stderr", made)
         return made
 
-    return make
+    return vector_spec
 
 
 def test_on_a_terminal_it_stands_there_and_is_taken_away(terminal):

@@ -4,7 +4,7 @@ import threading
 import pytest
 
 from valuembed._utils import progress
-from valuembed._utils.progress import Progress, Watch, duration, every, step_done, track, watching_steps
+from valuembed._utils.progress import Progress, ProgressTracker, duration, every, step_done, track, watching_steps
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def clock(monkeypatch):
 
 def test_a_watch_counts_and_estimates(clock):
     told = []
-    watch = Watch({"a": 300, "b": 100}, told.append)
+    watch = ProgressTracker({"a": 300, "b": 100}, told.append)
     # Half of a was done before, and 10 seconds take 20 of its bytes.
     watch.passed("a", 0.5)
     clock.now = 10
@@ -42,14 +42,14 @@ def test_a_watch_counts_and_estimates(clock):
 
 
 def test_there_is_nothing_to_estimate_by_before_anything_is_done(clock):
-    now = Watch({"a": 0}, False).now()
+    now = ProgressTracker({"a": 0}, False).now()
     assert (now.share, now.seconds_left, now.tokens_per_second) == (1.0, None, 0.0)
 
 
 def test_a_log_gets_a_line_now_and_then(clock, monkeypatch):
     log = io.StringIO()
     monkeypatch.setattr(progress.sys, "stderr", log)
-    watch = Watch({"a": 100}, True)
+    watch = ProgressTracker({"a": 100}, True)
     for second in range(0, 130, 10):
         clock.now = second
         watch.done("a", second / 200, embedded=10, rejected=0, truncated=0, tokens=100)
@@ -67,7 +67,7 @@ def test_a_terminal_gets_a_bar(monkeypatch):
 
     terminal = Terminal()
     monkeypatch.setattr(progress.sys, "stderr", terminal)
-    watch = Watch({"a": 100}, True)
+    watch = ProgressTracker({"a": 100}, True)
     watch.done("a", 0.5, embedded=1234, rejected=5, truncated=6, tokens=0)
     watch.close()
     shown = terminal.getvalue()
@@ -77,7 +77,7 @@ def test_a_terminal_gets_a_bar(monkeypatch):
 
 def test_nothing_is_shown_to_those_who_ask_for_nothing(monkeypatch):
     monkeypatch.setattr(progress.sys, "stderr", None)
-    watch = Watch({"a": 100}, False)
+    watch = ProgressTracker({"a": 100}, False)
     watch.done("a", 0.5, embedded=1, rejected=0, truncated=0, tokens=0)
     watch.close()
 
@@ -120,12 +120,12 @@ class TestTrack:
             def flush(self):
                 self.written.set()
 
-        def make():
+        def vector_spec():
             monkeypatch.setattr(progress, "LINE_EVERY", 0.01)
             monkeypatch.setattr(progress.sys, "stderr", made := Log())
             return made
 
-        return make
+        return vector_spec
 
     def test_a_log_gets_lines_while_a_step_takes_long(self, log):
         log = log()

@@ -19,10 +19,10 @@ from valuembed._utils.torch_settings import building, default_device_and_precisi
 from valuembed.analysis.layer_sweep import sweep
 from valuembed.models.encoder import ValueEncoder
 from valuembed.models.explanation import explain
-from valuembed.models.panel import Panel
+from valuembed.models.multi_readout import MultiReadout
 from valuembed.research import linear_probe
 from valuembed.serving.engine import EncoderEngine
-from valuembed.serving.jobs import Manner
+from valuembed.serving.jobs import EmbedRequest
 from valuembed.testing import tiny_decoder
 from valuembed.training.target_modules import reached
 
@@ -146,7 +146,7 @@ def test_loaded_weights_are_those_of_a_plain_process(
 
 class TestEverythingAtOnce:
     def test_a_panel(self, folder: Path) -> None:
-        panel = Panel.load(folder, {name: name for name in METHODS}, dtype="float32", device="cpu")
+        panel = MultiReadout.load(folder, {name: name for name in METHODS}, dtype="float32", device="cpu")
         before = panel.encode(TEXTS)
         with everything():
             after = panel.encode(TEXTS)
@@ -156,7 +156,7 @@ class TestEverythingAtOnce:
     def test_an_engine(self, encoder: ValueEncoder, vectors: np.ndarray) -> None:
         with everything():
             engine = EncoderEngine(encoder)
-            served = engine.run(engine.prepare(TEXTS, Manner()))
+            served = engine.run(engine.prepare(TEXTS, EmbedRequest()))
         assert np.allclose(served, vectors, atol=1e-6)
 
     def test_weights_of_tokens(self, weighed: ValueEncoder) -> None:

@@ -5,7 +5,7 @@ from fakes import FakeEncoder
 from sentence_transformers.util import quantize_embeddings
 
 from valuembed.errors import InputError
-from valuembed.vectors.provenance import Make
+from valuembed.vectors.provenance import VectorSpec
 from valuembed.vectors.quantization import check_precision, pack, shorten, stored_width, unpack
 
 # The largest of the first row is 4, of the second -2.
@@ -79,44 +79,50 @@ def test_an_unknown_precision():
 class TestMake:
     def test_goes_through_metadata_and_back(self):
         for precision, dim in (("float32", None), ("int8", 8), ("binary", 12)):
-            make = Make.of(FakeEncoder(), precision, dim)
-            again = Make.from_metadata("x", make.to_metadata())
+            vector_spec = VectorSpec.of(FakeEncoder(), precision, dim)
+            again = VectorSpec.from_metadata("x", vector_spec.to_metadata())
             assert (again.precision, again.dim, again.width) == (precision, dim, dim or 16)
-            assert make.differences(again) == []
-            assert make.vector_type == again.vector_type
+            assert vector_spec.differences(again) == []
+            assert vector_spec.vector_type == again.vector_type
 
     def test_a_record_without_precision_is_whole(self):
-        record = Make.of(FakeEncoder()).to_record()
+        record = VectorSpec.of(FakeEncoder()).to_record()
         del record["precision"], record["dim"]
-        make = Make.from_record(record)
-        assert (make.precision, make.dim, make.vector_type) == ("float32", None, pa.list_(pa.float32(), 16))
+        vector_spec = VectorSpec.from_record(record)
+        assert (vector_spec.precision, vector_spec.dim, vector_spec.vector_type) == (
+            "float32",
+            None,
+            pa.list_(pa.float32(), 16),
+        )
 
     def test_an_unknown_precision_is_a_damaged_record(self):
-        metadata = {b"valuembed": Make.of(FakeEncoder()).to_metadata()[b"valuembed"].replace(b"float32", b"float99")}
+        metadata = {
+            b"valuembed": VectorSpec.of(FakeEncoder()).to_metadata()[b"valuembed"].replace(b"float32", b"float99")
+        }
         with pytest.raises(InputError, match=r"^x holds a damaged record .*precision 'float99' is unknown"):
-            Make.from_metadata("x", metadata)
+            VectorSpec.from_metadata("x", metadata)
 
     def test_says_what_sets_two_apart(self):
-        whole = Make.of(FakeEncoder())
-        assert whole.differences(Make.of(FakeEncoder(), dim=4)) == ["width 16 against 4 of 16"]
-        assert whole.differences(Make.of(FakeEncoder(), "int8")) == ["precision 'float32' against 'int8'"]
+        whole = VectorSpec.of(FakeEncoder())
+        assert whole.differences(VectorSpec.of(FakeEncoder(), dim=4)) == ["width 16 against 4 of 16"]
+        assert whole.differences(VectorSpec.of(FakeEncoder(), "int8")) == ["precision 'float32' against 'int8'"]
         # The same number of numbers, of different models.
-        assert Make.of(FakeEncoder(), dim=4).differences(Make.of(FakeEncoder(width=8), dim=4)) == [
+        assert VectorSpec.of(FakeEncoder(), dim=4).differences(VectorSpec.of(FakeEncoder(width=8), dim=4)) == [
             "width 4 of 16 against 4 of 8"
         ]
-        nearly = Make.of(FakeEncoder(shift=0.02))
+        nearly = VectorSpec.of(FakeEncoder(shift=0.02))
         assert whole.differences(nearly) == []
         assert "other weights or prompts" in whole.differences(nearly, least_cosine=1.1)[0]
         assert str(whole) == "model 'fake', method 'aligned_wva', layers [2, 3], width 16"
-        assert str(Make.of(FakeEncoder(), "int8", 4)).endswith("width 4, precision int8")
+        assert str(VectorSpec.of(FakeEncoder(), "int8", 4)).endswith("width 4, precision int8")
 
     def test_packs_vectors_of_the_model_and_says_which_fit(self):
-        make = Make.of(FakeEncoder(width=4), "float16", 2)
+        vector_spec = VectorSpec.of(FakeEncoder(width=4), "float16", 2)
         vectors = np.array([[3, 4, 9, 9], [np.nan, 1, 1, 1], [0, 0, 1, 1]], np.float32)
-        assert make.fits(vectors).tolist() == [True, False, False]
-        np.testing.assert_allclose(make.pack(vectors[:1]), np.array([[0.6, 0.8]], np.float16), rtol=1e-3)
+        assert vector_spec.fits(vectors).tolist() == [True, False, False]
+        np.testing.assert_allclose(vector_spec.pack(vectors[:1]), np.array([[0.6, 0.8]], np.float16), rtol=1e-3)
         large = np.array([[70_000, 1, 1, 1]], np.float32)
-        assert Make.of(FakeEncoder(width=4), "float16").fits(large).tolist() == [False]
-        assert Make.of(FakeEncoder(width=4)).fits(large).tolist() == [True]
+        assert VectorSpec.of(FakeEncoder(width=4), "float16").fits(large).tolist() == [False]
+        assert VectorSpec.of(FakeEncoder(width=4)).fits(large).tolist() == [True]
         # Shortened, it is of length 1.
-        assert make.fits(large).tolist() == [True]
+        assert vector_spec.fits(large).tolist() == [True]

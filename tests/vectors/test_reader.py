@@ -50,7 +50,7 @@ def test_one_file(tmp_path, monkeypatch):
 def test_rows_at_the_beginning_are_left_out(tmp_path, skip, expected):
     write_embeddings(tmp_path / "out.parquet", some_words(5))
     found = EmbeddingFiles.open(tmp_path / "out.parquet")
-    batches = list(found.files[0].batches(found.make, rows_per_batch=2, skip=skip))
+    batches = list(found.files[0].batches(found.vector_spec, rows_per_batch=2, skip=skip))
     assert [batch.first for batch in batches] == expected
     assert [id for batch in batches for id in batch.rows["id"].to_pylist()] == list(range(skip, 5))
 

@@ -22,7 +22,7 @@ from valuembed.errors import InputError, RecipeError
 from valuembed.models.loading import load
 from valuembed.recipes.recipe import METHODS, Recipe
 from valuembed.search.exact import load_for, search
-from valuembed.vectors.provenance import Make
+from valuembed.vectors.provenance import VectorSpec
 from valuembed.vectors.reader import EmbeddingFiles
 from valuembed.vectors.recorded import find_model, recorded_choices, recorded_job, recorded_options
 
@@ -32,7 +32,7 @@ RECIPE = Recipe(signal="value", weights="mean", layers=(1, 2), template=("x {tex
 
 def made(loaded_from=None, recipe=RECIPE, model="model"):
     plain = json.loads(json.dumps(recipe.to_dict()))
-    return Make(model, plain, np.ones(4, np.float32), loaded_from=loaded_from)
+    return VectorSpec(model, plain, np.ones(4, np.float32), loaded_from=loaded_from)
 
 
 @pytest.fixture
@@ -60,17 +60,17 @@ class TestWhatIsRecorded:
     def test_never_a_path(self, folder, texts, tmp_path, monkeypatch):
         monkeypatch.chdir(folder)
         embed_file(load("."), texts, tmp_path / "out.parquet")
-        make = EmbeddingFiles.open(tmp_path / "out.parquet").make
-        assert make.loaded_from == LoadedFrom("tiny", None, is_folder=True)
-        assert str(folder.parent) not in json.dumps(make.to_record())
+        vector_spec = EmbeddingFiles.open(tmp_path / "out.parquet").vector_spec
+        assert vector_spec.loaded_from == LoadedFrom("tiny", None, is_folder=True)
+        assert str(folder.parent) not in json.dumps(vector_spec.to_record())
 
     def test_the_bundled_model_is_no_folder(self):
         assert locate("bundled").loaded_from == LoadedFrom("bundled")
 
     def test_survives_being_written(self):
-        make = made(LoadedFrom("a/b", "c0ffee"))
-        assert Make.from_record(make.to_record()).loaded_from == make.loaded_from
-        assert Make.from_record(made().to_record()).loaded_from is None
+        vector_spec = made(LoadedFrom("a/b", "c0ffee"))
+        assert VectorSpec.from_record(vector_spec.to_record()).loaded_from == vector_spec.loaded_from
+        assert VectorSpec.from_record(made().to_record()).loaded_from is None
 
 
 class TestLoading:
@@ -85,9 +85,9 @@ class TestLoading:
     def test_a_saved_folder_and_not_the_model_it_came_from(self, folder, texts, tmp_path, monkeypatch):
         load(folder, "va", layers="1:3").save_pretrained(str(tmp_path / "saved"))
         embed_file(load(tmp_path / "saved"), texts, tmp_path / "out.parquet")
-        make = EmbeddingFiles.open(tmp_path / "out.parquet").make
-        assert make.model == "tiny"
-        assert find_model(make, tmp_path / "out.parquet") == str(tmp_path / "saved")
+        vector_spec = EmbeddingFiles.open(tmp_path / "out.parquet").vector_spec
+        assert vector_spec.model == "tiny"
+        assert find_model(vector_spec, tmp_path / "out.parquet") == str(tmp_path / "saved")
         # As well from the working folder, when the file has moved.
         (tmp_path / "far").mkdir()
         moved = (tmp_path / "out.parquet").rename(tmp_path / "far" / "out.parquet")
@@ -131,42 +131,44 @@ class TestFindModel:
 
 
 class TestOptions:
-    make = made(LoadedFrom("a/b", "c0ffee"))
+    vector_spec = made(LoadedFrom("a/b", "c0ffee"))
 
     def test_everything_from_the_record(self):
         given = {"model": None, "method": None, "device": "cpu", "dtype": None}
         expected = {"model": "a/b", "method": RECIPE, "revision": "c0ffee", "device": "cpu"}
-        assert recorded_options(self.make, "x", given) == {**expected, "method": replace(RECIPE, layers=(1, 2))}
+        assert recorded_options(self.vector_spec, "x", given) == {**expected, "method": replace(RECIPE, layers=(1, 2))}
 
     def test_what_is_named_goes_first(self):
-        found = recorded_options(self.make, "x", {"model": "c/d", "layers": "half"})
+        found = recorded_options(self.vector_spec, "x", {"model": "c/d", "layers": "half"})
         assert found == {"model": "c/d", "layers": "half", "method": RECIPE}
-        assert recorded_options(self.make, "x", {"revision": "main"})["revision"] == "main"
+        assert recorded_options(self.vector_spec, "x", {"revision": "main"})["revision"] == "main"
 
     def test_a_method_of_the_same_choices(self):
         # The method's own template, at the layers of the record.
-        assert recorded_options(self.make, "x", {"method": "va"})["method"] == replace(METHODS["va"], layers=(1, 2))
+        assert recorded_options(self.vector_spec, "x", {"method": "va"})["method"] == replace(
+            METHODS["va"], layers=(1, 2)
+        )
         va = made(LoadedFrom("a/b"), replace(RECIPE, method="va"))
         assert recorded_options(va, "x", {"method": "va"})["method"] == replace(RECIPE, method="va")
         mine = replace(RECIPE, layers=(3,))
-        assert recorded_options(self.make, "x", {"method": mine})["method"] == mine
+        assert recorded_options(self.vector_spec, "x", {"method": mine})["method"] == mine
 
     def test_a_method_of_other_choices(self):
         with pytest.raises(InputError) as caught:
-            recorded_options(self.make, "x", {"method": "aligned_wva"})
+            recorded_options(self.vector_spec, "x", {"method": "aligned_wva"})
         assert str(caught.value) == (
             "x was made by model 'model', method 'mine', layers [1, 2], width 4, not by method 'aligned_wva'; their "
             "vectors cannot be compared: weights 'mean' against 'last'; aligned False against True"
         )
         with pytest.raises(RecipeError, match="method 'no' is unknown"):
-            recorded_options(self.make, "x", {"method": "no"})
+            recorded_options(self.vector_spec, "x", {"method": "no"})
 
     def test_a_damaged_recipe(self):
-        make = Make("a/b", {"signal": "smell"}, np.ones(4, np.float32))
+        vector_spec = VectorSpec("a/b", {"signal": "smell"}, np.ones(4, np.float32))
         with pytest.raises(
             InputError, match=r"^x holds a damaged record of the recipe that made its vectors: a recipe"
         ):
-            recorded_options(make, "x", {})
+            recorded_options(vector_spec, "x", {})
 
 
 def test_search_takes_the_model_of_a_file(asked, tmp_path):

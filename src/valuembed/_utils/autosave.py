@@ -13,7 +13,7 @@ EVERY = 30.0
 
 
 @contextmanager
-def keeping(write: Callable[[], object], every: float = EVERY) -> Iterator[Callable[[], None]]:
+def autosave(write: Callable[[], object], every: float = EVERY) -> Iterator[Callable[[], None]]:
     """Write what is finished now and then, and when the block ends early; a block that ends well writes for itself.
 
     Args:

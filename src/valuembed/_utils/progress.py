@@ -58,7 +58,7 @@ class Progress:
         return ", ".join(parts)
 
 
-class Watch:
+class ProgressTracker:
     """Counts what a run does, and tells it on.
 
     Args:

@@ -29,7 +29,7 @@ from valuembed.models import (
     DEFAULT_SHRINKAGE,
     FILTER,
     Calibration,
-    Panel,
+    MultiReadout,
     Projection,
     ValueEncoder,
     check_choices,
@@ -167,7 +167,7 @@ def calibrate(
     if other := [type(module).__name__ for module in later if not isinstance(module, Normalize)]:
         raise RecipeError(f"{', '.join(other)} after the reader takes its vectors as they are; calibrate without")
     calibration = fit_calibrations(
-        Panel(reader, {"": reader.plan}),
+        MultiReadout(reader, {"": reader.plan}),
         texts,
         kind=kind,
         size=size,
@@ -192,7 +192,7 @@ def calibrate(
 
 
 def fit_calibrations(
-    panel: Panel,
+    readouts: MultiReadout,
     texts: Iterable[str] = (),
     *,
     kind: str = "whiten",
@@ -206,17 +206,17 @@ def fit_calibrations(
     """Fit a calibration for each of several recipes on one decoder, in as many passes as they need together.
 
     Args:
-        panel: the recipes; what calibrations it has plays no part.
+        readouts: the recipes; what calibrations it has plays no part.
         texts, kind, size, shrinkage, max_texts, head, progress: as in :func:`calibrate`.
         prompt: an instruction for all texts.
 
     Returns:
-        By the panel's names.
+        By the names of the readouts.
 
     Raises:
         RecipeError, InputError, CheckpointError: as :func:`calibrate`.
     """
-    plain = Panel(panel.reader, panel.plans)
+    plain = MultiReadout(readouts.reader, readouts.plans)
     widths, recipes = plain.widths(), plain.recipes
     for name, recipe in recipes.items():
         check_choices(kind, recipe, widths[name], size, shrinkage)
@@ -227,7 +227,7 @@ def fit_calibrations(
         return Calibration(projection, record)
 
     if kind == FILTER:
-        m = plain.reader.plan.anatomy.model_width
+        m = plain.reader.plan.decoder_spec.model_width
         projection = fit_filter(checked_head(_own_head(plain) if head is None else head, m), size)
         return {name: made(name, projection) for name in recipes}
     sample = sample_texts(texts, max_texts)
@@ -240,8 +240,8 @@ def fit_calibrations(
     return {name: made(name, fit(kind, vectors[name], size=size, shrinkage=shrinkage), **about) for name in recipes}
 
 
-def _own_head(panel: Panel) -> Tensor:
-    origin = panel.reader.origin
+def _own_head(readouts: MultiReadout) -> Tensor:
+    origin = readouts.reader.origin
     if not origin.fetchable:
         raise RecipeError(
             f"kind={FILTER!r} reads the language model head, and it is not kept where the folder {origin.name!r} was, "

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from valuembed._utils.autosave import incomplete, keeping
+from valuembed._utils.autosave import autosave, incomplete
 from valuembed._utils.optional import require
 from valuembed._utils.text import counted, inflected
 from valuembed._utils.torch_settings import default_device_and_precision
@@ -31,7 +31,7 @@ from valuembed.models import (
     DEFAULT_SHRINKAGE,
     FILTER,
     KINDS,
-    Panel,
+    MultiReadout,
     check_choices,
     described,
     fit,
@@ -243,9 +243,9 @@ def report_calibration(
             head = load_head(model, **rights)
         except CheckpointError as error:
             warnings.warn(f"the filter is left out: {error}", stacklevel=2)
-    panel = Panel.load(model, recipes, **options)
+    readouts = MultiReadout.load(model, recipes, **options)
     return score_calibrations(
-        panel,
+        readouts,
         texts,
         pairs,
         kinds=kinds,
@@ -258,7 +258,7 @@ def report_calibration(
 
 
 def score_calibrations(
-    panel: Panel,
+    readouts: MultiReadout,
     texts: Iterable[str],
     pairs: StsFile,
     *,
@@ -272,14 +272,14 @@ def score_calibrations(
     """What :func:`report_calibration` does, for methods that are loaded.
 
     Args:
-        panel: the methods; those that feed the same tokens share a pass. Calibrations that it has play no part.
+        readouts: the methods; those that feed the same tokens share a pass. Calibrations that it has play no part.
         texts, kinds, shrinkage, max_texts, output: as there.
         pairs: scored pairs.
         head: for the filter, from :func:`valuembed.analysis.calibration_fit.load_head`; without it there is no filter.
         progress: show bars.
     """
     require("scipy.stats", "eval")  # before any work
-    panel = Panel(panel.reader, panel.plans)
+    readouts = MultiReadout(readouts.reader, readouts.plans)
     for kind in kinds:
         check_choices(kind, Recipe(signal="hidden", weights="mean"), 1, None, shrinkage)
     scored = list(dict.fromkeys([*pairs.sentences1, *pairs.sentences2]))
@@ -312,15 +312,15 @@ def score_calibrations(
             )
         return float(found)
 
-    m = panel.reader.plan.anatomy.model_width
+    m = readouts.reader.plan.decoder_spec.model_width
     directions = None if head is None or FILTER not in kinds else fit_filter(checked_head(head, m))
     scores: dict[str, dict[str, dict[str, float]]] = {}
-    widths = panel.widths()
+    widths = readouts.widths()
 
     def made(unfinished: str = "") -> CalibrationReport:
-        there = [name for name in panel.recipes if name in scores]
+        there = [name for name in readouts.recipes if name in scores]
         return CalibrationReport(
-            model=panel.reader.origin.name,
+            model=readouts.reader.origin.name,
             file=pairs.paths[0].name,
             pairs=len(pairs.scores),
             texts=len(sample.texts),
@@ -329,7 +329,7 @@ def score_calibrations(
             shrinkage=float(shrinkage),
             widths={name: widths[name] for name in there},
             scores={name: scores[name] for name in there},
-            details=described(panel.reader),
+            details=described(readouts.reader),
             unfinished=unfinished,
         )
 
@@ -337,11 +337,11 @@ def score_calibrations(
         if output is not None and scores:
             made(incomplete(len(scores), len(widths), "method")).write(output)
 
-    with keeping(keep) as finished:
-        for group in panel.groups():  # one at a time, for all methods' vectors at once take gigabytes
-            fitted, found = (_read(panel, part, group, progress) for part in (sample.texts, scored))
+    with autosave(keep) as finished:
+        for group in readouts.groups():  # one at a time, for all methods' vectors at once take gigabytes
+            fitted, found = (_read(readouts, part, group, progress) for part in (sample.texts, scored))
             for name in group:
-                vectors, recipe = found[name], panel.recipes[name]
+                vectors, recipe = found[name], readouts.recipes[name]
                 sizes = {part: _size(vectors.shape[1], part) for part in PARTS}
                 of_kinds = {NONE: {part: score(vectors[:, :size], name, NONE) for part, size in sizes.items()}}
                 for kind in kinds:
@@ -364,11 +364,13 @@ def score_calibrations(
     return report
 
 
-def _read(panel: Panel, texts: list[str], names: Sequence[str], progress: bool) -> dict[str, NDArray[np.float32]]:
+def _read(
+    readouts: MultiReadout, texts: list[str], names: Sequence[str], progress: bool
+) -> dict[str, NDArray[np.float32]]:
     """The vectors of some methods, with a warning where texts were cut."""
-    vectors = panel.encode(texts, names=names, progress=progress)
-    assert panel.report is not None
-    warn_truncated(panel.report, panel.reader)
+    vectors = readouts.encode(texts, names=names, progress=progress)
+    assert readouts.report is not None
+    warn_truncated(readouts.report, readouts.reader)
     return vectors
 
 

@@ -15,11 +15,11 @@ import numpy as np
 from valuembed._utils.progress import track
 from valuembed._utils.torch_settings import default_device_and_precision
 from valuembed.analysis.held_out import FINAL, MARGIN, SEARCHED, Candidate, Selection, best_of, choose, known
-from valuembed.analysis.objectives import CHOSEN_ON, HELD_OUT, Evidence, LabelledPairs, NextSegments, read_dev
+from valuembed.analysis.objectives import CHOSEN_ON, HELD_OUT, LabelledPairs, LayerObjective, NextSegments, read_dev
 from valuembed.analysis.segments import SEGMENTS, Documents, cut
 from valuembed.backbone.checkpoints import DEFAULT_METHOD, hub_options, locate, read_record, saved_config
 from valuembed.errors import InputError, LayerError, OutputError, ReadingError
-from valuembed.models import Panel, Whole, described, load, look
+from valuembed.models import CheckpointView, MultiReadout, described, inspect_checkpoint, load
 from valuembed.recipes import DEFAULT_SPAN, Recipe, TemplateSpec, write_recipe
 from valuembed.reporting import check_model_folder, replacing, save_model
 
@@ -91,20 +91,20 @@ def select_layers(
         check_output(output, overwrite, model, **options)
     pairs = None if dev is None else read_dev(dev, split)
     documents = None if corpus is None else Documents(corpus, text_column)
-    whole = look(model, method, template=template, cleaning=cleaning, **options)
+    whole = inspect_checkpoint(model, method, template=template, cleaning=cleaning, **options)
     groups = _groups(whole)
     recipes = {
         str(layer): replace(whole.recipe, layers=None if layer == FINAL else (layer,))
         for group in groups
         for layer in group
     }
-    panel = Panel.load(model, recipes, **options)
-    evidence: Evidence
+    readouts = MultiReadout.load(model, recipes, **options)
+    evidence: LayerObjective
     if pairs is not None:
-        evidence = LabelledPairs(panel, groups, pairs, progress)
+        evidence = LabelledPairs(readouts, groups, pairs, progress)
     elif documents is not None:
-        found = cut(documents, panel.reader.texts.tokenizer, limit=segments, progress=progress)
-        evidence = NextSegments(panel, found, documents.path.name, progress)
+        found = cut(documents, readouts.reader.texts.tokenizer, limit=segments, progress=progress)
+        evidence = NextSegments(readouts, found, documents.path.name, progress)
     sets, left_out = _sets(whole, groups, evidence, progress)
     candidates = [_candidate(name, chosen, evidence) for name, chosen in sets.items()]
     file, metric = evidence.data["file"], evidence.metrics[0]
@@ -117,7 +117,7 @@ def select_layers(
         candidates=tuple(candidates),
         left_out=left_out,
         data=evidence.data,
-        details=described(panel.reader),
+        details=described(readouts.reader),
     )
     if output is not None:
         try:
@@ -129,12 +129,12 @@ def select_layers(
     return result
 
 
-def _groups(whole: Whole) -> list[list[int]]:
+def _groups(whole: CheckpointView) -> list[list[int]]:
     """The layers that the recipe can read, those of one width together: only these can be averaged."""
     recipe = whole.recipe
     widths: dict[int, list[int]] = {}
     for layer in whole.legal(recipe):
-        width = whole.anatomy.width((layer,), signal=recipe.signal, weights=recipe.weights, aligned=recipe.aligned)
+        width = whole.decoder_spec.width((layer,), signal=recipe.signal, weights=recipe.weights, aligned=recipe.aligned)
         widths.setdefault(width, []).append(layer)
     if not widths:
         # Names what the recipe needs and the decoder lacks.
@@ -144,7 +144,7 @@ def _groups(whole: Whole) -> list[list[int]]:
 
 
 def _sets(
-    whole: Whole, groups: Sequence[Sequence[int]], evidence: Evidence, progress: bool
+    whole: CheckpointView, groups: Sequence[Sequence[int]], evidence: LayerObjective, progress: bool
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
     """The sets of layers to compare by name, the searched ones first; and those that cannot be read, with reasons."""
     windows: dict[tuple[int, ...], float] = {}
@@ -181,13 +181,13 @@ def _sets(
     return sets, left_out
 
 
-def _candidate(name: str, layers: tuple[int, ...], evidence: Evidence) -> Candidate:
+def _candidate(name: str, layers: tuple[int, ...], evidence: LayerObjective) -> Candidate:
     halves = [evidence.scores([layers], half)[0].tolist() for half in (CHOSEN_ON, HELD_OUT)]
     scores = dict(zip(evidence.metrics, zip(*halves, strict=True), strict=True))
     return Candidate(name, () if layers == (FINAL,) else layers, scores)
 
 
-def _greedy(group: Sequence[int], evidence: Evidence, bar: Any) -> tuple[tuple[int, ...], float]:
+def _greedy(group: Sequence[int], evidence: LayerObjective, bar: Any) -> tuple[tuple[int, ...], float]:
     """The best single layer, then again and again the layer that helps most, until none helps by :data:`MARGIN`."""
     chosen: tuple[int, ...] = ()
     best = -np.inf

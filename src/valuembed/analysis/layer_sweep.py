@@ -22,12 +22,12 @@ from valuembed.data import StsFile, read_scored
 from valuembed.errors import LayerError, ReadingError, RecipeError
 from valuembed.models import (
     SIGNALS,
+    CheckpointView,
     EncodeReport,
-    Panel,
-    Whole,
+    MultiReadout,
     described,
     every_layer,
-    look,
+    inspect_checkpoint,
     not_finite,
     read_pairs,
     spearman,
@@ -221,12 +221,12 @@ def sweep(
     data = read_scored(task.partition(":")[2].strip()) if isinstance(task, str) and task.startswith("sts:") else None
     if output is not None:
         results_folder(output)
-    whole = look(model, SIGNALS[signals[0]], template=template, cleaning=cleaning, **options)
+    whole = inspect_checkpoint(model, SIGNALS[signals[0]], template=template, cleaning=cleaning, **options)
     recipes, default_layers = _recipes(whole, list(dict.fromkeys(signals)))
     if data is None:
         title, metric, scores, details = _evaluated(model, task, recipes, output, options, progress)
     else:
-        title, metric, scores, details = _scored(Panel.load(model, recipes, **options), data, progress)
+        title, metric, scores, details = _scored(MultiReadout.load(model, recipes, **options), data, progress)
     if all(map(math.isnan, scores.values())):
         raise ReadingError(
             f"{title}: nothing can be measured, for in every layer all similarities are equal, and {metric} is not "
@@ -260,10 +260,10 @@ def sweep(
     return result
 
 
-def _recipes(whole: Whole, signals: Sequence[str]) -> tuple[dict[str, Recipe], tuple[int, ...]]:
+def _recipes(whole: CheckpointView, signals: Sequence[str]) -> tuple[dict[str, Recipe], tuple[int, ...]]:
     """What to read: each signal at each layer and by default; and the default layers of values, where they are held."""
     shared: dict[str, Any] = {"cleaning": whole.recipe.cleaning}
-    recipes = every_layer(whole.anatomy, whole.recipe.template, signals)
+    recipes = every_layer(whole.decoder_spec, whole.recipe.template, signals)
     recipes = {name: replace(recipe, **shared) for name, recipe in recipes.items()}
     default: tuple[int, ...] = ()
     for signal in signals:
@@ -301,24 +301,26 @@ def _evaluated(
     return first.task, f"{first.metric} x100", scores, details
 
 
-def _scored(panel: Panel, data: StsFile, progress: bool) -> Scores:
+def _scored(readouts: MultiReadout, data: StsFile, progress: bool) -> Scores:
     """Spearman's correlation of every recipe's cosines with the scores, times 100."""
     began = time.perf_counter()
-    names = list(panel.plans)
+    names = list(readouts.plans)
     cosines = np.empty((len(names), len(data.scores)), np.float32)
     reports = []
-    for window, vectors, report in read_pairs(panel, data.sentences1, data.sentences2, WINDOW_BYTES, progress=progress):
+    for window, vectors, report in read_pairs(
+        readouts, data.sentences1, data.sentences2, WINDOW_BYTES, progress=progress
+    ):
         first, second = torch.tensor(window.first), torch.tensor(window.second)
         for row, name in enumerate(names):
             cosines[row, window.rows] = _cosines(vectors[name], first, second).cpu().numpy()
         reports.append(report)
     if bad := [name for name, of_name in zip(names, cosines, strict=True) if not np.isfinite(of_name).all()]:
-        raise not_finite(bad[0], panel.reader)
+        raise not_finite(bad[0], readouts.reader)
     scores = dict(zip(names, (100 * spearman(cosines, np.array(data.scores))).tolist(), strict=True))
     total = EncodeReport.total(reports)
-    warn_truncated(total, panel.reader)
+    warn_truncated(total, readouts.reader)
     details = {
-        **described(panel.reader),
+        **described(readouts.reader),
         "file": data.paths[0].name,
         "digest": data.digest,
         "split": data.split,

@@ -21,7 +21,7 @@ from valuembed._utils.text import counted
 from valuembed.analysis.segments import Segments, match
 from valuembed.data import StsFile, read_sts, splits_of
 from valuembed.errors import InputError
-from valuembed.models import EncodeReport, Panel, not_finite, read_pairs, spearman, warn_truncated
+from valuembed.models import EncodeReport, MultiReadout, not_finite, read_pairs, spearman, warn_truncated
 
 LEAST_PAIRS = 20
 """Pairs below which halves say nothing."""
@@ -39,7 +39,7 @@ _TEST = re.compile(r"(?<![a-z])test(?![a-z])", re.IGNORECASE)
 _BLOCK = 1 << 27
 
 
-class Evidence(Protocol):
+class LayerObjective(Protocol):
     """Data that can say how good a set of layers is.
 
     Attributes:
@@ -54,7 +54,7 @@ class Evidence(Protocol):
         """Score sets of layers of one width, ``[c, metrics]``, times 100, higher is better.
 
         Args:
-            sets: c sets of layers that the panel reads.
+            sets: c sets of layers that the readouts read.
             half: :data:`CHOSEN_ON` or :data:`HELD_OUT`.
             bar: a progress bar, which moves on by a set.
         """
@@ -67,7 +67,7 @@ class LabelledPairs:
     kept, ``3 * l**2`` numbers a pair, and the vectors are not.
 
     Args:
-        panel: a recipe for each layer, named by it.
+        readouts: a recipe for each layer, named by it.
         groups: layers of equal width.
         file: the pairs.
         progress: show a bar.
@@ -75,7 +75,7 @@ class LabelledPairs:
 
     metrics: tuple[str, ...] = ("Spearman",)
 
-    def __init__(self, panel: Panel, groups: Sequence[Sequence[int]], file: StsFile, progress: bool) -> None:
+    def __init__(self, readouts: MultiReadout, groups: Sequence[Sequence[int]], file: StsFile, progress: bool) -> None:
         self._groups = groups
         self._halves = halves_of_pairs(file)
         self._gold = np.array(file.scores)
@@ -83,17 +83,17 @@ class LabelledPairs:
         self._products = [np.empty((3, pairs, len(group) ** 2), np.float32) for group in groups]
         reports = []
         for window, vectors, report in read_pairs(
-            panel, file.sentences1, file.sentences2, WINDOW_BYTES, progress=progress
+            readouts, file.sentences1, file.sentences2, WINDOW_BYTES, progress=progress
         ):
             for group, products in zip(groups, self._products, strict=True):
                 layers = torch.stack([vectors[str(layer)] for layer in group], dim=1).cpu().double()
                 if (bad := ~layers.isfinite().all(dim=2).all(dim=0)).any():
-                    raise not_finite(f"layer {group[int(bad.int().argmax())]}", panel.reader)
+                    raise not_finite(f"layer {group[int(bad.int().argmax())]}", readouts.reader)
                 first, second = layers[window.first], layers[window.second]
                 for kind, (one, other) in enumerate(((first, second), (first, first), (second, second))):
                     products[kind, window.rows] = torch.bmm(one, other.transpose(1, 2)).flatten(1).numpy()
             reports.append(report)
-        warn_truncated(EncodeReport.total(reports), panel.reader)
+        warn_truncated(EncodeReport.total(reports), readouts.reader)
         self.data = {
             "file": file.paths[0].name,
             "digest": file.digest,
@@ -105,7 +105,7 @@ class LabelledPairs:
         }
 
     def scores(self, sets: Sequence[tuple[int, ...]], half: int, bar: Any = None) -> NDArray[np.float64]:
-        """As :meth:`Evidence.scores`."""
+        """As :meth:`LayerObjective.scores`."""
         number = next(i for i, group in enumerate(self._groups) if set(group) >= set(sets[0]))
         rows = self._halves[half]
         products = self._products[number][:, rows]
@@ -129,7 +129,7 @@ class NextSegments:
     """Segments of documents: how well the next one is found by the mean over layers.
 
     Args:
-        panel: a recipe for each layer, named by it.
+        readouts: a recipe for each layer, named by it.
         segments: as :func:`valuembed.analysis.cut` gives them.
         name: of the file they are from.
         progress: show a bar.
@@ -137,12 +137,12 @@ class NextSegments:
 
     metrics: tuple[str, ...] = ("MRR", "accuracy@1")
 
-    def __init__(self, panel: Panel, segments: Segments, name: str, progress: bool) -> None:
+    def __init__(self, readouts: MultiReadout, segments: Segments, name: str, progress: bool) -> None:
         self._documents = segments.documents
         self._halves = segments.halves()
-        self._vectors = panel.encode(segments.texts, progress=progress)
-        if panel.report is not None:
-            warn_truncated(panel.report, panel.reader)
+        self._vectors = readouts.encode(segments.texts, progress=progress)
+        if readouts.report is not None:
+            warn_truncated(readouts.report, readouts.reader)
         self.data = {
             "file": name,
             "digest": hashlib.sha256("\0".join(segments.texts).encode()).hexdigest(),
@@ -157,7 +157,7 @@ class NextSegments:
         }
 
     def scores(self, sets: Sequence[tuple[int, ...]], half: int, bar: Any = None) -> NDArray[np.float64]:
-        """As :meth:`Evidence.scores`."""
+        """As :meth:`LayerObjective.scores`."""
         rows = self._halves[half]
         found = []
         for chosen in sets:

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from valuembed.backbone import Anatomy, Plan
+from valuembed.backbone import DecoderSpec, Plan
 from valuembed.execution import TOKENS_PER_STEP, pad_right, plan_steps, reset_dynamic_rope, rope_groups, usual_step
-from valuembed.readout import PaddedLane, Reading, Take, span_mask
+from valuembed.readout import PaddedLayout, Readout, SignalKey, span_mask
 from valuembed.recipes import Recipe, Signal
-from valuembed.tokenization import TokenRow
+from valuembed.tokenization import TokenSequence
 
 AT_TOKEN = "at the token"
 OF_PREFIX = "mean of the prefix"
@@ -59,12 +59,12 @@ def running_mean(signal: Tensor, mask: Tensor) -> Tensor:
     return (signal.float() * weights[..., None]).cumsum(dim=1) / counts[..., None]
 
 
-class TokenReading(Reading):
+class TokenReadout(Readout):
     """The signals of one forward pass at chosen positions.
 
     Args:
         model: the decoder.
-        anatomy: its anatomy.
+        decoder_spec: its anatomy.
         layers: whose values (where they have any) and hidden states are read; None is the final norm's output.
         mask: ``[b, t]`` tokens that a prefix covers.
         chosen: ``[b, t]`` bool, p positions.
@@ -74,21 +74,21 @@ class TokenReading(Reading):
     def __init__(
         self,
         model: PreTrainedModel,
-        anatomy: Anatomy,
+        decoder_spec: DecoderSpec,
         layers: Sequence[int | None],
         mask: Tensor,
         chosen: Tensor,
         reduce: Reduce | None = None,
     ) -> None:
         self.wanted: list[tuple[Signal, int | None]] = [
-            *(("value", layer) for layer in layers if layer in anatomy.value_layers),
+            *(("value", layer) for layer in layers if layer in decoder_spec.value_layers),
             *(("hidden", layer) for layer in layers),
         ]
         plans = [
-            Plan(Recipe(signal=signal, weights="mean"), () if layer is None else (layer,), anatomy)
+            Plan(Recipe(signal=signal, weights="mean"), () if layer is None else (layer,), decoder_spec)
             for signal, layer in self.wanted
         ]
-        super().__init__(model, plans, PaddedLane(mask.new_zeros(len(mask), dtype=torch.long), mask))
+        super().__init__(model, plans, PaddedLayout(mask.new_zeros(len(mask), dtype=torch.long), mask))
         self.mask = mask
         self.chosen = chosen
         self.reduce = reduce or (lambda signal, vectors: vectors)
@@ -122,7 +122,7 @@ class TokenReading(Reading):
 
     def _on_hidden(self, layer: int | None, states: Tensor) -> None:
         """Take the residual stream ``[b, t, m]`` after a decoder layer, or at the end after the final norm."""
-        self._expect(layer, "hidden states", states, (*self.mask.shape, self.anatomy.model_width))
+        self._expect(layer, "hidden states", states, (*self.mask.shape, self.decoder_spec.model_width))
         self._take("hidden", layer, states)
 
     def _take(self, signal: Signal, layer: int | None, states: Tensor) -> None:
@@ -133,15 +133,15 @@ class TokenReading(Reading):
             self.reduce(TokenSignal(signal, extent, layer), vectors)
             for extent, vectors in zip((AT_TOKEN, OF_PREFIX), pair, strict=True)
         ]
-        self._add({Take(signal, "mean", False, layer): torch.stack(reduced)})
+        self._add({SignalKey(signal, "mean", False, layer): torch.stack(reduced)})
 
 
 @torch.inference_mode()
 def read_tokens(
     model: PreTrainedModel,
-    anatomy: Anatomy,
+    decoder_spec: DecoderSpec,
     layers: Sequence[int | None],
-    rows: Sequence[TokenRow],
+    rows: Sequence[TokenSequence],
     positions: Sequence[Sequence[int]],
     reduce: Reduce | None = None,
     tokens_per_step: int = TOKENS_PER_STEP,
@@ -150,7 +150,7 @@ def read_tokens(
 
     Args:
         model: the decoder, its attention behind the reader's door.
-        anatomy: its anatomy.
+        decoder_spec: its anatomy.
         layers: 0-based indices; None is the final norm's output.
         rows: b texts.
         positions: for each of them, increasing positions in its ids, none before its span.
@@ -170,9 +170,9 @@ def read_tokens(
         for row, index in enumerate(step):
             chosen[row, list(positions[index])] = True
         device = model.device
-        reading = TokenReading(model, anatomy, layers, mask.to(device), chosen.to(device), reduce)
+        readout = TokenReadout(model, decoder_spec, layers, mask.to(device), chosen.to(device), reduce)
         # No attention mask: the rows are padded on the right, where nothing attends to.
         yield (
             step,
-            reading.signals(input_ids=ids.to(device), position_ids=torch.arange(t, device=device).expand(len(step), t)),
+            readout.signals(input_ids=ids.to(device), position_ids=torch.arange(t, device=device).expand(len(step), t)),
         )

@@ -1,6 +1,6 @@
 from . import adapters as adapters
 from .adapter_embeddings import rows_with as rows_with
-from .architecture import Anatomy as Anatomy, AttentionBlock as AttentionBlock
+from .architecture import AttentionBlock as AttentionBlock, DecoderSpec as DecoderSpec
 from .digests import content_digest as content_digest, fingerprint as fingerprint, tensors_digest as tensors_digest
 from .dtypes import (
     COMPUTED as COMPUTED,
@@ -13,7 +13,11 @@ from .facts_cache import decoder_facts as decoder_facts, kept_facts as kept_fact
 from .loading import load_decoder as load_decoder, parse_dtype as parse_dtype
 from .model_kwargs import check_model_kwargs as check_model_kwargs
 from .plan import Plan as Plan, resolve_plan as resolve_plan
-from .quantizing import precision_name as precision_name, precision_of as precision_of, split_dtype as split_dtype
+from .quantizing import (
+    compute_dtype_name as compute_dtype_name,
+    compute_dtype_of as compute_dtype_of,
+    split_dtype as split_dtype,
+)
 from .resolution import (
     CHAT_TEMPLATE as CHAT_TEMPLATE,
     NO_LIMIT as NO_LIMIT,
@@ -22,4 +26,4 @@ from .resolution import (
     prepare as prepare,
     token_limit as token_limit,
 )
-from .tracing import survey as survey
+from .tracing import trace_architecture as trace_architecture

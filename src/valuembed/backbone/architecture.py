@@ -36,7 +36,7 @@ class AttentionBlock:
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class DecoderSpec:
     """The parts of a decoder that reading needs to know.
 
     Attributes:

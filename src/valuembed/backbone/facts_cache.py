@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from valuembed._utils.atomic import NewFile
-from valuembed.backbone.architecture import Anatomy, AttentionBlock
+from valuembed.backbone.architecture import AttentionBlock, DecoderSpec
 from valuembed.backbone.checkpoints import BUNDLED, Checkpoint
 from valuembed.recipes import preset_for
 
@@ -37,14 +37,14 @@ class DecoderFacts:
     """What :func:`valuembed.info` needs to know of a decoder.
 
     Attributes:
-        anatomy: its survey; without the class when it was read from disk.
+        decoder_spec: its survey; without the class when it was read from disk.
         preset: name of the preset made for this backbone, or None.
         dtype: the precision that its configuration names; None where only the weights know.
         vocabulary: rows of its embedding matrix.
         quantization: settings of the quantization that its weights are in, or None.
     """
 
-    anatomy: Anatomy
+    decoder_spec: DecoderSpec
     preset: str | None
     dtype: str | None
     vocabulary: int
@@ -52,23 +52,25 @@ class DecoderFacts:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        anatomy = asdict(self.anatomy)
-        del anatomy["model_class"]
-        anatomy["blocks"] = [{**block, "needs": sorted(block["needs"])} for block in anatomy["blocks"]]
+        decoder_spec = asdict(self.decoder_spec)
+        del decoder_spec["model_class"]
+        decoder_spec["blocks"] = [{**block, "needs": sorted(block["needs"])} for block in decoder_spec["blocks"]]
         rest = ("preset", "dtype", "vocabulary", "quantization")
-        return {"anatomy": anatomy, **{name: getattr(self, name) for name in rest}}
+        return {"decoder_spec": decoder_spec, **{name: getattr(self, name) for name in rest}}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DecoderFacts:
         """Facts from plain data; a KeyError, TypeError or ValueError where it is something else."""
-        anatomy = dict(data["anatomy"])
-        layers, tail, rest = anatomy["sizes"]
-        anatomy |= {
-            "blocks": tuple(AttentionBlock(**{**one, "needs": frozenset(one["needs"])}) for one in anatomy["blocks"]),
-            "tail": tuple(anatomy["tail"]),
+        decoder_spec = dict(data["decoder_spec"])
+        layers, tail, rest = decoder_spec["sizes"]
+        decoder_spec |= {
+            "blocks": tuple(
+                AttentionBlock(**{**one, "needs": frozenset(one["needs"])}) for one in decoder_spec["blocks"]
+            ),
+            "tail": tuple(decoder_spec["tail"]),
             "sizes": (tuple(layers), tail, rest),
         }
-        return cls(Anatomy(**anatomy), data["preset"], data["dtype"], data["vocabulary"], data["quantization"])
+        return cls(DecoderSpec(**decoder_spec), data["preset"], data["dtype"], data["vocabulary"], data["quantization"])
 
 
 def decoder_facts(checkpoint: Checkpoint) -> DecoderFacts:
@@ -84,7 +86,7 @@ def decoder_facts(checkpoint: Checkpoint) -> DecoderFacts:
     kept = kept_facts(checkpoint)
     if kept is not None:
         return kept
-    facts = survey_facts(checkpoint)
+    facts = trace_facts(checkpoint)
     place = _place(checkpoint)
     if place is not None:
         _write(place, facts)
@@ -97,16 +99,16 @@ def kept_facts(checkpoint: Checkpoint) -> DecoderFacts | None:
     return _read(place) if place is not None else None
 
 
-def survey_facts(checkpoint: Checkpoint) -> DecoderFacts:
+def trace_facts(checkpoint: Checkpoint) -> DecoderFacts:
     """Survey the decoder in a checkpoint; arguments and errors as in :func:`decoder_facts`."""
     from valuembed.backbone.checkpoints import read_config
     from valuembed.backbone.loading import checkpoint_dtype
-    from valuembed.backbone.tracing import survey
+    from valuembed.backbone.tracing import trace_architecture
 
     config = read_config(checkpoint)
     dtype = checkpoint_dtype(config)
     return DecoderFacts(
-        survey(config, trust_remote_code=checkpoint.trust_remote_code),
+        trace_architecture(config, trust_remote_code=checkpoint.trust_remote_code),
         preset_for(config),
         None if dtype is None else str(dtype).removeprefix("torch."),
         config.vocab_size,

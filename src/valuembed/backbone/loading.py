@@ -18,7 +18,7 @@ from valuembed._utils.optional import require
 from valuembed._utils.streams import stderr_is_open
 from valuembed._utils.text import counted, inflected
 from valuembed._utils.torch_settings import building
-from valuembed.backbone.architecture import Anatomy
+from valuembed.backbone.architecture import DecoderSpec
 from valuembed.backbone.checkpoints import (
     TEXT_DECODER_KEYS,
     Checkpoint,
@@ -36,7 +36,7 @@ from valuembed.backbone.kernels import choose_kernel
 from valuembed.backbone.model_kwargs import check_model_kwargs
 from valuembed.backbone.prequantized import ask_to_dequantize, give_one_dtype, holds_quantized
 from valuembed.errors import CheckpointError
-from valuembed.readout import open_door
+from valuembed.readout import install_attention_hooks
 
 WORTH_A_BAR = 200_000_000
 """Models of fewer parameters load within a second or two."""
@@ -45,7 +45,7 @@ WORTH_A_BAR = 200_000_000
 def load_decoder(
     checkpoint: Checkpoint,
     config: PretrainedConfig,
-    anatomy: Anatomy,
+    decoder_spec: DecoderSpec,
     *,
     keep_layers: int,
     keep_tail: bool,
@@ -58,7 +58,7 @@ def load_decoder(
     Args:
         checkpoint: where the weights are.
         config: of the whole text decoder.
-        anatomy: its survey.
+        decoder_spec: its survey.
         keep_layers: layers ``0 .. keep_layers - 1`` are loaded.
         keep_tail: load what runs after the last layer too; only with all layers.
         dtype: None is the checkpoint's own, raised to float32 where the device has no fast arithmetic for it; what
@@ -74,7 +74,7 @@ def load_decoder(
     """
     model_kwargs = check_model_kwargs(model_kwargs)
     check_quantization(getattr(config, "quantization_config", None), f"model {checkpoint.name!r}")
-    base_class = anatomy.model_class
+    base_class = decoder_spec.model_class
     assert base_class is not None, "a decoder is loaded from a survey, not from a record of one"
     cut = cut_config(config, keep_layers)
     model_kwargs["attn_implementation"] = choose_kernel(cut, model_kwargs.get("attn_implementation"), device)
@@ -84,7 +84,7 @@ def load_decoder(
         dtype = usable_dtype(checkpoint_dtype(config), device)
     if is_dequantized(settings, device):
         ask_to_dequantize(cut)
-    removed = () if keep_tail else anatomy.tail
+    removed = () if keep_tail else decoder_spec.tail
     if (places := model_kwargs.get("device_map")) is not None:
         require("accelerate", "train")
         if isinstance(places, dict):
@@ -99,7 +99,7 @@ def load_decoder(
             given: dict[str, Any] = {"pretrained_model_name_or_path": stack.enter_context(index_folder(files))}
         else:
             given = {"pretrained_model_name_or_path": None, "state_dict": read_weights(checkpoint, files)}
-        stack.enter_context(_quiet(sum(anatomy.sizes[0][:keep_layers])))
+        stack.enter_context(_quiet(sum(decoder_spec.sizes[0][:keep_layers])))
         try:
             loaded: Any = model_class.from_pretrained(
                 **given,
@@ -134,7 +134,7 @@ def load_decoder(
         give_one_dtype(model, dtype)
     if dtype is None and not holds_quantized(model) and (usable := usable_dtype(model.dtype, device)) != model.dtype:
         nn.Module.to(model, usable)
-    open_door(model, anatomy)
+    install_attention_hooks(model, decoder_spec)
     model.train(False)
     return model
 

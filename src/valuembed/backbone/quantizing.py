@@ -40,14 +40,14 @@ def split_dtype(
     return parse_dtype(dtype), given
 
 
-def precision_of(model: PreTrainedModel) -> str:
+def compute_dtype_of(model: PreTrainedModel) -> str:
     """The precision that a decoder computes in, and that of its weights where it is another."""
     kinds = {type(weight.data).__name__ for weight in model.parameters()} - {"Tensor", "Parameter"}
     kept = sorted({"Int8Tensor": "int8", "Float8Tensor": "fp8"}.get(kind, kind) for kind in kinds)
-    return precision_name(model.dtype, kept)
+    return compute_dtype_name(model.dtype, kept)
 
 
-def precision_name(computed: torch.dtype | None, kept: Sequence[str] = ()) -> str:
+def compute_dtype_name(computed: torch.dtype | None, kept: Sequence[str] = ()) -> str:
     """What is computed in, and what the weights are kept in where that is something else, as it is recorded."""
     name = str(computed).removeprefix("torch.")
     return f"{name}, weights as {', '.join(kept)}" if kept else name

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from valuembed._utils.text import counted
-from valuembed.backbone.architecture import Anatomy
+from valuembed.backbone.architecture import DecoderSpec
 from valuembed.backbone.checkpoints import (
     Checkpoint,
     base_of,
@@ -22,7 +22,7 @@ from valuembed.backbone.checkpoints import (
 from valuembed.backbone.dtypes import check_held
 from valuembed.backbone.loading import checkpoint_dtype, parse_dtype, usable_dtype
 from valuembed.backbone.plan import Plan, resolve_plan
-from valuembed.backbone.tracing import survey
+from valuembed.backbone.tracing import trace_architecture
 from valuembed.errors import CheckpointError, RecipeError
 from valuembed.recipes import Recipe, preset_for
 
@@ -47,7 +47,7 @@ class Prepared:
         base: the checkpoint that holds the decoder's weights: the one asked for, or the base of its adapter.
         is_adapter: whether the checkpoint asked for is an adapter.
         config: of the decoder as ``base`` holds it.
-        anatomy: its survey.
+        decoder_spec: its survey.
         plan: what is read, in absolute layers.
         dtype: of the weights; None where only the weights know, or their quantization.
     """
@@ -55,7 +55,7 @@ class Prepared:
     base: Checkpoint
     is_adapter: bool
     config: PretrainedConfig
-    anatomy: Anatomy
+    decoder_spec: DecoderSpec
     plan: Plan
     dtype: torch.dtype | None
 
@@ -81,15 +81,15 @@ def prepare(
     config = read_config(base)
     if saved and base is checkpoint:
         check_held_layers(checkpoint, saved, config.num_hidden_layers)
-    anatomy = survey(config, trust_remote_code=base.trust_remote_code)
-    plan = resolve_plan(recipe, preset_for(config), anatomy, saved if base is checkpoint else None)
+    decoder_spec = trace_architecture(config, trust_remote_code=base.trust_remote_code)
+    plan = resolve_plan(recipe, preset_for(config), decoder_spec, saved if base is checkpoint else None)
     held_in = parse_dtype(saved["dtype"]) if saved else checkpoint_dtype(config)
     settings = getattr(config, "quantization_config", None)
     if dtype is None and held_in is not None:
         check_held(str(held_in).removeprefix("torch."), base.name)
     if dtype is None and (quantization_method(settings) is None or is_dequantized(settings, device)):
         dtype = usable_dtype(held_in, device)
-    return Prepared(base, is_adapter, config, anatomy, plan, dtype)
+    return Prepared(base, is_adapter, config, decoder_spec, plan, dtype)
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:

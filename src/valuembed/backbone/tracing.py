@@ -23,7 +23,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from valuembed._utils.text import inflected
 from valuembed._utils.torch_settings import building
-from valuembed.backbone.architecture import Anatomy, AttentionBlock
+from valuembed.backbone.architecture import AttentionBlock, DecoderSpec
 from valuembed.errors import UnsupportedModelError
 from valuembed.recipes import named_layers
 
@@ -47,14 +47,14 @@ def _probe_attention(
 ) -> tuple[Tensor, None]:
     """Stand in for an attention kernel on the meta device: right shapes, no arithmetic."""
     output = query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[-1])
-    if (survey := _survey.get()) is not None:
-        survey.calls.setdefault(id(module), []).append(
+    if (trace_architecture := _survey.get()) is not None:
+        trace_architecture.calls.setdefault(id(module), []).append(
             {
                 "query": tuple(query.shape),
                 "value": tuple(value.shape),
                 "needs": frozenset(name for name in ("s_aux", "softcap") if kwargs.get(name) is not None),
                 "causal": _is_causal(module, kwargs.get("is_causal")),
-                "at": len(survey.order),
+                "at": len(trace_architecture.order),
             }
         )
     return output, None
@@ -69,7 +69,7 @@ ALL_ATTENTION_FUNCTIONS.register(PROBE, _probe_attention)
 
 
 @building()
-def survey(config: PretrainedConfig, *, trust_remote_code: bool = False) -> Anatomy:
+def trace_architecture(config: PretrainedConfig, *, trust_remote_code: bool = False) -> DecoderSpec:
     """Learn the anatomy of the decoder that a configuration describes.
 
     Args:
@@ -157,7 +157,7 @@ def _run(model: PreTrainedModel) -> _Survey:
     return notes
 
 
-def _read_notes(model: PreTrainedModel, notes: _Survey) -> Anatomy:
+def _read_notes(model: PreTrainedModel, notes: _Survey) -> DecoderSpec:
     config = model.config
     m = config.hidden_size
     paths = {id(module): path for path, module in model.named_modules()}
@@ -193,7 +193,7 @@ def _read_notes(model: PreTrainedModel, notes: _Survey) -> Anatomy:
     tail_size = sum(_size(model.get_submodule(path)) for path in tail)
     rest = _size(model) - sum(layer_sizes) - tail_size
     sizes = (layer_sizes, tail_size, rest)
-    return Anatomy(
+    return DecoderSpec(
         type(model).__name__, num_layers, m, layers_path, tuple(blocks), tail, sizes, model_class=type(model)
     )
 

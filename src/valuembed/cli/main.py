@@ -109,7 +109,7 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP, rich_help_panel=OUTPUT)] = False,
 ) -> None:
     """Say what a recipe would read from a model, and how much memory its weights take. No weights are read."""
-    from valuembed.models import info as look
+    from valuembed.models import info as inspect_checkpoint
 
     if named is not None:
         if options["model"] not in (BUNDLED, named):
@@ -118,7 +118,7 @@ def info(
     note(options["model"], loads=False)
     # A limit on tokens changes nothing that is shown here.
     options.pop("max_tokens", None)
-    found = look(**options)
+    found = inspect_checkpoint(**options)
     if as_json:
         print_json({**asdict(found), "recipe": found.recipe.to_dict()})
         return

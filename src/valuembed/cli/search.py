@@ -190,8 +190,8 @@ def search(
     asked: dict[str, Any] = {"where": where, "hybrid": hybrid, "probes": probes, "refine": refine}
     check_options(embeddings, **asked)
     query = given_text(query)
-    options = recorded_options(embeddings.make, embeddings.address, options)
-    with telling_what_made(embeddings.make, embeddings.address):
+    options = recorded_options(embeddings.vector_spec, embeddings.address, options)
+    with telling_what_made(embeddings.vector_spec, embeddings.address):
         encoder = load_encoder(options)
     hits = find(encoder, query, embeddings, k, **asked)
     if as_json:

@@ -32,7 +32,7 @@ NOT_STORED = "has numbers that are too large for the precision, or nothing but z
 
 
 @dataclass(frozen=True)
-class Text:
+class CorpusText:
     """A text to embed.
 
     Attributes:
@@ -56,7 +56,7 @@ class Text:
 
 
 @dataclass
-class Call:
+class EncodeBatch:
     """What is given to the model at once.
 
     Attributes:
@@ -65,7 +65,7 @@ class Call:
         rows: how many rows there are in both.
     """
 
-    texts: list[Text] = field(default_factory=list)
+    texts: list[CorpusText] = field(default_factory=list)
     aside: dict[int, Rejected] = field(default_factory=dict)
     rows: int = 0
 
@@ -87,7 +87,9 @@ class Encoded:
     truncated: int
 
 
-def gather(rows: Iterable[tuple[int, int, Row | Rejected]], size: int, cutter: Cutter | None = None) -> Iterator[Call]:
+def batched(
+    rows: Iterable[tuple[int, int, Row | Rejected]], size: int, cutter: Cutter | None = None
+) -> Iterator[EncodeBatch]:
     """Gather rows into calls, so that none grows without end.
 
     Args:
@@ -95,7 +97,7 @@ def gather(rows: Iterable[tuple[int, int, Row | Rejected]], size: int, cutter: C
         size: texts, or rows set aside, of a call; the chunks of one row are never parted.
         cutter: cuts the texts into chunks.
     """
-    call, characters, kept = Call(), 0, 0
+    call, characters, kept = EncodeBatch(), 0, 0
     for index, line, row in rows:
         call.rows += 1
         if isinstance(row, Row):
@@ -106,7 +108,7 @@ def gather(rows: Iterable[tuple[int, int, Row | Rejected]], size: int, cutter: C
             call.aside[index] = row
         if max(len(call.texts), len(call.aside)) >= size or characters >= CALL_CHARACTERS or kept >= CALL_BYTES:
             yield call
-            call, characters, kept = Call(), 0, 0
+            call, characters, kept = EncodeBatch(), 0, 0
     if call.rows:
         yield call
 
@@ -118,11 +120,14 @@ def _size(kept: Any) -> int:
     return sum(len(value) for value in kept if isinstance(value, (str, list, dict)))
 
 
-def _texts(index: int, line: int, row: Row, cutter: Cutter | None) -> list[Text]:
+def _texts(index: int, line: int, row: Row, cutter: Cutter | None) -> list[CorpusText]:
     if cutter is None:
-        return [Text(row.id, index, line, row.text, 0, 0, len(row.text), row.kept)]
+        return [CorpusText(row.id, index, line, row.text, 0, 0, len(row.text), row.kept)]
     chunks = enumerate(cutter.cut(row.text))
-    return [Text(row.id, index, line, chunk.text, number, chunk.start, chunk.end, row.kept) for number, chunk in chunks]
+    return [
+        CorpusText(row.id, index, line, chunk.text, number, chunk.start, chunk.end, row.kept)
+        for number, chunk in chunks
+    ]
 
 
 def encode(model: Encoder, texts: list[str], width: int) -> Encoded:
@@ -169,7 +174,7 @@ def _without(reasons: Mapping[int, str], model: Encoder, texts: list[str], width
     return Encoded(vectors, faults, rest.tokens, rest.truncated)
 
 
-def encode_or_tell(model: Encoder, texts: list[str], width: int) -> Encoded:
+def encode_isolating_failures(model: Encoder, texts: list[str], width: int) -> Encoded:
     """As :func:`encode`; a text whose vector is not finite costs the others nothing: it is found by halving the call.
 
     Raises:

@@ -13,9 +13,9 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from valuembed._utils.locks import Lock
-from valuembed._utils.progress import Watch
+from valuembed._utils.progress import ProgressTracker
 from valuembed.corpus.manifest import Job
-from valuembed.corpus.shards import Notes, Shard, Standing, standings, write_shard
+from valuembed.corpus.shards import Notes, Shard, ShardStatus, standings, write_shard
 from valuembed.data import MAX_TEXT_BYTES, RowReader, Source
 from valuembed.errors import InputError
 from valuembed.vectors import Encoder
@@ -47,8 +47,8 @@ def embed_source(
     model: Encoder,
     source: Source,
     cutter: Cutter | None = None,
-    watch: Watch | None = None,
-    standing: Standing | None = None,
+    watch: ProgressTracker | None = None,
+    standing: ShardStatus | None = None,
 ) -> None:
     """Go through one input of a job and write those of its shards that are neither finished nor in another's hands.
 
@@ -66,13 +66,13 @@ def embed_source(
     Raises:
         InputError, OutputError, ReadingError: see :func:`valuembed.corpus.embed_corpus`.
     """
-    watch = watch or Watch({source.name: job.states[source.name].size}, False)
-    for _ in _embed_source(job, model, source, cutter, watch, standing or Standing()):
+    watch = watch or ProgressTracker({source.name: job.states[source.name].size}, False)
+    for _ in _embed_source(job, model, source, cutter, watch, standing or ShardStatus()):
         pass
 
 
 def _embed_source(
-    job: Job, model: Encoder, source: Source, cutter: Cutter | None, watch: Watch, standing: Standing
+    job: Job, model: Encoder, source: Source, cutter: Cutter | None, watch: ProgressTracker, standing: ShardStatus
 ) -> Iterator[Finished]:
     settings = job.settings
     size = settings.rows_per_shard
@@ -104,7 +104,7 @@ def _counts(notes: Notes) -> dict[str, int]:
     return {name: getattr(notes, name) for name in ("embedded", "rejected", "truncated", "tokens")}
 
 
-def _steps(watch: Watch, source: Source, reader: RowReader) -> Callable[[Notes], None]:
+def _steps(watch: ProgressTracker, source: Source, reader: RowReader) -> Callable[[Notes], None]:
     """Tell a watch what each call of the model added to a shard's notes."""
     told = {"embedded": 0, "rejected": 0, "truncated": 0, "tokens": 0}
 
@@ -117,7 +117,7 @@ def _steps(watch: Watch, source: Source, reader: RowReader) -> Callable[[Notes],
 
 
 def embed_free(
-    job: Job, model: Encoder, cutter: Cutter | None, watch: Watch, broken: dict[str, InputError]
+    job: Job, model: Encoder, cutter: Cutter | None, watch: ProgressTracker, broken: dict[str, InputError]
 ) -> Iterator[Finished]:
     """Write every shard of a run's inputs that is missing and in nobody's hands.
 
@@ -138,10 +138,10 @@ def embed_free(
         OutputError, ReadingError: see :func:`valuembed.corpus.embed_corpus`.
     """
 
-    def left() -> list[tuple[Source, Standing]]:
+    def left() -> list[tuple[Source, ShardStatus]]:
         return [(source, standing) for source, standing in unfinished(job, watch) if source.name not in broken]
 
-    def attempt(source: Source, standing: Standing) -> Iterator[Finished]:
+    def attempt(source: Source, standing: ShardStatus) -> Iterator[Finished]:
         try:
             yield from _embed_source(job, model, source, cutter, watch, standing)
         except InputError as error:
@@ -157,12 +157,12 @@ def embed_free(
         yield from attempt(source, standing)
 
 
-def unfinished(job: Job, watch: Watch) -> list[tuple[Source, Standing]]:
+def unfinished(job: Job, watch: ProgressTracker) -> list[tuple[Source, ShardStatus]]:
     """Inputs of which shards are missing, and what is finished of them."""
     found = standings(job.folder)
     left = []
     for source in job.sources:
-        standing = found.get(source.key, Standing())
+        standing = found.get(source.key, ShardStatus())
         if standing.is_complete(job.settings.rows_per_shard):
             watch.passed(source.name, 1.0)
         else:
@@ -171,7 +171,7 @@ def unfinished(job: Job, watch: Watch) -> list[tuple[Source, Standing]]:
 
 
 @contextmanager
-def _alone_at(job: Job, source: Source, standing: Standing) -> Iterator[bool]:
+def _alone_at(job: Job, source: Source, standing: ShardStatus) -> Iterator[bool]:
     """Keep others from beginning with an input; yields whether nobody else is at it, nor was since somebody looked."""
     lock = Lock(job.work / f"{source.key}.lock")
     if not lock.acquire():
@@ -184,7 +184,7 @@ def _alone_at(job: Job, source: Source, standing: Standing) -> Iterator[bool]:
         lock.release(remove=True)
 
 
-def has_free_shard(job: Job, source: Source, standing: Standing) -> bool:
+def has_free_shard(job: Job, source: Source, standing: ShardStatus) -> bool:
     """Whether a shard of an input is missing and in nobody's hands."""
     for start in standing.missing(job.settings.rows_per_shard):
         with Shard(job.folder, job.work, source, start).claimed() as free:

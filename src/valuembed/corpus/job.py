@@ -16,16 +16,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from valuembed._utils.progress import Progress, Watch
+from valuembed._utils.progress import Progress, ProgressTracker
 from valuembed._utils.text import counted, inflected
 from valuembed.corpus.batches import warn_of_truncation
 from valuembed.corpus.claims import MAX_DOCUMENT_BYTES, embed_free, embed_source, has_free_shard, unfinished
 from valuembed.corpus.manifest import Job, Settings, check_folder, open_job, read_manifest
 from valuembed.corpus.single_file import EmbedSummary, check_files, embed_file, rejected_path
-from valuembed.corpus.summary import CorpusSummary, account
+from valuembed.corpus.summary import CorpusSummary, summarize
 from valuembed.data import Rejected, Row, Source, find_sources, look_for_text, nothing_usable, read_rows
 from valuembed.errors import InputError, OutputError
-from valuembed.vectors import Encoder, Make
+from valuembed.vectors import Encoder, VectorSpec
 
 if TYPE_CHECKING:
     from valuembed.corpus.chunking import Cutter
@@ -88,7 +88,7 @@ class Choices:
             return self.rows_per_shard
         return ROWS_PER_SHARD if self.chunk is None else CHUNKED_ROWS_PER_SHARD
 
-    def applied_to(self, model: Encoder) -> tuple[Make, Settings, Cutter | None]:
+    def applied_to(self, model: Encoder) -> tuple[VectorSpec, Settings, Cutter | None]:
         """What they come to with a model.
 
         Raises:
@@ -107,16 +107,16 @@ class Choices:
             overlap=self.overlap,
             rows_per_shard=self.shard_size,
         )
-        return Make.of(model, self.precision, self.dim), settings, cutter
+        return VectorSpec.of(model, self.precision, self.dim), settings, cutter
 
 
 class Engine(Protocol):
     """Where a job's model is, and what has it embed."""
 
-    def begin(self, choices: Choices) -> tuple[Make, Settings]:
+    def begin(self, choices: Choices) -> tuple[VectorSpec, Settings]:
         """Get the model ready; what the choices come to with it."""
 
-    def embed(self, job: Job, watch: Watch) -> dict[str, InputError]:
+    def embed(self, job: Job, watch: ProgressTracker) -> dict[str, InputError]:
         """Write the shards that are missing and in nobody's hands; inputs that cannot be read to their end, by name."""
 
 
@@ -126,11 +126,11 @@ class _Here:
     def __init__(self, model: Encoder) -> None:
         self.model = model
 
-    def begin(self, choices: Choices) -> tuple[Make, Settings]:
-        make, settings, self.cutter = choices.applied_to(self.model)
-        return make, settings
+    def begin(self, choices: Choices) -> tuple[VectorSpec, Settings]:
+        vector_spec, settings, self.cutter = choices.applied_to(self.model)
+        return vector_spec, settings
 
-    def embed(self, job: Job, watch: Watch) -> dict[str, InputError]:
+    def embed(self, job: Job, watch: ProgressTracker) -> dict[str, InputError]:
         broken: dict[str, InputError] = {}
         for _ in embed_free(job, self.model, self.cutter, watch, broken):
             pass
@@ -213,11 +213,11 @@ def run_job(
             stacklevel=3,
         )
     job = open_job(Path(output), *engine.begin(choices), sources, choices.keep)
-    watch = Watch({name: state.size for name, state in job.states.items()}, progress)
+    watch = ProgressTracker({name: state.size for name, state in job.states.items()}, progress)
     try:
         with closing(watch):
             _embed_all(job, engine, watch)
-        done = account(job, watch.now())
+        done = summarize(job, watch.now())
         _check_done(job, done)
         return done
     except OutputError as error:
@@ -290,7 +290,7 @@ def _check_done(job: Job, done: CorpusSummary) -> None:
         )
 
 
-def _embed_all(job: Job, engine: Engine, watch: Watch) -> None:
+def _embed_all(job: Job, engine: Engine, watch: ProgressTracker) -> None:
     """Every input of a run, until nothing is missing."""
     broken = engine.embed(job, watch)
     while waiting := [(source, standing) for source, standing in unfinished(job, watch) if source.name not in broken]:

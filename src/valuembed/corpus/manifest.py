@@ -18,9 +18,9 @@ from valuembed._utils.atomic import NewFile, fresh_name
 from valuembed._utils.locks import Lock
 from valuembed._utils.text import counted
 from valuembed._utils.version import __version__
-from valuembed.data import DEFAULT_TEXT_COLUMN, Source, State, look
+from valuembed.data import DEFAULT_TEXT_COLUMN, Source, State, fingerprint_file
 from valuembed.errors import InputError, OutputError
-from valuembed.vectors import LOOKED_AT, Encoder, KeptColumns, Make, check_further, find_columns
+from valuembed.vectors import LOOKED_AT, Encoder, KeptColumns, VectorSpec, check_further, find_columns
 
 MANIFEST = "manifest.json"
 WORK = ".work"
@@ -55,7 +55,7 @@ class Settings:
     @classmethod
     def of(cls, model: Encoder, **choices: Any) -> Settings:
         """The settings of a run with a model."""
-        return cls(**choices, dtype=model.precision, max_tokens=model.max_seq_length)
+        return cls(**choices, dtype=model.compute_dtype, max_tokens=model.max_seq_length)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Job:
 
     Attributes:
         folder: the output.
-        make: what makes the vectors, and how they are stored.
+        vector_spec: what makes the vectors, and how they are stored.
         settings: see there.
         sources: the inputs of this run.
         states: what each of them was when the run began, by name.
@@ -72,7 +72,7 @@ class Job:
     """
 
     folder: Path
-    make: Make
+    vector_spec: VectorSpec
     settings: Settings
     sources: tuple[Source, ...]
     states: Mapping[str, State]
@@ -112,8 +112,8 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     """What a job's manifest records as plain data, or None where there is none.
 
     Returns:
-        ``make`` (see :meth:`Make.from_record`), ``settings`` (see :class:`Settings`), ``inputs`` (a list of ``name``,
-        ``size``, ``modified``, ``digest``), ``versions`` of the run that began the job, ``kept`` (see
+        ``make`` (see :meth:`VectorSpec.from_record`), ``settings`` (see :class:`Settings`), ``inputs`` (a list of
+        ``name``, ``size``, ``modified``, ``digest``), ``versions`` of the run that began the job, ``kept`` (see
         :meth:`valuembed.vectors.KeptColumns.from_record`; absent where nothing is kept), and ``complete``: None,
         or the counts of a run that found everything done.
 
@@ -125,7 +125,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         record = json.loads(path.read_bytes())
         form = record["format"]
         if form == FORMAT:
-            Make.from_record(record["make"])
+            VectorSpec.from_record(record["make"])
             Settings(**record["settings"])
             _states(record)
             _kept(record)
@@ -153,12 +153,16 @@ def recorded_sources(record: Mapping[str, Any]) -> list[Source]:
 
 
 def open_job(
-    folder: Path, make: Make, settings: Settings, sources: Sequence[Source], keep: Sequence[str] | None = None
+    folder: Path,
+    vector_spec: VectorSpec,
+    settings: Settings,
+    sources: Sequence[Source],
+    keep: Sequence[str] | None = None,
 ) -> Job:
     """Begin a job, or join it: make its manifest, or compare with it, and enter inputs that are new.
 
     Args:
-        folder, make, settings, sources: of the job.
+        folder, vector_spec, settings, sources: of the job.
         keep: columns of the inputs to keep; None is all that the inputs of the run that begins the job have.
 
     Raises:
@@ -174,17 +178,17 @@ def open_job(
     with Lock(work / "job.lock"):
         record = read_manifest(folder)
         if record is not None:
-            check_settings(folder, record, make, settings)
+            check_settings(folder, record, vector_spec, settings)
         known = _states(record) if record else {}
         new_sources = [source for source in sources if source.name not in known]
         kept = _kept_columns(folder, record, settings, new_sources, keep)
-        states = {source.name: look(source, known.get(source.name)) for source in sources}
+        states = {source.name: fingerprint_file(source, known.get(source.name)) for source in sources}
         _check_inputs(folder, known, states, sources)
         if record is None or any(known.get(name) != state for name, state in states.items()):
             new = any(name not in known or not known[name].same_content(state) for name, state in states.items())
-            begun = record or _begin(make, settings, kept)
+            begun = record or _begin(vector_spec, settings, kept)
             _write(folder, begun, known | states, None if new else (record or {}).get("complete"))
-    return Job(folder, make, settings, tuple(sources), states, kept)
+    return Job(folder, vector_spec, settings, tuple(sources), states, kept)
 
 
 def _kept_columns(
@@ -227,9 +231,9 @@ def note_complete(job: Job, counts: Mapping[str, int]) -> None:
             _write(job.folder, record, _states(record), counts)
 
 
-def _begin(make: Make, settings: Settings, kept: KeptColumns) -> dict[str, Any]:
+def _begin(vector_spec: VectorSpec, settings: Settings, kept: KeptColumns) -> dict[str, Any]:
     """What all runs of a job share, as plain data."""
-    shared = {"make": make.to_record(), "settings": asdict(settings), "versions": _versions()}
+    shared = {"make": vector_spec.to_record(), "settings": asdict(settings), "versions": _versions()}
     return {**shared, "kept": kept.to_record()} if kept.names else shared
 
 
@@ -256,14 +260,14 @@ def _versions() -> dict[str, str]:
     return {"valuembed": __version__, **{package: version(package) for package in packages}}
 
 
-def check_settings(folder: Path, record: Mapping[str, Any], make: Make, settings: Settings) -> None:
+def check_settings(folder: Path, record: Mapping[str, Any], vector_spec: VectorSpec, settings: Settings) -> None:
     """Raise where a manifest records another job than that of a model with its settings.
 
     Raises:
         OutputError: with every difference.
     """
     recorded = asdict(Settings(**record["settings"]))
-    found = Make.from_record(record["make"]).differences(make, PROBE_COSINE)
+    found = VectorSpec.from_record(record["make"]).differences(vector_spec, PROBE_COSINE)
     now = asdict(settings)
     found += [f"{name} {recorded[name]!r} against {now[name]!r}" for name in now if recorded[name] != now[name]]
     if found:

@@ -18,7 +18,7 @@ from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from valuembed._utils.progress import Progress, Watch
+from valuembed._utils.progress import Progress, ProgressTracker
 from valuembed._utils.text import counted
 from valuembed.corpus.batches import warn_of_truncation
 from valuembed.corpus.claims import Finished, embed_free, unfinished
@@ -27,7 +27,7 @@ from valuembed.corpus.job import Choices, CorpusSummary, run_job
 from valuembed.corpus.manifest import Job, Settings, check_settings, read_manifest
 from valuembed.errors import ClusterError, InputError, ValuembedError
 from valuembed.execution import cpu_memory
-from valuembed.vectors import Encoder, Make
+from valuembed.vectors import Encoder, VectorSpec
 
 if TYPE_CHECKING:
     from valuembed.corpus.chunking import Cutter
@@ -133,7 +133,7 @@ class Worker:
         return True
 
     @cached_property
-    def loaded(self) -> tuple[Encoder, Make, Settings, Cutter | None]:
+    def loaded(self) -> tuple[Encoder, VectorSpec, Settings, Cutter | None]:
         """The model, and what the choices come to with it. It is loaded by a call, whose errors arrive as they are."""
         if callable(self.model):
             encoder = self.model()
@@ -143,11 +143,11 @@ class Worker:
             encoder = load(**self.model)
         return encoder, *self.choices.applied_to(encoder)
 
-    def describe(self) -> tuple[Make, Settings]:
+    def describe(self) -> tuple[VectorSpec, Settings]:
         """What the choices come to with the model."""
         with _on_this_node():
-            _, make, settings, _ = self.loaded
-        return make, settings
+            _, vector_spec, settings, _ = self.loaded
+        return vector_spec, settings
 
     def work(self, job: Job) -> Iterator[str | Finished | dict[str, InputError]]:
         """Write every shard of a job that is free.
@@ -157,13 +157,13 @@ class Worker:
         """
         broken: dict[str, InputError] = {}
         with _on_this_node():
-            encoder, make, settings, cutter = self.loaded
+            encoder, vector_spec, settings, cutter = self.loaded
             record = read_manifest(job.folder)
             if record is None or {source.name for source in job.sources} - {one["name"] for one in record["inputs"]}:
                 raise ClusterError(f"{job.folder} is not there; all nodes have to see the output under the same name")
-            check_settings(job.folder, record, make, settings)
+            check_settings(job.folder, record, vector_spec, settings)
             yield platform.node()
-            watch = Watch({name: state.size for name, state in job.states.items()}, False)
+            watch = ProgressTracker({name: state.size for name, state in job.states.items()}, False)
             yield from embed_free(job, encoder, cutter, watch, broken)
         yield broken
 
@@ -221,7 +221,7 @@ class Cluster:
             if self.connected_here:
                 self.ray.shutdown()
 
-    def begin(self, choices: Choices) -> tuple[Make, Settings]:
+    def begin(self, choices: Choices) -> tuple[VectorSpec, Settings]:
         """Start the workers; what the choices come to with the model of the one that has loaded it first."""
         self.connected_here = connect(self.ray, self.address)
         if self.team.gpus is None:
@@ -245,15 +245,15 @@ class Cluster:
             for reference in ready:
                 hand = descriptions.pop(reference)
                 try:
-                    make, settings = self._get(reference)
+                    vector_spec, settings = self._get(reference)
                 except _LostError as error:
                     successor = self._replace(hand, error)
                     descriptions[successor.actor.describe.remote()] = successor
                 else:
-                    return make, settings
+                    return vector_spec, settings
             self.room.check_some_is_left()
 
-    def embed(self, job: Job, watch: Watch) -> dict[str, InputError]:
+    def embed(self, job: Job, watch: ProgressTracker) -> dict[str, InputError]:
         """Have the workers write every shard that is free, and replace those that die."""
         # Names stay what they were given as, paths have to be found from any working folder.
         sources = tuple(replace(source, path=source.path.absolute()) for source in job.sources)

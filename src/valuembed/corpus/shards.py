@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from valuembed._utils.atomic import NewFile, fresh_name
 from valuembed._utils.locks import Lock
-from valuembed.corpus.batches import NOT_STORED, Call, Text, encode_or_tell, gather
+from valuembed.corpus.batches import NOT_STORED, CorpusText, EncodeBatch, batched, encode_isolating_failures
 from valuembed.corpus.manifest import Job
 from valuembed.data import RowReader, Source, check_unchanged
 from valuembed.errors import OutputError
@@ -155,7 +155,7 @@ class Shard:
 
 
 @dataclass
-class Standing:
+class ShardStatus:
     """Which shards of an input are finished.
 
     Attributes:
@@ -176,16 +176,16 @@ class Standing:
         return self.last is not None and not self.missing(rows_per_shard)
 
 
-def standings(folder: Path) -> dict[str, Standing]:
+def standings(folder: Path) -> dict[str, ShardStatus]:
     """What is finished in a job's folder, by the keys of its inputs; from the names of files alone."""
-    found: dict[str, Standing] = {}
+    found: dict[str, ShardStatus] = {}
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
         raise OutputError(f"cannot read {folder}: {error.strerror or error}") from error
     for name in names:
         if match := _NAME.match(name):
-            standing = found.setdefault(match["key"], Standing())
+            standing = found.setdefault(match["key"], ShardStatus())
             standing.paths[int(match["start"])] = folder / name
             if match["last"]:
                 standing.last = int(match["start"])
@@ -233,8 +233,8 @@ def write_shard(
     if cutter is not None:
         columns |= dict.fromkeys((CHUNK, START, END), "int32")
     with NewFile(shard.path(last=False), fresh_name(shard.work, shard.name)) as new:
-        with VectorWriter(new, job.make, columns | {TEXT: "string"}, kept) as writer:
-            for call in gather(reader.take(settings.rows_per_shard), TEXTS_PER_CALL, cutter):
+        with VectorWriter(new, job.vector_spec, columns | {TEXT: "string"}, kept) as writer:
+            for call in batched(reader.take(settings.rows_per_shard), TEXTS_PER_CALL, cutter):
                 _embed(job, model, call, writer, notes)
                 step(notes)
             writer.note(notes.to_metadata())
@@ -246,12 +246,12 @@ def write_shard(
     return notes
 
 
-def _embed(job: Job, model: Encoder, call: Call, writer: VectorWriter, notes: Notes) -> None:
+def _embed(job: Job, model: Encoder, call: EncodeBatch, writer: VectorWriter, notes: Notes) -> None:
     """One call of the model, its vectors written and its rows counted."""
     aside = {row: SetAside(row, rejected.row, rejected.reason) for row, rejected in call.aside.items()}
     if call.texts:
-        encoded = encode_or_tell(model, [text.text for text in call.texts], len(job.make.probe))
-        not_stored = (~job.make.fits(encoded.vectors)).nonzero()[0].tolist()
+        encoded = encode_isolating_failures(model, [text.text for text in call.texts], len(job.vector_spec.probe))
+        not_stored = (~job.vector_spec.fits(encoded.vectors)).nonzero()[0].tolist()
         faults = dict.fromkeys(not_stored, f"its embedding {NOT_STORED}") | encoded.faults
         for at, reason in faults.items():
             text = call.texts[at]
@@ -262,7 +262,9 @@ def _embed(job: Job, model: Encoder, call: Call, writer: VectorWriter, notes: No
             texts = [call.texts[at] for at in whole]
             kept = job.kept.arrays([text.kept for text in texts], notes.file)
             writer.write(
-                _columns(texts, notes.file, job.settings.chunk is not None), job.make.pack(encoded.vectors[whole]), kept
+                _columns(texts, notes.file, job.settings.chunk is not None),
+                job.vector_spec.pack(encoded.vectors[whole]),
+                kept,
             )
         notes.vectors += len(whole)
         notes.tokens += encoded.tokens
@@ -273,7 +275,7 @@ def _embed(job: Job, model: Encoder, call: Call, writer: VectorWriter, notes: No
     notes.embedded += call.rows - len(aside)
 
 
-def _columns(texts: list[Text], file: str, in_chunks: bool) -> dict[str, list[Any]]:
+def _columns(texts: list[CorpusText], file: str, in_chunks: bool) -> dict[str, list[Any]]:
     chunks = {
         CHUNK: [text.chunk for text in texts],
         START: [text.start for text in texts],

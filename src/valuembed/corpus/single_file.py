@@ -12,10 +12,10 @@ from typing import Any
 
 from valuembed._utils.atomic import NewFile
 from valuembed._utils.progress import track, watching_steps
-from valuembed.corpus.batches import NOT_FINITE, NOT_STORED, Call, Encoded, encode, gather, warn_of_truncation
+from valuembed.corpus.batches import NOT_FINITE, NOT_STORED, EncodeBatch, Encoded, batched, encode, warn_of_truncation
 from valuembed.data import Rejected, RowReader, check_input, count_rows, look_for_text, nothing_usable
 from valuembed.errors import OutputError, ReadingError, ValuembedError
-from valuembed.vectors import ID, LOOKED_AT, TEXT, Encoder, Make, VectorWriter, find_columns
+from valuembed.vectors import ID, LOOKED_AT, TEXT, Encoder, VectorSpec, VectorWriter, find_columns
 
 
 @dataclass(frozen=True)
@@ -93,23 +93,23 @@ def embed_file(
     columns = {ID: "string" if id_column else "int64", TEXT: "string"}
     kept = find_columns([source], text_column, id_column, keep)
     with NewFile(target) as vectors, NewFile(rejected_path(target)) as rejects:
-        make = Make.of(model, precision, dim)
+        vector_spec = VectorSpec.of(model, precision, dim)
         # Every step of the model shows, however few texts it has.
         bar = track(progress, total=count_rows(source), unit=" rows", desc="embedding", miniters=1)
         with (
             bar,
-            VectorWriter(vectors, make, columns, kept.schema) as writer,
+            VectorWriter(vectors, vector_spec, columns, kept.schema) as writer,
             RowReader(source, text_column, id_column, keep=kept.names) as reader,
         ):
-            for call in gather(reader.take(), rows_per_chunk):
+            for call in batched(reader.take(), rows_per_chunk):
                 if call.texts:
                     with watching_steps(bar.update):
-                        encoded = _encoded(model, make, call, source)
+                        encoded = _encoded(model, vector_spec, call, source)
                     fine = [at for at, text in enumerate(call.texts) if text.row not in call.aside]
                     ids = [call.texts[at].id for at in fine]
                     texts = [call.texts[at].text for at in fine]
                     further = kept.arrays([call.texts[at].kept for at in fine], str(source))
-                    writer.write({ID: ids, TEXT: texts}, make.pack(encoded.vectors[fine]), further)
+                    writer.write({ID: ids, TEXT: texts}, vector_spec.pack(encoded.vectors[fine]), further)
                     truncated += encoded.truncated
                     tokens += encoded.tokens
                 for _, row in sorted(call.aside.items()):
@@ -181,19 +181,19 @@ def check_files(
     return source, target
 
 
-def _encoded(model: Encoder, make: Make, call: Call, source: Path) -> Encoded:
+def _encoded(model: Encoder, vector_spec: VectorSpec, call: EncodeBatch, source: Path) -> Encoded:
     """Vectors of a call, checked; rows whose texts cannot be embedded are set aside in it."""
     import numpy as np
 
     ids = [text.id for text in call.texts]
     where = f"{source}, ids {ids[0]} to {ids[-1]}"
     try:
-        encoded = encode(model, [text.text for text in call.texts], len(make.probe))
+        encoded = encode(model, [text.text for text in call.texts], len(vector_spec.probe))
     except ValuembedError as error:
         raise type(error)(f"{where} (rows are counted from the first of these): {error}") from error
     fine: dict[str, Any] = {
         "is not finite": np.isfinite(encoded.vectors).all(axis=1),
-        NOT_STORED: make.fits(encoded.vectors),
+        NOT_STORED: vector_spec.fits(encoded.vectors),
     }
     for at, reason in encoded.faults.items():
         if reason != NOT_FINITE:

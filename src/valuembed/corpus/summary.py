@@ -9,7 +9,7 @@ from valuembed._utils.atomic import NewFile, fresh_name
 from valuembed._utils.locks import Lock
 from valuembed._utils.progress import Progress
 from valuembed.corpus.manifest import Job, note_complete, read_manifest, recorded_sources
-from valuembed.corpus.shards import REJECTED, Standing, read_notes, standings
+from valuembed.corpus.shards import REJECTED, ShardStatus, read_notes, standings
 from valuembed.data import BLANK
 
 
@@ -68,7 +68,7 @@ class CorpusSummary:
     run: Progress
 
 
-def account(job: Job, run: Progress) -> CorpusSummary:
+def summarize(job: Job, run: Progress) -> CorpusSummary:
     """Add up what all shards of a job say of themselves, and list the rows that they set aside.
 
     Raises:
@@ -83,7 +83,7 @@ def account(job: Job, run: Progress) -> CorpusSummary:
         record = read_manifest(job.folder)
         sources = recorded_sources(record) if record else []
         found = standings(job.folder)
-        standing = {source.name: found.get(source.key, Standing()) for source in sources}
+        standing = {source.name: found.get(source.key, ShardStatus()) for source in sources}
         paths = [path for of_source in standing.values() for path in of_source.paths.values()]
         for notes in read_notes(paths):
             for name in counts:
@@ -108,8 +108,8 @@ def account(job: Job, run: Progress) -> CorpusSummary:
         inputs=len(sources),
         shards=len(paths),
         **counts,
-        width=job.make.width,
-        precision=job.make.precision,
+        width=job.vector_spec.width,
+        precision=job.vector_spec.precision,
         first_rejected=first,
         barren=tuple(name for name in with_faults if name not in with_vectors),
         unfinished=unfinished,

@@ -25,7 +25,7 @@ from .sources import (
     State as State,
     check_unchanged as check_unchanged,
     find_sources as find_sources,
-    look as look,
+    fingerprint_file as fingerprint_file,
 )
 from .tables import column_index as column_index, no_column as no_column
 from .text_rows import (

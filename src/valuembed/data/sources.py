@@ -58,7 +58,7 @@ class State:
     Attributes:
         size: in bytes.
         modified: when it was last written to, in nanoseconds.
-        digest: of its content, see :func:`look`.
+        digest: of its content, see :func:`fingerprint_file`.
     """
 
     size: int
@@ -70,7 +70,7 @@ class State:
         return (self.size, self.digest) == (other.size, other.digest)
 
 
-def look(source: Source, known: State | None = None) -> State:
+def fingerprint_file(source: Source, known: State | None = None) -> State:
     """Fingerprint a file: its size, and a SHA-256 over its content.
 
     Of a file above :data:`WHOLE` bytes, :data:`BLOCKS` blocks spread evenly from its beginning to its end are read

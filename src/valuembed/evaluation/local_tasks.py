@@ -64,7 +64,7 @@ def parse_task(spec: str) -> AbsTask:
     if len(files) not in local.counts or not all(files):
         given = [file for file in files if file]
         raise InputError(f"task {spec!r}: expected {local.form}; file names given: {len(given)}")
-    return local.make(*files)
+    return local.vector_spec(*files)
 
 
 def kind(task: AbsTask) -> str:
@@ -220,7 +220,7 @@ def pairs_task(path: str | Path) -> AbsTask:
 class _Local(NamedTuple):
     """A kind of local task: how it is named and made, and what it is in mteb."""
 
-    make: Callable[..., AbsTask]
+    vector_spec: Callable[..., AbsTask]
     form: str
     counts: tuple[int, ...]
     parent: str

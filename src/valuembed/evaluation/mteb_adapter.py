@@ -42,7 +42,7 @@ BYTES_PER_CHUNK = 256_000_000
 
 
 class Source(Protocol):
-    """What computes vectors: a :class:`valuembed.models.Panel`, or :class:`AsLoaded`."""
+    """What computes vectors: a :class:`valuembed.models.MultiReadout`, or :class:`AsLoaded`."""
 
     report: EncodeReport | None
 

@@ -28,9 +28,9 @@ from valuembed._utils.torch_settings import default_device_and_precision
 from valuembed.backbone import (
     QUANTIZED,
     Plan,
+    compute_dtype_name,
     content_digest,
     fingerprint,
-    precision_name,
     prepare,
     resolve_plan,
     split_dtype,
@@ -41,7 +41,7 @@ from valuembed.errors import InputError, OutputError, RecipeError, ValuembedErro
 from valuembed.evaluation.local_tasks import FORMS, kind, parse_task, title
 from valuembed.evaluation.mteb_adapter import AsLoaded, MethodEncoder, SharedVectors, Source, Spent, model_meta
 from valuembed.evaluation.results import Evaluation, Failure, Kept, Score, check_finite, layers_of, write
-from valuembed.models import Calibration, Panel, load
+from valuembed.models import Calibration, MultiReadout, load
 from valuembed.recipes import LayerSpec, MethodSpec, Recipe, TemplateSpec, choose, parse_methods, preset_for
 from valuembed.reporting import results_folder
 
@@ -134,7 +134,7 @@ def evaluate(
                 source = AsLoaded(own, next(iter(wanted)))
             else:
                 behind = {label: module for label, module in (calibrations or {}).items() if label in wanted}
-                source = Panel.load(model, wanted, calibrations=behind, device=device, **settings, **hub)
+                source = MultiReadout.load(model, wanted, calibrations=behind, device=device, **settings, **hub)
             with SharedVectors(source, unit=not as_saved, progress=progress) as vectors, _quiet():
                 bench.run(missing, vectors, progress)
     except BaseException:
@@ -184,12 +184,12 @@ def _methods(
     saved = saved_config(checkpoint)
     asked = settings["dtype"]
     found = prepare(checkpoint, next(iter(chosen.values())), saved, split_dtype(asked, None)[0], device)
-    settings = {**settings, "dtype": precision_name(found.dtype, [asked] if asked in QUANTIZED else [])}
+    settings = {**settings, "dtype": compute_dtype_name(found.dtype, [asked] if asked in QUANTIZED else [])}
     settings["model_kwargs"] = {name: repr(value) for name, value in (settings["model_kwargs"] or {}).items()}
     content = content_digest(checkpoint) if identify else "not identified"
     methods = {}
     for label, recipe in chosen.items():
-        plan = resolve_plan(recipe, preset_for(found.config), found.anatomy, None if found.is_adapter else saved)
+        plan = resolve_plan(recipe, preset_for(found.config), found.decoder_spec, None if found.is_adapter else saved)
         made = settings
         if (behind := calibrations.get(label)) is not None:
             # Its record does not say all that its numbers come from, such as the model that it was fitted on.

@@ -1,9 +1,13 @@
 from . import cpu_memory as cpu_memory
-from .arrivals import Arrivals as Arrivals
-from .capabilities import LaneName as LaneName, packed_up_to as packed_up_to, why_whole as why_whole
-from .compilation import Compiling as Compiling, Wish as Wish
+from .arrivals import AsyncGather as AsyncGather
+from .capabilities import (
+    LayoutName as LayoutName,
+    packed_up_to as packed_up_to,
+    prefix_unsupported_reason as prefix_unsupported_reason,
+)
+from .compilation import CompilePolicy as CompilePolicy, Compiling as Compiling
 from .executor import read_within_memory as read_within_memory
-from .prefix_cache import SharedPrefixes as SharedPrefixes
+from .prefix_cache import PrefixCache as PrefixCache
 from .scheduler import (
     TOKENS_PER_STEP as TOKENS_PER_STEP,
     pad_right as pad_right,

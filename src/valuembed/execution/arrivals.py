@@ -11,7 +11,7 @@ UNDER_WAY = 2
 """Copies that may be under way while later steps are computed."""
 
 
-class Arrivals:
+class AsyncGather:
     """The vectors of a call, filled in step by step.
 
     Args:
@@ -38,15 +38,15 @@ class Arrivals:
         arrived.record(torch.cuda.current_stream(vectors.device))
         self._under_way.append((rows, landed, arrived))
         while len(self._under_way) > UNDER_WAY:
-            self._land()
+            self._wait_oldest()
 
     def all(self) -> Tensor:
         """``[b, width]`` float32, once every row has been put; ``[0, 0]`` where there are none."""
         while self._under_way:
-            self._land()
+            self._wait_oldest()
         return torch.empty(0, 0, dtype=torch.float32) if self._vectors is None else self._vectors
 
-    def _land(self) -> None:
+    def _wait_oldest(self) -> None:
         rows, landed, arrived = self._under_way.popleft()
         arrived.synchronize()
         assert self._vectors is not None

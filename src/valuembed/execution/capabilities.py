@@ -14,27 +14,27 @@ from valuembed.readout import varlen
 
 logger = logging.getLogger(__name__)
 
-LaneName = Literal["auto", "padded", "packed"]
+LayoutName = Literal["auto", "padded", "packed"]
 
 
-def packed_up_to(model: PreTrainedModel, plan: Plan, lane: LaneName = "auto") -> int:
+def packed_up_to(model: PreTrainedModel, plan: Plan, layout: LayoutName = "auto") -> int:
     """Tokens up to which a sequence takes the packed lane; 0 where none does.
 
     Args:
         model: the decoder.
         plan: any of its plans.
-        lane: ``"auto"`` packs on CUDA; ``"packed"`` on any device, on the CPU by the slow plain kernel.
+        layout: ``"auto"`` packs on CUDA; ``"packed"`` on any device, on the CPU by the slow plain kernel.
     """
-    if lane == "padded" or (lane == "auto" and model.device.type != "cuda"):
+    if layout == "padded" or (layout == "auto" and model.device.type != "cuda"):
         return 0
-    reason = varlen.why_not(model, plan.anatomy) or _no_kernel(model, lane) or _disagreement(model, plan)
+    reason = varlen.why_not(model, plan.decoder_spec) or _no_kernel(model, layout) or _disagreement(model, plan)
     if reason:
         logger.warning("texts are padded, for in %s %s", type(model).__name__, reason)
         return 0
     return varlen.longest_text(model) or sys.maxsize
 
 
-def why_whole(model: PreTrainedModel, plan: Plan) -> str | None:
+def prefix_unsupported_reason(model: PreTrainedModel, plan: Plan) -> str | None:
     """Why what many texts begin with cannot be computed once for all of them; None where it can.
 
     Args:
@@ -52,8 +52,8 @@ def why_whole(model: PreTrainedModel, plan: Plan) -> str | None:
     return reason and f"a trial of it was {reason}"
 
 
-def _no_kernel(model: PreTrainedModel, lane: LaneName) -> str | None:
-    if lane == "packed" or varlen.fast_kernel(model.device.type, model.dtype):
+def _no_kernel(model: PreTrainedModel, layout: LayoutName) -> str | None:
+    if layout == "packed" or varlen.fast_kernel(model.device.type, model.dtype):
         return None
     return f"no kernel packs {str(model.dtype).removeprefix('torch.')} on this device"
 

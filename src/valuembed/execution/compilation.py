@@ -14,7 +14,7 @@ from valuembed.readout import is_compiled
 
 logger = logging.getLogger(__name__)
 
-Wish = bool | Literal["auto"]
+CompilePolicy = bool | Literal["auto"]
 COST = 30.0
 """Seconds that compiling takes, about; it depends on the machine and little on the model."""
 SAVED = {"cpu": 0.35, "cuda": 0.15}
@@ -36,7 +36,7 @@ class Compiling:
         RecipeError: another wish.
     """
 
-    def __init__(self, wish: Wish = False) -> None:
+    def __init__(self, wish: CompilePolicy = False) -> None:
         if wish not in (True, False, "auto"):
             raise RecipeError(f"compile={wish!r} is unknown; legal: True, False, 'auto'")
         self.wish = wish
@@ -80,7 +80,7 @@ def compile_layers(model: PreTrainedModel, plan: Plan, packed_up_to: int = 0) ->
     Returns:
         Why the layers are as they were; None where they are compiled.
     """
-    layers = list(model.get_submodule(plan.anatomy.layers_path).children())
+    layers = list(model.get_submodule(plan.decoder_spec.layers_path).children())
     before = parity.run(model, plan, packed_up_to)
     for layer in layers:
         layer.compile(dynamic=True)

@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 from valuembed._utils.text import counted
 from valuembed.backbone import Plan
 from valuembed.errors import InputError, ReadingError
-from valuembed.execution.prefix_cache import SharedPrefixes
+from valuembed.execution.prefix_cache import PrefixCache
 from valuembed.execution.scheduler import plan_steps, reset_dynamic_rope, rope_groups, usual_step
-from valuembed.readout import Beginning, Lane, PackedLane, PaddedLane, Reading, span_mask
+from valuembed.readout import BatchLayout, PackedLayout, PaddedLayout, PrefixKV, Readout, span_mask
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def read(
 
     Raises:
         InputError: rows are padded on the left.
-        ReadingError: see :class:`valuembed.readout.Reading`.
+        ReadingError: see :class:`valuembed.readout.Readout`.
     """
     sequences = _Sequences.of(features, whole=plans[0].recipe.span == "all")
     vectors = []
@@ -80,8 +80,8 @@ def read(
     for step in steps:
         reset_dynamic_rope(model)
         packed = sequences.lengths[step[0]] <= packed_up_to
-        lane, given = (_packed if packed else _padded)(model, sequences, step)
-        vectors.append(Reading(model, plans, lane).run(**given))
+        layout, given = (_packed if packed else _padded)(model, sequences, step)
+        vectors.append(Readout(model, plans, layout).run(**given))
     order = torch.tensor([row for step in steps for row in step]).argsort()
     rows = [torch.cat(of_plan)[order.to(of_plan[0].device)] for of_plan in zip(*vectors, strict=True)]
     return [of_plan.view(-1, sequences.k, of_plan.shape[1]).mean(dim=1) for of_plan in rows]
@@ -105,7 +105,7 @@ class _Sequences:
     spans: list[tuple[int, int]]
     cached: list[int]
     k: int
-    prefixes: SharedPrefixes | None
+    prefixes: PrefixCache | None
 
     @classmethod
     def of(cls, features: Mapping[str, Any], *, whole: bool) -> _Sequences:
@@ -159,45 +159,45 @@ def _steps(model: PreTrainedModel, sequences: _Sequences, budget: int, packed_up
 # kernels are at their fastest without a mask. Positions are passed, as some families number them wrongly by themselves.
 
 
-def _padded(model: PreTrainedModel, sequences: _Sequences, step: list[int]) -> tuple[Lane, dict[str, Any]]:
+def _padded(model: PreTrainedModel, sequences: _Sequences, step: list[int]) -> tuple[BatchLayout, dict[str, Any]]:
     """A step with a row for each sequence: lane, and what the decoder is given."""
-    device, beginning = model.device, _beginning(sequences, step)
-    p = beginning.tokens if beginning else 0
+    device, prefix = model.device, _beginning(sequences, step)
+    p = prefix.tokens if prefix else 0
     lengths = torch.tensor([sequences.lengths[row] for row in step])
     t = int(lengths.max())
     span = torch.tensor([sequences.spans[row] for row in step])
-    lane = PaddedLane(_to(lengths - 1, device), span_mask(_to(span, device), t), beginning)
+    layout = PaddedLayout(_to(lengths - 1, device), span_mask(_to(span, device), t), prefix)
     given: dict[str, Any] = {
         "input_ids": _to(sequences.ids[step, p:t], device),
         # With a row of its own for each text, as compiled layers tell tensors apart by how they lie in memory.
         "position_ids": torch.arange(p, t, device=device).repeat(len(step), 1),
     }
-    if beginning:
+    if prefix:
         seen = torch.ones(t - p, t, dtype=torch.bool, device=device).tril(diagonal=p)
         hidden = torch.zeros(t - p, t, dtype=model.dtype, device=device)
         # A mask in its final form is passed on as it is: each token sees the beginning, and its own text up to itself.
         given["attention_mask"] = hidden.masked_fill_(~seen, torch.finfo(model.dtype).min)[None, None]
-    return lane, given
+    return layout, given
 
 
-def _packed(model: PreTrainedModel, sequences: _Sequences, step: list[int]) -> tuple[Lane, dict[str, Any]]:
+def _packed(model: PreTrainedModel, sequences: _Sequences, step: list[int]) -> tuple[BatchLayout, dict[str, Any]]:
     """A step with all sequences in one row: lane, and what the decoder is given."""
-    device, beginning = model.device, _beginning(sequences, step)
-    p = beginning.tokens if beginning else 0
+    device, prefix = model.device, _beginning(sequences, step)
+    p = prefix.tokens if prefix else 0
     lengths = [sequences.lengths[row] for row in step]
     spans = [sequences.spans[row] for row in step]
-    lane = PackedLane([length - p for length in lengths], spans, beginning, device)
+    layout = PackedLayout([length - p for length in lengths], spans, prefix, device)
     ids = torch.cat([sequences.ids[row, p:length] for row, length in zip(step, lengths, strict=True)])
     given: dict[str, Any] = {
         "input_ids": _to(ids[None], device),
-        "position_ids": lane.positions,
+        "position_ids": layout.positions,
         # The lane's attention needs no mask, and nobody makes one where there is one in its final form.
         "attention_mask": torch.zeros(1, 1, 1, 1, dtype=model.dtype, device=device),
     }
-    return lane, given
+    return layout, given
 
 
-def _beginning(sequences: _Sequences, step: list[int]) -> Beginning | None:
+def _beginning(sequences: _Sequences, step: list[int]) -> PrefixKV | None:
     """What a step's sequences stand behind; None where they are fed whole."""
     p = sequences.cached[step[0]]
     if not p or sequences.prefixes is None:

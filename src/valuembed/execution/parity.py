@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from valuembed.backbone import Plan
 from valuembed.execution.executor import read
-from valuembed.execution.prefix_cache import SharedPrefixes
+from valuembed.execution.prefix_cache import PrefixCache
 from valuembed.readout import longest_text
 from valuembed.recipes import Recipe
 
@@ -38,7 +38,7 @@ def run(model: PreTrainedModel, plan: Plan, packed_up_to: int = 0, *, shared: bo
     """
     config = model.config.get_text_config()
     last = int(config.num_hidden_layers) - 1
-    whole = Plan(Recipe(signal="hidden", weights="last", layers=[last]), (last,), plan.anatomy)
+    whole = Plan(Recipe(signal="hidden", weights="last", layers=[last]), (last,), plan.decoder_spec)
     longest = min(max(LENGTHS), longest_text(model) or max(LENGTHS))
     lengths = torch.tensor([min(length, longest) for length in LENGTHS])
     ids = torch.arange(len(LENGTHS) * longest).view(len(LENGTHS), longest) * 7919 % int(config.vocab_size)
@@ -46,7 +46,7 @@ def run(model: PreTrainedModel, plan: Plan, packed_up_to: int = 0, *, shared: bo
     ids[:, :ALIKE] = ids[0, :ALIKE]
     features: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
     if shared:
-        features["prefixes"] = SharedPrefixes(model, plan.anatomy)
+        features["prefixes"] = PrefixCache(model, plan.decoder_spec)
         features["cached"] = torch.full((len(LENGTHS), 1), ALIKE)
     return read(model, [whole], features, BOTH, packed_up_to)[0]
 

@@ -14,9 +14,9 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
-from valuembed.backbone import Anatomy, Plan
+from valuembed.backbone import DecoderSpec, Plan
 from valuembed.execution.scheduler import rope_groups
-from valuembed.readout import DOOR, AttentionCall, Beginning, PaddedLane, Reading
+from valuembed.readout import ATTENTION_PREFIX, AttentionCall, PaddedLayout, PrefixKV, Readout
 from valuembed.recipes import Recipe
 
 LEAST_TOKENS = 4
@@ -37,53 +37,53 @@ def why_not(model: PreTrainedModel) -> str | None:
     # A decoder whose frequencies depend on the length tells lengths apart.
     if rope_groups(model)(1) != ():
         return "its rotary frequencies depend on the longest text"
-    kernel = str(model.config._attn_implementation).removeprefix(DOOR)
+    kernel = str(model.config._attn_implementation).removeprefix(ATTENTION_PREFIX)
     if kernel not in KERNELS:
         return f"the kernel {kernel} has not been tried for it"
     return None
 
 
-class SharedPrefixes:
+class PrefixCache:
     """The keys and values of constant beginnings, for one call: they hold as long as the weights do.
 
     Args:
         model: the decoder, for which :func:`why_not` gives None.
-        anatomy: its anatomy.
+        decoder_spec: its anatomy.
     """
 
-    def __init__(self, model: PreTrainedModel, anatomy: Anatomy) -> None:
+    def __init__(self, model: PreTrainedModel, decoder_spec: DecoderSpec) -> None:
         self._model = model
-        self._anatomy = anatomy
-        self._known: dict[tuple[int, ...], Beginning] = {}
+        self._anatomy = decoder_spec
+        self._known: dict[tuple[int, ...], PrefixKV] = {}
 
-    def behind(self, ids: Sequence[int]) -> Beginning:
+    def behind(self, ids: Sequence[int]) -> PrefixKV:
         """Keys and values of a beginning, for any number of texts; computed the first time that it is asked for.
 
         Args:
             ids: of the beginning.
         """
-        beginning = tuple(ids)
-        if beginning not in self._known:
-            self._known[beginning] = self._compute(beginning)
-        return self._known[beginning]
+        prefix = tuple(ids)
+        if prefix not in self._known:
+            self._known[prefix] = self._compute(prefix)
+        return self._known[prefix]
 
-    def _compute(self, ids: tuple[int, ...]) -> Beginning:
+    def _compute(self, ids: tuple[int, ...]) -> PrefixKV:
         given = torch.tensor([ids], device=self._model.device)
         positions = torch.arange(len(ids), device=self._model.device)[None]
-        keeping = _Keeping(self._model, self._anatomy, len(ids))
-        keeping.run(input_ids=given, position_ids=positions)
-        return keeping.kept
+        autosave = _Keeping(self._model, self._anatomy, len(ids))
+        autosave.run(input_ids=given, position_ids=positions)
+        return autosave.kept
 
 
-class _Keeping(Reading):
+class _Keeping(Readout):
     """Keeps the keys and values of one row of p tokens."""
 
-    def __init__(self, model: PreTrainedModel, anatomy: Anatomy, tokens: int) -> None:
-        whole = Plan(Recipe(signal="hidden", weights="last"), (), anatomy)
+    def __init__(self, model: PreTrainedModel, decoder_spec: DecoderSpec, tokens: int) -> None:
+        whole = Plan(Recipe(signal="hidden", weights="last"), (), decoder_spec)
         last = torch.tensor([tokens - 1], device=model.device)
         mask = torch.ones(1, tokens, dtype=torch.long, device=model.device)
-        super().__init__(model, [whole], PaddedLane(last, mask))
-        self.kept = Beginning(tokens)
+        super().__init__(model, [whole], PaddedLayout(last, mask))
+        self.kept = PrefixKV(tokens)
 
     def on_call(self, call: AttentionCall) -> None:
         self.kept.keep(call.module, call.key, call.value)

@@ -14,10 +14,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from valuembed.errors import UnknownTokenError
-from valuembed.execution.prefix_cache import LEAST_TOKENS, SharedPrefixes
+from valuembed.execution.prefix_cache import LEAST_TOKENS, PrefixCache
 from valuembed.execution.scheduler import plan_steps, rope_groups, usual_step
 from valuembed.recipes import Recipe
-from valuembed.tokenization import TokenRow
+from valuembed.tokenization import TokenSequence
 
 if TYPE_CHECKING:
     from valuembed.models import ValueReader
@@ -66,10 +66,10 @@ def batches(
     # Here and not in the thread that makes the batches, where gradients would always seem to be wanted.
     shared = shared_prefixes(reader, len(texts), recipe)
     made = _made(reader, texts, prompt, role, recipe, shared, reader.packed_up_to())
-    return ahead(made) if len(texts) >= AHEAD_FROM else made
+    return prefetch(made) if len(texts) >= AHEAD_FROM else made
 
 
-def ahead(items: Iterator[T], most: int = 4) -> Iterator[T]:
+def prefetch(items: Iterator[T], most: int = 4) -> Iterator[T]:
     """Items that are made in a thread of their own, up to so many before they are asked for.
 
     What goes wrong there is raised here, and the thread ends when the iterator is closed or dropped.
@@ -115,7 +115,7 @@ def _made(
     prompt: str | None,
     role: str | None,
     recipe: Recipe,
-    shared: SharedPrefixes | None,
+    shared: PrefixCache | None,
     packed_up_to: int,
 ) -> Iterator[Batch]:
     for start in range(0, len(texts), TEXTS_PER_WINDOW):
@@ -147,32 +147,32 @@ def _steps(model: PreTrainedModel, fed: list[int], packed: list[bool], budget: i
     """Texts for each step, those of the padded lane first."""
     _, cost = usual_step(model.device)
     steps = []
-    for lane in (False, True):
-        members = [text for text, takes in enumerate(packed) if takes is lane]
-        found = plan_steps([fed[text] for text in members], budget, cost, rope_groups(model), packed=lane)
+    for layout in (False, True):
+        members = [text for text, takes in enumerate(packed) if takes is layout]
+        found = plan_steps([fed[text] for text in members], budget, cost, rope_groups(model), packed=layout)
         steps += [[members[i] for i in step] for step in found]
     return steps
 
 
-def _fed(row: TokenRow, cached: int) -> int:
+def _fed(row: TokenSequence, cached: int) -> int:
     return len(row.ids) - cached
 
 
-def shared_prefixes(reader: ValueReader, texts: int, recipe: Recipe) -> SharedPrefixes | None:
+def shared_prefixes(reader: ValueReader, texts: int, recipe: Recipe) -> PrefixCache | None:
     """Where the beginnings of a call's sequences are kept; None where each text is to be run whole."""
     whole = texts < SHARED_FROM or (recipe.span == "all" and recipe.weights == "mean")
-    if whole or torch.is_grad_enabled() or reader.why_whole():
+    if whole or torch.is_grad_enabled() or reader.prefix_unsupported_reason():
         return None
-    return SharedPrefixes(reader.model, reader.plan.anatomy)
+    return PrefixCache(reader.model, reader.plan.decoder_spec)
 
 
 def cached_tokens(
     reader: ValueReader,
-    rows: list[list[TokenRow]],
+    rows: list[list[TokenSequence]],
     prompt: str | None,
     role: str | None,
     recipe: Recipe,
-    shared: SharedPrefixes | None,
+    shared: PrefixCache | None,
 ) -> list[list[int]]:
     """How many tokens at the beginning of each sequence are its template's own, ``[b, k]``; 0 for few or others.
 
@@ -186,7 +186,7 @@ def cached_tokens(
         return [[0] * len(rows)] * len(rows[0])
     found = []
     for template, of_template in zip(recipe.templates_for(role), rows, strict=True):
-        beginning = list(reader.texts.beginning(template, prompt or ""))
-        p = len(beginning) if len(beginning) >= LEAST_TOKENS else 0
-        found.append([p if p <= row.span[0] and row.ids[:p] == beginning[:p] else 0 for row in of_template])
+        prefix = list(reader.texts.prefix(template, prompt or ""))
+        p = len(prefix) if len(prefix) >= LEAST_TOKENS else 0
+        found.append([p if p <= row.span[0] and row.ids[:p] == prefix[:p] else 0 for row in of_template])
     return [list(of_text) for of_text in zip(*found, strict=True)]

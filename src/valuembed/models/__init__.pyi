@@ -15,9 +15,9 @@ from .encoder import ValueEncoder as ValueEncoder
 from .encoding import EncodeReport as EncodeReport, check_finite as check_finite
 from .explanation import Explanation as Explanation, Token as Token, TokenWeights as TokenWeights, explain as explain
 from .layerwise import (
-    Whole as Whole,
+    CheckpointView as CheckpointView,
     described as described,
-    look as look,
+    inspect_checkpoint as inspect_checkpoint,
     not_finite as not_finite,
     read_pairs as read_pairs,
     spearman as spearman,
@@ -26,7 +26,7 @@ from .layerwise import (
 )
 from .loading import load as load
 from .model_info import ModelInfo as ModelInfo, check_load as check_load, info as info
-from .panel import SIGNALS as SIGNALS, Panel as Panel, every_layer as every_layer
+from .multi_readout import SIGNALS as SIGNALS, MultiReadout as MultiReadout, every_layer as every_layer
 from .text_encoder import (
     PROMPT_NAMES as PROMPT_NAMES,
     TextEncoder as TextEncoder,

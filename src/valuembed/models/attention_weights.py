@@ -14,31 +14,31 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from valuembed._utils.torch_settings import default_device_and_precision
-from valuembed.backbone import Anatomy, Plan
+from valuembed.backbone import DecoderSpec, Plan
 from valuembed.errors import UnsupportedModelError
 from valuembed.execution import reset_dynamic_rope
-from valuembed.readout import AttentionCall, PaddedLane, Reading, Take, expand_heads, find_kernel
+from valuembed.readout import AttentionCall, PaddedLayout, Readout, SignalKey, expand_heads, find_kernel
 from valuembed.recipes import Recipe
 
 KERNELS = ("eager", "sdpa")
 """Kernels whose mask has a row for each token; the others' say what a token sees in ways of their own."""
 
 
-class WeightReading(Reading):
+class WeightReading(Readout):
     """The last token's attention in one forward pass of one sequence.
 
     Args:
         model: the decoder, its attention behind the reader's door.
-        anatomy: its anatomy.
+        decoder_spec: its anatomy.
         layers: whose attention is read; each has values.
         tokens: t, the length of the sequence.
     """
 
-    def __init__(self, model: PreTrainedModel, anatomy: Anatomy, layers: Sequence[int], tokens: int) -> None:
+    def __init__(self, model: PreTrainedModel, decoder_spec: DecoderSpec, layers: Sequence[int], tokens: int) -> None:
         recipe = Recipe(signal="value", weights="last")
-        plans = [Plan(recipe, (layer,), anatomy) for layer in layers]
+        plans = [Plan(recipe, (layer,), decoder_spec) for layer in layers]
         super().__init__(
-            model, plans, PaddedLane(last=torch.tensor([tokens - 1]), mask=torch.ones(1, tokens, dtype=torch.long))
+            model, plans, PaddedLayout(last=torch.tensor([tokens - 1]), mask=torch.ones(1, tokens, dtype=torch.long))
         )
 
     def on_call(self, call: AttentionCall) -> None:
@@ -46,13 +46,13 @@ class WeightReading(Reading):
         block = self._blocks.get(id(call.module))
         if block is None:
             return
-        h, t = block.query_heads, self.lane.values_shape[1]
+        h, t = block.query_heads, self.layout.values_shape[1]
         self._expect(block.layer, "queries", call.query[..., 0], (1, h, t))
         self._expect(block.layer, "values", call.value, (1, block.value_heads, t, block.head_width))
         weights = last_row(call)
         self._expect(block.layer, "attention weights", weights, (1, h, 1, t))
         lengths = expand_heads(call.value.float().norm(dim=-1), h)
-        self._add({Take("value", "last", False, block.layer): torch.stack((weights[0, :, 0], lengths[0]))})
+        self._add({SignalKey("value", "last", False, block.layer): torch.stack((weights[0, :, 0], lengths[0]))})
 
     def on_kernel_output(self, module: nn.Module, output: Tensor) -> None:
         """Take nothing: what the kernel gives is the values, weighed."""
@@ -102,13 +102,13 @@ def _mask_row(mask: Tensor | None) -> Tensor | None:
 @torch.inference_mode()
 @default_device_and_precision()
 def read_weights(
-    model: PreTrainedModel, anatomy: Anatomy, layers: Sequence[int], ids: Sequence[int]
+    model: PreTrainedModel, decoder_spec: DecoderSpec, layers: Sequence[int], ids: Sequence[int]
 ) -> list[tuple[Tensor, Tensor]]:
     """Read how one sequence's last token weighs its tokens.
 
     Args:
         model: the decoder, its attention behind the reader's door, not in training mode.
-        anatomy: its anatomy.
+        decoder_spec: its anatomy.
         layers: 0-based indices of layers that have values.
         ids: t token ids.
 
@@ -122,8 +122,8 @@ def read_weights(
     """
     reset_dynamic_rope(model)
     t = len(ids)
-    reading = WeightReading(model, anatomy, layers, t)
-    pairs = reading.run(
+    readout = WeightReading(model, decoder_spec, layers, t)
+    pairs = readout.run(
         input_ids=torch.tensor([ids], device=model.device), position_ids=torch.arange(t, device=model.device)[None]
     )
     return [(pair[0].cpu(), pair[1].cpu()) for pair in pairs]

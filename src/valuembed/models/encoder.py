@@ -15,7 +15,7 @@ from torch import Tensor
 
 from valuembed._utils.devices import check_device
 from valuembed._utils.torch_settings import default_device_and_precision
-from valuembed.backbone import NO_LIMIT, precision_of
+from valuembed.backbone import NO_LIMIT, compute_dtype_of
 from valuembed.backbone.checkpoints import TYPE
 from valuembed.data import as_text, as_texts, check_texts
 from valuembed.errors import InputError, RecipeError
@@ -88,9 +88,9 @@ class ValueEncoder(SentenceTransformer):
         return self.reader.recipe
 
     @property
-    def precision(self) -> str:
+    def compute_dtype(self) -> str:
         """What is computed in, and what the weights are kept in where that is something else."""
-        return precision_of(self.reader.model)
+        return compute_dtype_of(self.reader.model)
 
     @torch.no_grad()
     @default_device_and_precision()

@@ -18,7 +18,7 @@ from valuembed._utils.text import counted, inflected
 from valuembed._utils.text_warnings import warn_of_texts
 from valuembed._utils.torch_settings import default_device_and_precision
 from valuembed.errors import BlankTextWarning, NotFiniteError, TruncationWarning
-from valuembed.execution import Arrivals
+from valuembed.execution import AsyncGather
 from valuembed.models.value_reader import ValueReader
 
 _BETWEEN = ("sentence_transformers", "torch", "contextlib")
@@ -97,7 +97,7 @@ def encode_texts(
     Returns:
         Vectors ``[b, width]``, and what was done to get them.
     """
-    arrivals = Arrivals(len(texts), target)
+    arrivals = AsyncGather(len(texts), target)
     tokens = truncated = reused = 0
     characters = [len(text) for text in texts]
     left, started = sum(characters), time.perf_counter()

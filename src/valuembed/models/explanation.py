@@ -20,7 +20,7 @@ from valuembed.models.attention_weights import read_weights
 from valuembed.models.value_reader import ValueReader
 from valuembed.recipes import CLEANINGS, METHODS, Recipe, named_layers
 from valuembed.reporting import plots
-from valuembed.tokenization import TokenRow
+from valuembed.tokenization import TokenSequence
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -221,9 +221,9 @@ def explain(
         raise InputError(f"the text {text!r:.80} is blank, so there is nothing to explain")
     reader = model if isinstance(model, ValueReader) else model.reader
     plan = plan or reader.plan
-    recipe, anatomy, layers = plan.recipe, plan.anatomy, plan.layers
+    recipe, decoder_spec, layers = plan.recipe, plan.decoder_spec, plan.layers
     _check_weighs(recipe)
-    heads = {anatomy.block(layer).query_heads for layer in layers}
+    heads = {decoder_spec.block(layer).query_heads for layer in layers}
     if len(heads) > 1:
         raise LayerError(
             f"{named_layers(layers)} {inflected(len(layers), 'has', 'have')} {' or '.join(map(str, sorted(heads)))} "
@@ -235,7 +235,7 @@ def explain(
     for template in recipe.templates_for(role):
         row, pieces = reader.texts.pieces(cleaned, template, prompt or "", max_tokens=reader.max_tokens)
         reader.check_tokens([row], template)
-        read = read_weights(reader.model, anatomy, layers, row.ids)
+        read = read_weights(reader.model, decoder_spec, layers, row.ids)
         weights = torch.stack([_weights(*pair, by) for pair in read]).numpy()
         tokens = _tokens(row, pieces, reader.texts.names(row.ids))
         sequences.append(TokenWeights(tokens, layers, weights, row.truncated))
@@ -263,7 +263,7 @@ def _weights(attention: Tensor, lengths: Tensor, by: str) -> Tensor:
     return contributions * len(contributions) / contributions.sum().clamp(min=torch.finfo(torch.float32).tiny)
 
 
-def _tokens(row: TokenRow, pieces: Sequence[str], names: Sequence[str]) -> tuple[Token, ...]:
+def _tokens(row: TokenSequence, pieces: Sequence[str], names: Sequence[str]) -> tuple[Token, ...]:
     """Tokens from what each adds, and from what those that add nothing are called."""
     found, end = [], 0
     for number, (piece, name) in enumerate(zip(pieces, names, strict=True)):

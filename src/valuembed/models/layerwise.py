@@ -18,7 +18,7 @@ from valuembed._utils.progress import track
 from valuembed._utils.text import counted, inflected
 from valuembed._utils.torch_settings import default_device_and_precision
 from valuembed._utils.version import __version__
-from valuembed.backbone import Anatomy, prepare
+from valuembed.backbone import DecoderSpec, prepare
 from valuembed.backbone.checkpoints import (
     DEFAULT_METHOD,
     Origin,
@@ -30,23 +30,23 @@ from valuembed.backbone.checkpoints import (
 )
 from valuembed.errors import LayerError, ReadingError, TruncationWarning
 from valuembed.models.encoding import EncodeReport
-from valuembed.models.panel import Panel
+from valuembed.models.multi_readout import MultiReadout
 from valuembed.models.value_reader import ValueReader
 from valuembed.recipes import LayerSpec, Recipe, TemplateSpec, named_layers, preset_for, resolve_layers
 
 
 @dataclass(frozen=True)
-class Whole:
+class CheckpointView:
     """What can be read from a checkpoint, known before any weights are read.
 
     Attributes:
-        anatomy: of the decoder as the checkpoint holds it.
+        decoder_spec: of the decoder as the checkpoint holds it.
         origin: of the decoder as it was made; a folder that was saved cut holds only its first layers.
         has_final_norm: whether the hidden states after the final norm can be read.
         recipe: what was asked for; its layers are as they were given.
     """
 
-    anatomy: Anatomy
+    decoder_spec: DecoderSpec
     origin: Origin
     has_final_norm: bool
     recipe: Recipe
@@ -54,9 +54,9 @@ class Whole:
     def legal(self, recipe: Recipe) -> list[int]:
         """The layers that a recipe can read by themselves."""
         if recipe.signal == "hidden":
-            return list(range(self.anatomy.num_layers))
+            return list(range(self.decoder_spec.num_layers))
         through = recipe.aligned and recipe.weights == "mean"
-        return [block.layer for block in self.anatomy.blocks if block.projection or not through]
+        return [block.layer for block in self.decoder_spec.blocks if block.projection or not through]
 
     def resolve(self, recipe: Recipe, layers: LayerSpec, preset: str | None = None) -> tuple[int, ...]:
         """Absolute layers of the decoder as it was made, by any of their names, for averaging.
@@ -67,28 +67,28 @@ class Whole:
         origin = self.origin
         among = origin.value_layers if recipe.signal == "value" else range(origin.num_layers)
         found = resolve_layers(layers, among, origin.num_layers, preset=preset)
-        if gone := [layer for layer in found if layer >= self.anatomy.num_layers]:
+        if gone := [layer for layer in found if layer >= self.decoder_spec.num_layers]:
             raise LayerError(
                 f"{named_layers(gone)} {inflected(len(gone), 'is', 'are')} not in this folder, which was saved without "
                 "them"
             )
-        self.anatomy.width(found, signal=recipe.signal, weights=recipe.weights, aligned=recipe.aligned)
+        self.decoder_spec.width(found, signal=recipe.signal, weights=recipe.weights, aligned=recipe.aligned)
         return found
 
 
-def look(
+def inspect_checkpoint(
     model: str | os.PathLike[str],
     method: str | Recipe | Mapping[str, Any] = DEFAULT_METHOD,
     *,
     template: TemplateSpec | Mapping[str, TemplateSpec] = "auto",
     cleaning: str | None = None,
     **options: Any,
-) -> Whole:
+) -> CheckpointView:
     """Find out what can be read from a checkpoint.
 
     Args:
         model, method, template, cleaning: as in :func:`valuembed.load`.
-        options: as in :meth:`valuembed.models.Panel.load`.
+        options: as in :meth:`valuembed.models.MultiReadout.load`.
     """
     checkpoint = locate(model, **hub_options(options))
     saved = saved_config(checkpoint)
@@ -96,29 +96,34 @@ def look(
     # The layers do not matter here, and those of a recipe might not exist in this decoder.
     found = prepare(checkpoint, Recipe(signal="hidden", weights="mean", layers=[0]), saved)
     cut = saved is not None and not found.is_adapter and not Recipe.from_dict(saved["recipe"]).reads_final_norm
-    return Whole(
-        found.anatomy, find_origin(found.base, preset_for(found.config), found.anatomy, saved), not cut, recipe
+    return CheckpointView(
+        found.decoder_spec,
+        find_origin(found.base, preset_for(found.config), found.decoder_spec, saved),
+        not cut,
+        recipe,
     )
 
 
 @torch.inference_mode()
 @default_device_and_precision()
-def read_tensors(panel: Panel, texts: Sequence[str], bar: Any = None) -> tuple[dict[str, Tensor], EncodeReport]:
-    """The raw vectors of every recipe of a panel, left on the device where the model runs.
+def read_tensors(
+    readouts: MultiReadout, texts: Sequence[str], bar: Any = None
+) -> tuple[dict[str, Tensor], EncodeReport]:
+    """The raw vectors of every recipe, left on the device where the model runs.
 
     Args:
-        panel: what to read.
+        readouts: what to read.
         texts: b texts, known to be texts.
         bar: a progress bar, which moves on by a text for each group of recipes.
 
     Returns:
         By name ``[b, width]`` float32, and what was done.
     """
-    reader = panel.reader.eval()
+    reader = readouts.reader.eval()
     found: dict[str, Tensor] = {}
     tokens = reused = truncated = 0
-    for group in panel.groups():
-        plans = [panel.plans[name] for name in group]
+    for group in readouts.groups():
+        plans = [readouts.plans[name] for name in group]
         for batch in reader.batches(texts, None, None, plans[0].recipe):
             for name, vectors in zip(group, reader.read(batch.features, plans), strict=True):
                 if name not in found:
@@ -175,12 +180,12 @@ def pair_windows(first: Sequence[str], second: Sequence[str], most: int) -> Iter
 
 
 def read_pairs(
-    panel: Panel, first: Sequence[str], second: Sequence[str], window_bytes: int, *, progress: bool
+    readouts: MultiReadout, first: Sequence[str], second: Sequence[str], window_bytes: int, *, progress: bool
 ) -> Iterator[tuple[PairWindow, dict[str, Tensor], EncodeReport]]:
     """The vectors of pairs of texts, a window at a time; a text that stands in a window twice is computed once.
 
     Args:
-        panel: what to read.
+        readouts: what to read.
         first, second: the two texts of each pair.
         window_bytes: size of the vectors of a window.
         progress: show a bar.
@@ -188,12 +193,12 @@ def read_pairs(
     Yields:
         The window, its texts' vectors by name ``[b, width]`` float32 on the model's device, and what was done.
     """
-    most = window_bytes // (4 * sum(panel.widths().values()))
+    most = window_bytes // (4 * sum(readouts.widths().values()))
     windows = list(pair_windows(first, second, most))
-    total = len(panel.groups()) * sum(len(window.texts) for window in windows)
+    total = len(readouts.groups()) * sum(len(window.texts) for window in windows)
     with track(progress, total=total, desc="Texts", unit="text") as bar:
         for window in windows:
-            yield window, *read_tensors(panel, window.texts, bar)
+            yield window, *read_tensors(readouts, window.texts, bar)
 
 
 def spearman(columns: NDArray[Any], wanted: NDArray[Any]) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ from sentence_transformers.base.modules import Normalize
 
 from valuembed._utils.torch_settings import building, default_device_and_precision
 from valuembed.backbone.checkpoints import DEFAULT_METHOD, Checkpoint
-from valuembed.execution import Wish
+from valuembed.execution import CompilePolicy
 from valuembed.models.encoder import ValueEncoder
 from valuembed.models.reader_loading import check_prompts, load_reader
 from valuembed.models.value_transformer import ValueTransformer
@@ -30,7 +30,7 @@ def load(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
     max_tokens: int | None = None,
-    compile: Wish = False,
+    compile: CompilePolicy = False,
     revision: str | None = None,
     token: bool | str | None = None,
     cache_folder: str | None = None,

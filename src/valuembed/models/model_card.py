@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from valuembed._utils.version import __version__
-from valuembed.backbone import precision_of
+from valuembed.backbone import compute_dtype_of
 from valuembed.models.calibration import find_calibration
 from valuembed.recipes import describe
 
@@ -119,7 +119,7 @@ def model_card(encoder: ValueEncoder) -> str:
         held=held,
         total=origin.num_layers,
         layers=describe(reader.plan.layers) if reader.plan.layers else "the last, after the final norm",
-        dtype=precision_of(reader.model),
+        dtype=compute_dtype_of(reader.model),
         max_tokens=reader.max_tokens,
         placeholder=placeholder,
         prompts=f"\nInstructions saved with it (`prompt_name=`):\n{listed}\n" if prompts else "",

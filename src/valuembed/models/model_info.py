@@ -128,33 +128,33 @@ def info(
     base = base_of(checkpoint, saved) if holds_adapter(checkpoint) else checkpoint
     facts = decoder_facts(base)
     if saved and base is checkpoint:
-        check_held_layers(checkpoint, saved, facts.anatomy.num_layers)
+        check_held_layers(checkpoint, saved, facts.decoder_spec.num_layers)
     asked = resolve_for(checkpoint, saved, method, layers, template, cleaning)
-    plan = resolve_plan(asked, facts.preset, facts.anatomy, saved if base is checkpoint else None)
-    anatomy, recipe = plan.anatomy, plan.recipe
+    plan = resolve_plan(asked, facts.preset, facts.decoder_spec, saved if base is checkpoint else None)
+    decoder_spec, recipe = plan.decoder_spec, plan.recipe
     record = calibration_of(checkpoint, saved, recipe)
-    kept = plan.layers[-1] + 1 if plan.layers else anatomy.num_layers
-    layer_sizes, tail_size, rest_size = anatomy.sizes
+    kept = plan.layers[-1] + 1 if plan.layers else decoder_spec.num_layers
+    layer_sizes, tail_size, rest_size = decoder_spec.sizes
     kept_size = sum(layer_sizes[:kept]) + rest_size + (tail_size if not plan.layers else 0)
     loaded_as = _computed_in(dtype, saved["dtype"] if saved else facts.dtype, facts.quantization, device, base.name)
-    block = anatomy.block(
-        next((layer for layer in plan.layers if layer in anatomy.value_layers), anatomy.value_layers[0])
+    block = decoder_spec.block(
+        next((layer for layer in plan.layers if layer in decoder_spec.value_layers), decoder_spec.value_layers[0])
     )
     settings = saved_settings(checkpoint)
     rows = rows_with(checkpoint, ADAPTER_FILE, ADAPTER_CONFIG) if holds_adapter(checkpoint) else None
     words = checkpoint if checkpoint.file("tokenizer_config.json") else base
-    above = tuple(range(kept, anatomy.num_layers))
-    width = anatomy.width(plan.layers, signal=recipe.signal, weights=recipe.weights, aligned=recipe.aligned)
+    above = tuple(range(kept, decoder_spec.num_layers))
+    width = decoder_spec.width(plan.layers, signal=recipe.signal, weights=recipe.weights, aligned=recipe.aligned)
     return ModelInfo(
         name=checkpoint.name,
         source=saved["origin"]["name"] if saved else checkpoint.name,
-        architecture=anatomy.architecture,
-        num_layers=anatomy.num_layers,
-        value_layers=anatomy.value_layers,
+        architecture=decoder_spec.architecture,
+        num_layers=decoder_spec.num_layers,
+        value_layers=decoder_spec.value_layers,
         query_heads=block.query_heads,
         value_heads=block.value_heads,
         head_width=block.head_width,
-        model_width=anatomy.model_width,
+        model_width=decoder_spec.model_width,
         recipe=recipe,
         chosen_layers=plan.layers,
         width=record.size if record else width,
@@ -210,7 +210,7 @@ def check_load(
     asked = resolve_for(checkpoint, saved, method, layers, known_template, cleaning)
     base = base_of(checkpoint, saved) if holds_adapter(checkpoint) else checkpoint
     if base.is_local and (facts := kept_facts(base)) is not None:
-        plan = resolve_plan(asked, facts.preset, facts.anatomy, saved if base is checkpoint else None)
+        plan = resolve_plan(asked, facts.preset, facts.decoder_spec, saved if base is checkpoint else None)
         if known_template is template:
             calibration_of(checkpoint, saved, plan.recipe)
 

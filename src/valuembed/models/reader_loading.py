@@ -23,7 +23,7 @@ from valuembed.backbone.checkpoints import (
     saved_settings,
 )
 from valuembed.errors import RecipeError, UnusedModulesWarning
-from valuembed.execution import Compiling, Wish
+from valuembed.execution import CompilePolicy, Compiling
 from valuembed.models.encoding import callers_level
 from valuembed.models.value_reader import Reader, build
 from valuembed.recipes import LayerSpec, Recipe, TemplateSpec
@@ -69,7 +69,7 @@ def load_reader(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
     max_tokens: int | None = None,
-    compile: Wish = False,
+    compile: CompilePolicy = False,
     revision: str | None = None,
     token: bool | str | None = None,
     cache_folder: str | None = None,

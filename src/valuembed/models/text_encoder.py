@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from valuembed._utils.devices import default_device
 from valuembed._utils.torch_settings import building, default_device_and_precision
-from valuembed.backbone import precision_of
+from valuembed.backbone import compute_dtype_of
 from valuembed.backbone.checkpoints import DEFAULT_METHOD, hub_options, locate, saved_config
 from valuembed.data import as_text, as_texts, check_texts
 from valuembed.models.encoding import EncodeReport, check_finite, encode_texts, warn_of
@@ -45,9 +45,9 @@ class TextEncoder:
         return self.reader.recipe
 
     @property
-    def precision(self) -> str:
+    def compute_dtype(self) -> str:
         """What is computed in, and what the weights are kept in where that is something else."""
-        return precision_of(self.reader.model)
+        return compute_dtype_of(self.reader.model)
 
     @property
     def max_seq_length(self) -> int | None:

@@ -28,16 +28,16 @@ from valuembed.errors import VocabularyWarning
 from valuembed.execution import (
     Batch,
     Compiling,
-    LaneName,
+    LayoutName,
     batches,
     packed_up_to,
     pad_right,
+    prefix_unsupported_reason,
     read_within_memory,
     usual_step,
-    why_whole,
 )
 from valuembed.recipes import CLEANINGS, Recipe, describe, preset_for
-from valuembed.tokenization import TextTokenizer, TokenRow, check_rows, check_template, embedding_rows, lacking
+from valuembed.tokenization import TextTokenizer, TokenSequence, check_rows, check_template, embedding_rows, lacking
 
 
 class ValueReader(nn.Module):
@@ -70,7 +70,7 @@ class ValueReader(nn.Module):
         self.loaded_from = loaded_from
         self.max_tokens = max_tokens
         self._tokens_per_step: int | None = None
-        self.lane: LaneName = "auto"
+        self.layout: LayoutName = "auto"
         self.compiling = Compiling()
         self._packing: dict[object, int] = {}
         self._whole: dict[object, str | None] = {}
@@ -102,7 +102,7 @@ class ValueReader(nn.Module):
     def get_embedding_dimension(self) -> int:
         """Width of the vectors."""
         recipe = self.recipe
-        return self.plan.anatomy.width(
+        return self.plan.decoder_spec.width(
             self.plan.layers, signal=recipe.signal, weights=recipe.weights, aligned=recipe.aligned
         )
 
@@ -113,7 +113,7 @@ class ValueReader(nn.Module):
         role: str | None,
         max_tokens: int | None = None,
         recipe: Recipe | None = None,
-    ) -> list[list[TokenRow]]:
+    ) -> list[list[TokenSequence]]:
         """Tokenize texts in a recipe's templates.
 
         Args:
@@ -140,7 +140,7 @@ class ValueReader(nn.Module):
             found.append(rows)
         return found
 
-    def check_tokens(self, rows: Sequence[TokenRow], template: str) -> None:
+    def check_tokens(self, rows: Sequence[TokenSequence], template: str) -> None:
         """Raise where tokens have no embedding.
 
         Args:
@@ -177,7 +177,7 @@ class ValueReader(nn.Module):
         """
         return batches(self, texts, prompt, role, recipe or self.recipe)
 
-    def features(self, rows: list[list[TokenRow]]) -> dict[str, Tensor]:
+    def features(self, rows: list[list[TokenSequence]]) -> dict[str, Tensor]:
         """Rows as batch-first tensors.
 
         Args:
@@ -245,17 +245,17 @@ class ValueReader(nn.Module):
         """Tokens up to which a sequence takes the packed lane; found out once for each place the decoder is in."""
         if torch.is_grad_enabled():
             return 0
-        place = (self.lane, self.model.device, self.model.dtype)
+        place = (self.layout, self.model.device, self.model.dtype)
         if place not in self._packing:
-            self._packing[place] = packed_up_to(self.model, self.plan, self.lane)
+            self._packing[place] = packed_up_to(self.model, self.plan, self.layout)
         return self._packing[place]
 
     @default_device_and_precision()
-    def why_whole(self) -> str | None:
+    def prefix_unsupported_reason(self) -> str | None:
         """Why texts cannot share what they begin with; found out once for each place the decoder is in."""
         place = (self.model.config._attn_implementation, self.model.device, self.model.dtype)
         if place not in self._whole:
-            self._whole[place] = why_whole(self.model, self.plan)
+            self._whole[place] = prefix_unsupported_reason(self.model, self.plan)
         return self._whole[place]
 
     def __repr__(self) -> str:
@@ -299,8 +299,8 @@ def build(
     model = load_decoder(
         base,
         found.config,
-        found.anatomy,
-        keep_layers=found.anatomy.num_layers if keep_tail else plan.layers[-1] + 1,
+        found.decoder_spec,
+        keep_layers=found.decoder_spec.num_layers if keep_tail else plan.layers[-1] + 1,
         keep_tail=keep_tail,
         dtype=found.dtype,
         device=device,
@@ -309,7 +309,7 @@ def build(
     if found.is_adapter:
         adapters.attach(model, checkpoint)
     tokenizer = load_tokenizer(checkpoint if checkpoint.file("tokenizer_config.json") else base)
-    origin = find_origin(base, preset_for(found.config), found.anatomy, saved)
+    origin = find_origin(base, preset_for(found.config), found.decoder_spec, saved)
     limit = max_tokens if max_tokens is not None else (saved or {}).get("max_tokens")
     limit = token_limit(limit, tokenizer, found.config)
     LINE.end()

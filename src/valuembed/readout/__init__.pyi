@@ -1,14 +1,19 @@
 from . import varlen as varlen
 from .hooks import (
-    DOOR as DOOR,
+    ATTENTION_PREFIX as ATTENTION_PREFIX,
     KERNELS as KERNELS,
     AttentionCall as AttentionCall,
-    Reading as Reading,
-    Take as Take,
+    Readout as Readout,
+    SignalKey as SignalKey,
     find_kernel as find_kernel,
+    install_attention_hooks as install_attention_hooks,
     is_compiled as is_compiled,
-    open_door as open_door,
 )
-from .layout import Beginning as Beginning, Lane as Lane, PackedLane as PackedLane, PaddedLane as PaddedLane
+from .layout import (
+    BatchLayout as BatchLayout,
+    PackedLayout as PackedLayout,
+    PaddedLayout as PaddedLayout,
+    PrefixKV as PrefixKV,
+)
 from .pooling import expand_heads as expand_heads, span_mask as span_mask
 from .varlen import longest_text as longest_text

@@ -21,21 +21,21 @@ from torch import Tensor, nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
-from valuembed.backbone import Anatomy, AttentionBlock, Plan
+from valuembed.backbone import AttentionBlock, DecoderSpec, Plan
 from valuembed.errors import ReadingError, UnsupportedModelError
 from valuembed.readout import pooling, varlen
-from valuembed.readout.layout import Lane, PackedLane, PaddedLane
+from valuembed.readout.layout import BatchLayout, PackedLayout, PaddedLayout
 from valuembed.recipes import named_layers
 
-DOOR = "valuembed_"
+ATTENTION_PREFIX = "valuembed_"
 KERNELS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention")
 
 
-class _Enough(Exception):
+class _EarlyExit(Exception):
     """Ends a forward pass as soon as the last chosen layer has given its signal."""
 
 
-_reading: ContextVar[Reading | None] = ContextVar("valuembed_reading", default=None)
+_reading: ContextVar[Readout | None] = ContextVar("valuembed_reading", default=None)
 
 
 @dataclass(frozen=True)
@@ -69,22 +69,22 @@ def _attention(
     attention_mask: Any,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    reading = _reading.get()
-    if reading is not None:
-        if reading.lane.beginning is not None:
-            key, value = reading.lane.beginning.before(module, key, value)
-        reading.on_call(AttentionCall(kernel, module, query, key, value, attention_mask, kwargs))
+    readout = _reading.get()
+    if readout is not None:
+        if readout.layout.prefix is not None:
+            key, value = readout.layout.prefix.before(module, key, value)
+        readout.on_call(AttentionCall(kernel, module, query, key, value, attention_mask, kwargs))
     if kernel == "sdpa" and (dropped := [name for name in ("s_aux", "softcap") if kwargs.get(name) is not None]):
         raise UnsupportedModelError(
             f"{type(module).__name__}: the sdpa kernel would drop {' and '.join(dropped)} in silence; "
             'load with model_kwargs={"attn_implementation": "eager"}'
         )
-    if reading is not None and isinstance(reading.lane, PackedLane):
-        output, weights = varlen.attend(query, key, value, reading.lane, kwargs.get("scaling")), None
+    if readout is not None and isinstance(readout.layout, PackedLayout):
+        output, weights = varlen.attend(query, key, value, readout.layout, kwargs.get("scaling")), None
     else:
         output, weights = find_kernel(kernel, module)(module, query, key, value, attention_mask, **kwargs)
-    if reading is not None:
-        reading.on_kernel_output(module, output)
+    if readout is not None:
+        readout.on_kernel_output(module, output)
     return output, weights
 
 
@@ -103,8 +103,8 @@ def find_kernel(kernel: str, module: nn.Module) -> Callable[..., tuple[Tensor, T
 
 
 for _name in KERNELS:
-    ALL_ATTENTION_FUNCTIONS.register(DOOR + _name, partial(_attention, _name))
-    ALL_MASK_ATTENTION_FUNCTIONS.register(DOOR + _name, ALL_MASK_ATTENTION_FUNCTIONS[_name])
+    ALL_ATTENTION_FUNCTIONS.register(ATTENTION_PREFIX + _name, partial(_attention, _name))
+    ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION_PREFIX + _name, ALL_MASK_ATTENTION_FUNCTIONS[_name])
 
 
 # The hooks stay on the modules, so that a compiled layer has them in it; with no reading under way they do nothing.
@@ -113,8 +113,8 @@ for _name in KERNELS:
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _after_block(module: nn.Module, args: Any, output: Any) -> None:
-    if (reading := _reading.get()) is not None:
-        reading.on_block(module, output[0] if isinstance(output, tuple) else output)
+    if (readout := _reading.get()) is not None:
+        readout.on_block(module, output[0] if isinstance(output, tuple) else output)
 
 
 @dataclass(frozen=True)
@@ -123,11 +123,11 @@ class _AfterLayer:
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
-        if (reading := _reading.get()) is not None:
-            reading.on_layer(self.layer, output[0] if isinstance(output, tuple) else output)
+        if (readout := _reading.get()) is not None:
+            readout.on_layer(self.layer, output[0] if isinstance(output, tuple) else output)
 
 
-def open_door(model: PreTrainedModel, anatomy: Anatomy) -> str:
+def install_attention_hooks(model: PreTrainedModel, decoder_spec: DecoderSpec) -> str:
     """Send a loaded decoder's attention through the door and return the kernel behind it.
 
     The kernel is the one that transformers picked for the class (or the user asked for), except that eager replaces
@@ -137,15 +137,19 @@ def open_door(model: PreTrainedModel, anatomy: Anatomy) -> str:
         UnsupportedModelError: the model runs an attention function that is not one of :data:`KERNELS`.
     """
     chosen = model.config._attn_implementation or "eager"
-    kernel = chosen.removeprefix(DOOR)
+    kernel = chosen.removeprefix(ATTENTION_PREFIX)
     if kernel not in KERNELS:
         raise UnsupportedModelError(f"attn_implementation={chosen!r} cannot be read; legal: {', '.join(KERNELS)}")
-    if kernel == "sdpa" and any(block.needs for block in anatomy.blocks):
+    if kernel == "sdpa" and any(block.needs for block in decoder_spec.blocks):
         kernel = "eager"
-    layers = list(model.get_submodule(anatomy.layers_path).children())
+    layers = list(model.get_submodule(decoder_spec.layers_path).children())
     hooks: list[tuple[nn.Module, Callable[..., None]]] = [
         *((module, _AfterLayer(layer)) for layer, module in enumerate(layers)),
-        *((model.get_submodule(block.path), _after_block) for block in anatomy.blocks if block.layer < len(layers)),
+        *(
+            (model.get_submodule(block.path), _after_block)
+            for block in decoder_spec.blocks
+            if block.layer < len(layers)
+        ),
     ]
     for module, hook in hooks:
         if hook not in module._forward_hooks.values():
@@ -154,12 +158,12 @@ def open_door(model: PreTrainedModel, anatomy: Anatomy) -> str:
     # setter asks the class whether it supports a name that the class cannot know.
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
-            module.config._attn_implementation_internal = DOOR + kernel
+            module.config._attn_implementation_internal = ATTENTION_PREFIX + kernel
     return kernel
 
 
 @dataclass(frozen=True)
-class Take:
+class SignalKey:
     """One reduced signal of one layer: what several recipes can share in one pass.
 
     Attributes:
@@ -178,7 +182,7 @@ def is_compiled(model: PreTrainedModel) -> bool:
     return any(module._compiled_call_impl is not None for module in model.modules())
 
 
-class Reading:
+class Readout:
     """The signals of one forward pass, for one recipe or for several, reduced as they appear.
 
     What several plans average is reduced once, and the pass ends when every plan has all it averages.
@@ -186,26 +190,26 @@ class Reading:
     Args:
         model: the decoder.
         plans: what to read, all from this decoder.
-        lane: where the texts' tokens lie.
+        layout: where the texts' tokens lie.
     """
 
-    def __init__(self, model: PreTrainedModel, plans: Sequence[Plan], lane: Lane) -> None:
+    def __init__(self, model: PreTrainedModel, plans: Sequence[Plan], layout: BatchLayout) -> None:
         self.model = model
         self.plans = plans
-        self.anatomy = plans[0].anatomy
-        self.lane = lane
+        self.decoder_spec = plans[0].decoder_spec
+        self.layout = layout
         self._totals: list[Tensor | None] = [None] * len(plans)
-        self._takers: dict[Take, list[int]] = {}
+        self._takers: dict[SignalKey, list[int]] = {}
         for index, plan in enumerate(plans):
             recipe = plan.recipe
             for layer in plan.layers or (None,):
-                take = Take(recipe.signal, recipe.weights, recipe.aligned, layer)
+                take = SignalKey(recipe.signal, recipe.weights, recipe.aligned, layer)
                 self._takers.setdefault(take, []).append(index)
         self._reports = dict.fromkeys(self._takers, 0)
         wanted = {take.layer for take in self._takers if take.signal == "value"}
         self._streams = {take.layer for take in self._takers if take.signal == "hidden"}
         self._blocks: dict[int, AttentionBlock] = {
-            id(model.get_submodule(block.path)): block for block in self.anatomy.blocks if block.layer in wanted
+            id(model.get_submodule(block.path)): block for block in self.decoder_spec.blocks if block.layer in wanted
         }
         self._recorded_gradients = torch.is_grad_enabled()
 
@@ -223,7 +227,7 @@ class Reading:
         """
         token = _reading.set(self)
         try:
-            with suppress(_Enough), self._as_compiled():
+            with suppress(_EarlyExit), self._as_compiled():
                 self._on_hidden(None, self.model(**inputs, use_cache=False)[0])
         finally:
             _reading.reset(token)
@@ -236,7 +240,7 @@ class Reading:
 
         What is compiled for every size takes sizes above 1 only.
         """
-        single = isinstance(self.lane, PaddedLane) and 1 in self.lane.fed_shape
+        single = isinstance(self.layout, PaddedLayout) and 1 in self.layout.fed_shape
         if (single or self._recorded_gradients) and is_compiled(self.model):
             return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
         return nullcontext()
@@ -251,13 +255,13 @@ class Reading:
         if block is None:
             return
         self._refuse_reentrant()
-        rows, tokens = self.lane.values_shape
+        rows, tokens = self.layout.values_shape
         self._expect(block.layer, "values", value, (rows, block.value_heads, tokens, block.head_width))
-        raw, aligned = (Take("value", "mean", through, block.layer) for through in (False, True))
+        raw, aligned = (SignalKey("value", "mean", through, block.layer) for through in (False, True))
         if raw not in self._takers and aligned not in self._takers:
             return
         with self._keep_own_tensors():
-            mean = self.lane.mean_values(value)
+            mean = self.layout.mean_values(value)
             vectors = {raw: mean.flatten(1)}
             if aligned in self._takers:
                 vectors[aligned] = self._align(block, mean, value.dtype)
@@ -266,20 +270,22 @@ class Reading:
     def on_kernel_output(self, module: nn.Module, output: Tensor) -> None:
         """Take the kernel's output ``[b, t, h, d]``: the row of the last token is WVA."""
         block = self._blocks.get(id(module))
-        if block is None or (take := Take("value", "last", False, block.layer)) not in self._takers:
+        if block is None or (take := SignalKey("value", "last", False, block.layer)) not in self._takers:
             return
-        self._expect(block.layer, "kernel output", output, (*self.lane.fed_shape, block.query_heads, block.head_width))
+        self._expect(
+            block.layer, "kernel output", output, (*self.layout.fed_shape, block.query_heads, block.head_width)
+        )
         with self._keep_own_tensors():
-            self._add({take: self.lane.last(output).flatten(1)})
+            self._add({take: self.layout.last(output).flatten(1)})
 
     def on_block(self, module: nn.Module, states: Tensor) -> None:
         """Take the attention block's output ``[b, t, m]``: the row of the last token is AlignedWVA."""
         block = self._blocks.get(id(module))
-        if block is None or (take := Take("value", "last", True, block.layer)) not in self._takers:
+        if block is None or (take := SignalKey("value", "last", True, block.layer)) not in self._takers:
             return
-        self._expect(block.layer, "attention output", states, (*self.lane.fed_shape, self.anatomy.model_width))
+        self._expect(block.layer, "attention output", states, (*self.layout.fed_shape, self.decoder_spec.model_width))
         with self._keep_own_tensors():
-            self._add({take: self.lane.last(states)})
+            self._add({take: self.layout.last(states)})
 
     def on_layer(self, layer: int, states: Tensor) -> None:
         """Take the residual stream ``[b, t, m]`` after a decoder layer."""
@@ -288,12 +294,12 @@ class Reading:
 
     def _on_hidden(self, layer: int | None, states: Tensor) -> None:
         """Take the residual stream ``[b, t, m]`` after a decoder layer, or at the end after the final norm."""
-        self._expect(layer, "hidden states", states, (*self.lane.fed_shape, self.anatomy.model_width))
+        self._expect(layer, "hidden states", states, (*self.layout.fed_shape, self.decoder_spec.model_width))
         vectors = {}
-        if (mean := Take("hidden", "mean", False, layer)) in self._takers:
-            vectors[mean] = self.lane.mean_states(states)
-        if (last := Take("hidden", "last", False, layer)) in self._takers:
-            vectors[last] = self.lane.last(states)
+        if (mean := SignalKey("hidden", "mean", False, layer)) in self._takers:
+            vectors[mean] = self.layout.mean_states(states)
+        if (last := SignalKey("hidden", "last", False, layer)) in self._takers:
+            vectors[last] = self.layout.last(states)
         self._add(vectors)
 
     def _align(self, block: AttentionBlock, mean: Tensor, dtype: torch.dtype) -> Tensor:
@@ -303,7 +309,7 @@ class Reading:
         expanded = pooling.expand_heads(mean, block.query_heads).flatten(1)
         return projection(expanded.to(dtype)).float()  # type: ignore[no-any-return]
 
-    def _add(self, vectors: dict[Take, Tensor]) -> None:
+    def _add(self, vectors: dict[SignalKey, Tensor]) -> None:
         """Add vectors ``[b, width]`` to the plans that average them; end the pass with the last one."""
         for take, vector in vectors.items():
             for index in self._takers.get(take, ()):
@@ -313,7 +319,7 @@ class Reading:
             if take in self._reports:
                 self._reports[take] += 1
         if all(self._reports.values()):
-            raise _Enough
+            raise _EarlyExit
 
     def _keep_own_tensors(self) -> AbstractContextManager[Any]:
         """Keep what our arithmetic saves for backward out of gradient checkpointing.
@@ -336,7 +342,7 @@ class Reading:
     def _expect(self, layer: int | None, what: str, got: Tensor, expected: tuple[int, ...]) -> None:
         if tuple(got.shape) != expected:
             raise ReadingError(
-                f"{self.anatomy.architecture}, layer {layer}: {what} of shape {expected} expected, "
+                f"{self.decoder_spec.architecture}, layer {layer}: {what} of shape {expected} expected, "
                 f"got {tuple(got.shape)}; this model's attention cannot be read with this kernel, try "
                 'model_kwargs={"attn_implementation": "eager"}'
             )
@@ -345,12 +351,12 @@ class Reading:
         wrong = {take: count for take, count in self._reports.items() if count != 1}
         if wrong:
             raise ReadingError(
-                f"{self.anatomy.architecture}: of {_layers(self._reports)} each has to report once in a "
+                f"{self.decoder_spec.architecture}: of {_layers(self._reports)} each has to report once in a "
                 f"forward pass, but {_layers(wrong)} reported {sorted(set(wrong.values()))} times; the model was "
                 "changed after loading (its attention implementation or its modules): load it again"
             )
 
 
-def _layers(takes: Iterable[Take]) -> str:
+def _layers(takes: Iterable[SignalKey]) -> str:
     numbers = sorted({take.layer for take in takes if take.layer is not None})
     return named_layers(numbers) if numbers else "the last layer"

@@ -17,7 +17,7 @@ from valuembed.errors import ReadingError
 from valuembed.readout import pooling
 
 
-class Beginning:
+class PrefixKV:
     """Keys and values of every attention block for tokens that stand in front of any number of texts.
 
     Args:
@@ -35,13 +35,13 @@ class Beginning:
         self._kept[id(block)] = key, value
 
     def before(self, block: nn.Module, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values ``[b, g, t, *]`` of a block with those of the beginning in front, ``[b, g, p + t, *]``."""
+        """Keys and values ``[b, g, t, *]`` of a block with those of the prefix in front, ``[b, g, p + t, *]``."""
         kept = (states.expand(key.shape[0], -1, -1, -1) for states in self._kept[id(block)])
         keys, values = (torch.cat(pair, dim=2) for pair in zip(kept, (key, value), strict=True))
         return keys, values
 
 
-class Lane(Protocol):
+class BatchLayout(Protocol):
     """Where the tokens of b texts are in what a decoder is given and gives."""
 
     @property
@@ -52,7 +52,7 @@ class Lane(Protocol):
     def fed_shape(self) -> tuple[int, int]:
         """Rows and tokens that are fed."""
 
-    beginning: Beginning | None
+    prefix: PrefixKV | None
     """What stands in front of every text without being fed."""
 
     def mean_values(self, values: Tensor) -> Tensor:
@@ -65,21 +65,21 @@ class Lane(Protocol):
         """``[b, ...]`` at each text's last token, float32."""
 
 
-class PaddedLane:
+class PaddedLayout:
     """A row for each text, the shorter ones filled up to t tokens.
 
     Args:
         last: ``[b]`` index of each row's last token.
         mask: ``[b, t]`` tokens that a mean covers.
-        beginning: keys and values of the first p of the t tokens, which are not fed; none of them is the last, or in a
+        prefix: keys and values of the first p of the t tokens, which are not fed; none of them is the last, or in a
             mean of hidden states.
     """
 
-    def __init__(self, last: Tensor, mask: Tensor, beginning: Beginning | None = None) -> None:
-        p = beginning.tokens if beginning else 0
+    def __init__(self, last: Tensor, mask: Tensor, prefix: PrefixKV | None = None) -> None:
+        p = prefix.tokens if prefix else 0
         # Values are there for all tokens; everything else for those that are fed.
         self.mask = mask
-        self.beginning = beginning
+        self.prefix = prefix
         self._fed_mask = mask[:, p:]
         self._fed_last = last - p
 
@@ -108,13 +108,13 @@ class PaddedLane:
         return pooling.take_token(states, self._fed_last)
 
 
-class PackedLane:
+class PackedLayout:
     """One row, all texts' tokens one after the other; none of them sees another text's.
 
     Args:
         lengths: tokens of each text that are fed.
         spans: where in a text, its beginning counted, the tokens of a mean begin and end.
-        beginning: keys and values of p tokens that stand in front of every text; none of them is in a span.
+        prefix: keys and values of p tokens that stand in front of every text; none of them is in a span.
         device: of the decoder.
     """
 
@@ -122,12 +122,12 @@ class PackedLane:
         self,
         lengths: Sequence[int],
         spans: Sequence[tuple[int, int]],
-        beginning: Beginning | None = None,
+        prefix: PrefixKV | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self.lengths = list(lengths)
-        self.beginning = beginning
-        self.p = beginning.tokens if beginning else 0
+        self.prefix = prefix
+        self.p = prefix.tokens if prefix else 0
         self.device = torch.device(device)
         starts = [0]
         for length in self.lengths:
@@ -161,12 +161,12 @@ class PackedLane:
         return torch.cat(counted)[None].to(self.device, non_blocking=True)
 
     @cached_property
-    def query_starts(self) -> Tensor:
+    def cu_seqlens_q(self) -> Tensor:
         """``[b + 1]`` int32 where each text's queries begin, and where the last one's end."""
         return self._moved([*self.starts, self.tokens], torch.int32)
 
     @cached_property
-    def key_starts(self) -> Tensor:
+    def cu_seqlens_k(self) -> Tensor:
         """The same for keys, the beginning in front of each text's own."""
         p = self.p
         ends = [start + (row + 1) * p for row, start in enumerate([*self.starts[1:], self.tokens])]

@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionCacheLayerMixin
 
-from valuembed.backbone import Anatomy
-from valuembed.readout.layout import PackedLane
+from valuembed.backbone import DecoderSpec
+from valuembed.readout.layout import PackedLayout
 
 WIDEST_HEAD = 256
 """Flash attention's kernels go no further."""
@@ -27,34 +27,34 @@ NEEDS = {"s_aux": "sinks", "softcap": "a softcap"}
 
 _PACKABLE = (DynamicLayer, DynamicSlidingWindowLayer)
 
-Kernel = Callable[[Tensor, Tensor, Tensor, PackedLane, float | None], Tensor]
-"""Queries ``[t, h, d]``, keys and values ``[k, g, d]``, lane, scale; gives ``[t, h, d]``."""
+Kernel = Callable[[Tensor, Tensor, Tensor, PackedLayout, float | None], Tensor]
+"""Queries ``[t, h, d]``, keys and values ``[k, g, d]``, layout, scale; gives ``[t, h, d]``."""
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, lane: PackedLane, scaling: float | None) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float | None) -> Tensor:
     """Causal attention of each text to its beginning and its own tokens.
 
     Args:
         query: ``[1, h, t, d]``.
         key, value: ``[1, g, p + t, d]``, the beginning once, in front.
-        lane: where the texts are.
+        layout: where the texts are.
         scaling: of the scores; None is ``d ** -0.5``.
 
     Returns:
         ``[1, t, h, d]``.
     """
     queries, keys, values = (states[0].transpose(0, 1) for states in (query, key, value))
-    if (order := lane.key_order) is not None:
+    if (order := layout.key_order) is not None:
         keys, values = keys.index_select(0, order), values.index_select(0, order)
     kernel = fast_kernel(query.device.type, query.dtype) or plain_kernel
-    return kernel(queries, keys, values, lane, scaling)[None]
+    return kernel(queries, keys, values, layout, scaling)[None]
 
 
-def plain_kernel(query: Tensor, key: Tensor, value: Tensor, lane: PackedLane, scaling: float | None) -> Tensor:
+def plain_kernel(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float | None) -> Tensor:
     """One call of torch's own attention for each text."""
     outputs = []
-    p = lane.p
-    for row, (start, n) in enumerate(zip(lane.starts, lane.lengths, strict=True)):
+    p = layout.p
+    for row, (start, n) in enumerate(zip(layout.starts, layout.lengths, strict=True)):
         first = start + row * p
         q = query[start : start + n].transpose(0, 1)[None]
         k, v = (states[first : first + p + n].transpose(0, 1)[None] for states in (key, value))
@@ -76,11 +76,13 @@ def fast_kernel(device: str, dtype: torch.dtype) -> Kernel | None:
     if find_spec("torch.nn.attention.varlen") and torch.cuda.get_device_capability() >= (8, 0):
         from torch.nn.attention.varlen import varlen_attn
 
-        def torch_kernel(query: Tensor, key: Tensor, value: Tensor, lane: PackedLane, scaling: float | None) -> Tensor:
-            longest = max(lane.lengths)
+        def torch_kernel(
+            query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float | None
+        ) -> Tensor:
+            longest = max(layout.lengths)
             output: Any = varlen_attn(
-                query.contiguous(), key.contiguous(), value.contiguous(), lane.query_starts, lane.key_starts,
-                longest, longest + lane.p, scale=scaling, window_size=(-1, 0),
+                query.contiguous(), key.contiguous(), value.contiguous(), layout.cu_seqlens_q, layout.cu_seqlens_k,
+                longest, longest + layout.p, scale=scaling, window_size=(-1, 0),
                 enable_gqa=query.shape[1] != key.shape[1],
             )  # fmt: skip
             return output  # type: ignore[no-any-return]
@@ -90,10 +92,10 @@ def fast_kernel(device: str, dtype: torch.dtype) -> Kernel | None:
         return None
     from flash_attn import flash_attn_varlen_func
 
-    def flash_kernel(query: Tensor, key: Tensor, value: Tensor, lane: PackedLane, scaling: float | None) -> Tensor:
-        longest = max(lane.lengths)
+    def flash_kernel(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float | None) -> Tensor:
+        longest = max(layout.lengths)
         output: Tensor = flash_attn_varlen_func(
-            query, key, value, lane.query_starts, lane.key_starts, longest, longest + lane.p,
+            query, key, value, layout.cu_seqlens_q, layout.cu_seqlens_k, longest, longest + layout.p,
             softmax_scale=scaling, causal=True,
         )  # fmt: skip
         return output
@@ -101,16 +103,16 @@ def fast_kernel(device: str, dtype: torch.dtype) -> Kernel | None:
     return flash_kernel
 
 
-def why_not(model: PreTrainedModel, anatomy: Anatomy) -> str | None:
+def why_not(model: PreTrainedModel, decoder_spec: DecoderSpec) -> str | None:
     """Why a decoder's texts cannot share one row, whatever the device; None where nothing is known against it."""
     kept = DynamicCache(config=model.config).layers
     if any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in kept):
         return "it has layers whose state would leak from text to text"
     if other := sorted({type(layer).__name__ for layer in kept if type(layer) not in _PACKABLE}):
         return f"its attention keeps more than keys and values ({', '.join(other)})"
-    if needs := sorted({NEEDS[need] for block in anatomy.blocks for need in block.needs}):
+    if needs := sorted({NEEDS[need] for block in decoder_spec.blocks for need in block.needs}):
         return f"no kernel of the packed lane has {' or '.join(needs)}"
-    widths = {block.head_width for block in anatomy.blocks}
+    widths = {block.head_width for block in decoder_spec.blocks}
     if wrong := sorted(width for width in widths if width > WIDEST_HEAD or width % 8):
         return f"no kernel of the packed lane has heads of width {wrong[0]}"
     return None

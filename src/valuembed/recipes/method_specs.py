@@ -19,7 +19,7 @@ MethodSpec = str | Recipe | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Asked:
+class MethodRequest:
     """A method with the template and the layers that were written beside its name."""
 
     method: MethodSpec
@@ -27,7 +27,7 @@ class Asked:
     layers: str | None = None
 
 
-def parse_methods(methods: str | Sequence[str] | Mapping[str, MethodSpec] | None) -> dict[str, Asked] | None:
+def parse_methods(methods: str | Sequence[str] | Mapping[str, MethodSpec] | None) -> dict[str, MethodRequest] | None:
     """The methods that a user named, by their labels.
 
     Args:
@@ -41,10 +41,12 @@ def parse_methods(methods: str | Sequence[str] | Mapping[str, MethodSpec] | None
     if methods is None:
         return None
     if isinstance(methods, Mapping):
-        return {str(label): Asked(method) for label, method in methods.items()}
-    found: dict[str, Asked] = {}
+        return {str(label): MethodRequest(method) for label, method in methods.items()}
+    found: dict[str, MethodRequest] = {}
     for spec in [methods] if isinstance(methods, str) else methods:
-        for label, asked in ({name: Asked(name) for name in METHODS} if spec == "all" else _parse(spec)).items():
+        for label, asked in (
+            {name: MethodRequest(name) for name in METHODS} if spec == "all" else _parse(spec)
+        ).items():
             if found.setdefault(label, asked) != asked:
                 raise RecipeError(
                     f"method {spec!r}: two recipe files are named {label!r}; rename one, or in Python give them labels"
@@ -54,7 +56,7 @@ def parse_methods(methods: str | Sequence[str] | Mapping[str, MethodSpec] | None
     return found
 
 
-def _parse(spec: str) -> dict[str, Asked]:
+def _parse(spec: str) -> dict[str, MethodRequest]:
     """``name[:template][@layers]``, or the path of a recipe file."""
     if not isinstance(spec, str):
         raise RecipeError(f"a method is named by a string, got {type(spec).__name__}: {spec!r}; recipes need labels")
@@ -63,7 +65,7 @@ def _parse(spec: str) -> dict[str, Asked]:
     if not at or "{" in layers or spec.endswith(".json"):
         rest, at, layers = spec, "", ""
     if rest.endswith(".json"):
-        return {Path(rest).stem + at + layers: Asked(rest, None, layers or None)}
+        return {Path(rest).stem + at + layers: MethodRequest(rest, None, layers or None)}
     name, colon, template = rest.partition(":")
     if name not in METHODS:
         raise RecipeError(
@@ -73,12 +75,12 @@ def _parse(spec: str) -> dict[str, Asked]:
     if bool(colon) != bool(template) or bool(at) != bool(layers):
         where = "a template has to follow ':'" if colon and not template else "layers have to follow '@'"
         raise RecipeError(f"method {spec!r}: {where}, as in wva:future_eol@half")
-    return {spec: Asked(name, template or None, layers or None)}
+    return {spec: MethodRequest(name, template or None, layers or None)}
 
 
 def choose(
     checkpoint: Checkpoint,
-    asked: dict[str, Asked] | None,
+    asked: dict[str, MethodRequest] | None,
     layers: LayerSpec,
     template: TemplateSpec | Mapping[str, TemplateSpec],
     cleaning: str | None,

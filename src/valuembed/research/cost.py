@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from valuembed._utils.autosave import incomplete, keeping
+from valuembed._utils.autosave import autosave, incomplete
 from valuembed._utils.progress import track
 from valuembed._utils.text import counted
 from valuembed._utils.torch_settings import default_device_and_precision
@@ -23,7 +23,7 @@ from valuembed.analysis import Documents
 from valuembed.backbone.checkpoints import hub_options, locate
 from valuembed.data import as_texts
 from valuembed.errors import InputError
-from valuembed.models import Panel, described
+from valuembed.models import MultiReadout, described
 from valuembed.recipes import MethodSpec, choose, parse_methods
 from valuembed.reporting import plots, replace_text, results_folder
 
@@ -214,8 +214,8 @@ def measure_cost(
     if output is not None:
         results_folder(output)
     recipes = choose(locate(model, **hub_options(options)), parse_methods(methods), None, "auto", None)
-    panel = Panel.load(model, recipes, **options)
-    reader, names = panel.reader, list(panel.plans)
+    readouts = MultiReadout.load(model, recipes, **options)
+    reader, names = readouts.reader, list(readouts.plans)
     tokens: dict[str, float] = {}
     flops: dict[str, float] = {}
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -235,11 +235,11 @@ def measure_cost(
                     method=name,
                     templates=len(plan.recipe.template),
                     tokens=tokens[name],
-                    layers=plan.layers[-1] + 1 if plan.layers else plan.anatomy.num_layers,
+                    layers=plan.layers[-1] + 1 if plan.layers else plan.decoder_spec.num_layers,
                     flops=flops[name],
                     seconds=tuple(seconds[name][:rounds]),
                 )
-                for name, plan in panel.plans.items()
+                for name, plan in readouts.plans.items()
             ),
             details=described(reader),
             unfinished=unfinished,
@@ -252,12 +252,12 @@ def measure_cost(
             made(done, incomplete(done, rounds, "round")).save(output)
 
     bar = track(progress, total=len(names) * (rounds + 1), desc="Passes", unit="pass")
-    with bar, keeping(keep) as finished:
+    with bar, autosave(keep) as finished:
         for name in names:
             with FlopCounterMode(display=False, custom_mapping=_MORE_KERNELS) as counter:
-                panel.encode(texts, names=[name])
-            assert panel.report is not None
-            tokens[name] = (panel.report.tokens - panel.report.reused) / len(texts)
+                readouts.encode(texts, names=[name])
+            assert readouts.report is not None
+            tokens[name] = (readouts.report.tokens - readouts.report.reused) / len(texts)
             flops[name] = counter.get_total_flops() / len(texts)
             bar.update()
         for number in range(rounds):
@@ -265,7 +265,7 @@ def measure_cost(
             first = number % len(names)
             for name in names[first:] + names[:first]:
                 start = clock()
-                panel.encode(texts, names=[name])
+                readouts.encode(texts, names=[name])
                 seconds[name].append((clock() - start) * 1000 / len(texts))
                 bar.update()
             done += 1

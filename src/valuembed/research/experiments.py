@@ -54,7 +54,7 @@ class TaskSize:
 
 
 @dataclass(frozen=True)
-class Theirs:
+class PublishedScores:
     """Figures of others on the STS tasks: Spearman x100.
 
     Attributes:
@@ -71,7 +71,7 @@ class Theirs:
 
 
 @dataclass(frozen=True)
-class Printed:
+class PaperRow:
     """A row of the paper's table, whose column heads do not line up with its values: its figures belong to no task."""
 
     label: str
@@ -101,8 +101,8 @@ class Backbone:
     rows: tuple[Row, ...]
     tasks: tuple[TaskSize, ...]
     sizes: str
-    theirs: tuple[Theirs, ...]
-    printed: tuple[Printed, ...]
+    theirs: tuple[PublishedScores, ...]
+    printed: tuple[PaperRow, ...]
     notes: tuple[str, ...]
 
     @property
@@ -232,7 +232,7 @@ class _Reader:
             raise self.error(where, "'texts' and 'tokens_per_text' have to be above 0")
         return TaskSize(**entry)
 
-    def theirs(self, where: str, data: Any, tasks: list[str]) -> Theirs:
+    def theirs(self, where: str, data: Any, tasks: list[str]) -> PublishedScores:
         entry = self.object(where, data, {"label": str, "source": str}, {"scores": dict, "mean": (int, float)})
         scores = entry.get("scores", {})
         if bool(scores) == ("mean" in entry):
@@ -240,11 +240,11 @@ class _Reader:
         if scores and sorted(scores) != sorted(tasks):
             raise self.error(where, f"scores of {', '.join(scores)}; expected those of {', '.join(tasks)}")
         mean = entry["mean"] if not scores else sum(scores.values()) / len(scores)
-        return Theirs(entry["label"], entry["source"], scores, mean)
+        return PublishedScores(entry["label"], entry["source"], scores, mean)
 
-    def printed(self, where: str, data: Any) -> Printed:
+    def printed(self, where: str, data: Any) -> PaperRow:
         entry = self.object(where, data, {"label": str, "width": int, "figures": list}, {})
-        return Printed(entry["label"], entry["width"], tuple(map(float, entry["figures"])))
+        return PaperRow(entry["label"], entry["width"], tuple(map(float, entry["figures"])))
 
     def object(self, where: str, data: Any, needed: dict[str, Any], optional: dict[str, Any]) -> dict[str, Any]:
         """An object with these keys and no others, each of its type."""

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from valuembed._utils.autosave import incomplete, keeping
+from valuembed._utils.autosave import autosave, incomplete
 from valuembed._utils.progress import track
 from valuembed._utils.text import counted
 from valuembed._utils.torch_settings import default_device_and_precision
 from valuembed.analysis import AT_TOKEN, OF_PREFIX, Documents, TokenSignal, read_tokens
 from valuembed.errors import InputError
-from valuembed.models import SIGNALS, Panel, ValueReader, described, look, not_finite, versions
+from valuembed.models import SIGNALS, MultiReadout, ValueReader, described, inspect_checkpoint, not_finite, versions
 from valuembed.recipes import LayerSpec
 from valuembed.reporting import results_folder
 from valuembed.research.linear_probe import (
@@ -37,7 +37,7 @@ from valuembed.research.linear_probe import (
     scales,
 )
 from valuembed.research.segment_probe import FINAL, PLAIN, Figures, LayerProbe, layers_of
-from valuembed.tokenization import TokenRow
+from valuembed.tokenization import TokenSequence
 
 TOKEN_SIGNALS = {
     ("value", AT_TOKEN): "value at the token",
@@ -71,7 +71,7 @@ _DOCUMENTS_AT_A_TIME = 64
 
 
 @dataclass(frozen=True)
-class Drawn:
+class SampledPositions:
     """Positions of documents, and the token that follows each.
 
     Attributes:
@@ -79,7 +79,7 @@ class Drawn:
         positions: of each document, increasing; no last token of what is fed is among them.
     """
 
-    rows: list[TokenRow]
+    rows: list[TokenSequence]
     positions: list[list[int]]
 
     def __len__(self) -> int:
@@ -89,12 +89,13 @@ class Drawn:
         """The ids that follow the positions of some documents, in their order."""
         return [self.rows[row].ids[position + 1] for row in rows for position in self.positions[row]]
 
-    def split(self) -> tuple[Drawn, Drawn]:
+    def split(self) -> tuple[SampledPositions, SampledPositions]:
         """The documents to train on, and the held out ones: every :data:`HELD_OUT`-th."""
         kept = [row for row in range(len(self.rows)) if (row + 1) % HELD_OUT]
         out = range(HELD_OUT - 1, len(self.rows), HELD_OUT)
         train, held_out = (
-            Drawn([self.rows[row] for row in part], [self.positions[row] for row in part]) for part in (kept, out)
+            SampledPositions([self.rows[row] for row in part], [self.positions[row] for row in part])
+            for part in (kept, out)
         )
         return train, held_out
 
@@ -158,16 +159,16 @@ def probe_next_token(
     documents = Documents(corpus, text_column)
     if output is not None:
         results_folder(output)
-    whole = look(model, **options)
-    anatomy, held = whole.anatomy, whole.has_final_norm
+    whole = inspect_checkpoint(model, **options)
+    decoder_spec, held = whole.decoder_spec, whole.has_final_norm
     chosen = layers_of(whole, layers)
     deepest = replace(SIGNALS["hidden mean"], layers=None if held else [max(chosen)])
-    reader = Panel.load(model, {"deepest": deepest}, **options).reader.eval()
+    reader = MultiReadout.load(model, {"deepest": deepest}, **options).reader.eval()
     began = time.perf_counter()
     drawn = draw(documents, reader, positions, seed, progress=progress)
     train, held_out = drawn.split()
-    narrowest = [block.value_heads * block.head_width for block in anatomy.blocks if block.layer in chosen]
-    project = Projection(min(width, anatomy.model_width, *narrowest), seed)
+    narrowest = [block.value_heads * block.head_width for block in decoder_spec.blocks if block.layer in chosen]
+    project = Projection(min(width, decoder_spec.model_width, *narrowest), seed)
     read = [*chosen, *([None] if held else [])]
     # The training part goes first: it is what the projection takes its scales from.
     parts = [_read(reader, read, part, project, progress) for part in (train, held_out)]
@@ -212,7 +213,7 @@ def probe_next_token(
             heading="Next-token probing",
             model=whole.origin.name,
             corpus=documents.path.name,
-            num_layers=anatomy.num_layers,
+            num_layers=decoder_spec.num_layers,
             metrics=("top-1 (%)", "top-5 (%)", "loss (nats)"),
             scores={name: of_name for name, of_name in scores.items() if of_name or name in final},
             final=final,
@@ -235,7 +236,7 @@ def probe_next_token(
         if output is not None and probes:
             made(incomplete(len(probes), total, "probe")).write(output)
 
-    with keeping(keep) as finished:
+    with autosave(keep) as finished:
         for signal in track(progress, list(inputs), desc="Probes", unit="probe"):
             vectors, held_vectors = inputs.pop(signal), held_inputs.pop(signal)
             name = TOKEN_SIGNALS[signal.signal, signal.extent]
@@ -280,7 +281,9 @@ def _finished_before(path: Path) -> dict[str, Figures]:
     return found
 
 
-def draw(documents: Documents, reader: ValueReader, positions: int, seed: int = 0, *, progress: bool = False) -> Drawn:
+def draw(
+    documents: Documents, reader: ValueReader, positions: int, seed: int = 0, *, progress: bool = False
+) -> SampledPositions:
     """Draw positions that have a next token, :data:`PER_DOCUMENT` of each document, until there are enough.
 
     Args:
@@ -294,7 +297,7 @@ def draw(documents: Documents, reader: ValueReader, positions: int, seed: int = 
         InputError: there are fewer than :data:`FEWEST_POSITIONS`.
     """
     limit = min(CONTEXT, reader.max_tokens or CONTEXT)
-    rows: list[TokenRow] = []
+    rows: list[TokenSequence] = []
     chosen: list[list[int]] = []
     number, missing, texts = 0, positions, iter(documents)
     with track(progress, total=positions, desc="Drawing positions", unit="position") as bar:
@@ -316,7 +319,7 @@ def draw(documents: Documents, reader: ValueReader, positions: int, seed: int = 
             f"{documents.path} has {counted(positions - missing, 'position')} with a next token, {PER_DOCUMENT} of "
             f"each of {counted(len(rows), 'document')} at most; a probe needs {FEWEST_POSITIONS:,}: give more documents"
         )
-    return Drawn(rows, chosen)
+    return SampledPositions(rows, chosen)
 
 
 class Projection:
@@ -351,14 +354,14 @@ class Projection:
 
 
 def _read(
-    reader: ValueReader, layers: Sequence[int | None], drawn: Drawn, project: Projection, progress: bool
+    reader: ValueReader, layers: Sequence[int | None], drawn: SampledPositions, project: Projection, progress: bool
 ) -> tuple[dict[TokenSignal, Tensor], Tensor]:
     """Each signal ``[p, width]`` of the drawn positions, projected, and the ids that follow them ``[p]``."""
     pieces: dict[TokenSignal, list[Tensor]] = {}
     following: list[int] = []
     with track(progress, total=len(drawn.rows), desc="Reading documents", unit="document") as bar:
         for rows, signals in read_tokens(
-            reader.model, reader.plan.anatomy, layers, drawn.rows, drawn.positions, project, reader.tokens_per_step
+            reader.model, reader.plan.decoder_spec, layers, drawn.rows, drawn.positions, project, reader.tokens_per_step
         ):
             for signal, vectors in signals.items():
                 pieces.setdefault(signal, []).append(vectors)

@@ -18,13 +18,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from valuembed._utils.autosave import incomplete, keeping
+from valuembed._utils.autosave import autosave, incomplete
 from valuembed._utils.progress import track
 from valuembed._utils.text import counted, inflected
 from valuembed._utils.torch_settings import default_device_and_precision
 from valuembed.analysis import SEGMENTS, TOKENS, Documents, cut, match
 from valuembed.errors import RecipeError
-from valuembed.models import SIGNALS, EncodeReport, Panel, Whole, described, every_layer, look, warn_truncated
+from valuembed.models import (
+    SIGNALS,
+    CheckpointView,
+    EncodeReport,
+    MultiReadout,
+    described,
+    every_layer,
+    inspect_checkpoint,
+    warn_truncated,
+)
 from valuembed.recipes import LayerSpec, Recipe
 from valuembed.reporting import plots, replace_text, results_folder
 
@@ -198,19 +207,19 @@ def probe_segments(
     documents = Documents(corpus, text_column)
     if output is not None:
         results_folder(output)
-    whole = look(model, **options)
+    whole = inspect_checkpoint(model, **options)
     chosen = layers_of(whole, layers)
     recipes = {
         name: recipe
-        for name, recipe in every_layer(whole.anatomy, (PLAIN,), signals).items()
+        for name, recipe in every_layer(whole.decoder_spec, (PLAIN,), signals).items()
         if recipe.layers in [(layer,) for layer in chosen]
     }
     for signal in signals:
         if SIGNALS[signal].signal == "hidden" and whole.has_final_norm:
             recipes[f"{signal}@{FINAL}"] = replace(SIGNALS[signal], template=(PLAIN,), method=signal)
-    panel = Panel.load(model, recipes, **options)
+    readouts = MultiReadout.load(model, recipes, **options)
     began = time.perf_counter()
-    found = cut(documents, panel.reader.texts.tokenizer, tokens, limit=segments, progress=progress)
+    found = cut(documents, readouts.reader.texts.tokenizer, tokens, limit=segments, progress=progress)
     scores: dict[str, dict[int, Figures]] = {signal: {} for signal in signals}
     final: dict[str, Figures] = {}
 
@@ -222,7 +231,7 @@ def probe_segments(
             heading="Segment matching",
             model=whole.origin.name,
             corpus=documents.path.name,
-            num_layers=whole.anatomy.num_layers,
+            num_layers=whole.decoder_spec.num_layers,
             metrics=("accuracy@1 (%)", "MRR x100"),
             scores={signal: of_signal for signal, of_signal in scores.items() if of_signal or signal in final},
             final=final,
@@ -236,7 +245,7 @@ def probe_segments(
                 f"no template; one standard error of accuracy@1 is at most {deviation:.1f} points",
             ),
             details={
-                **described(panel.reader),
+                **described(readouts.reader),
                 "tokens_a_segment": tokens,
                 "segments": len(found),
                 "documents": found.kept,
@@ -259,8 +268,8 @@ def probe_segments(
             made(incomplete(done, len(recipes), "signal and layer", "signals and layers")).write(output)
 
     with tempfile.TemporaryDirectory(prefix="valuembed-", ignore_cleanup_errors=True) as folder:
-        vectors, report = _encode(panel, found.texts, Path(folder), progress)
-        with keeping(keep) as finished:
+        vectors, report = _encode(readouts, found.texts, Path(folder), progress)
+        with autosave(keep) as finished:
             for name, of_name in track(progress, vectors.items(), desc="Matching", unit="layer"):
                 score = match(of_name, found.documents)
                 signal, _, layer = name.rpartition("@")
@@ -272,25 +281,25 @@ def probe_segments(
                 done += 1
                 finished()
         del vectors, of_name
-    warn_truncated(report, panel.reader)
+    warn_truncated(report, readouts.reader)
     result = made()
     if output is not None:
         result.write(output)
     return result
 
 
-def layers_of(whole: Whole, layers: LayerSpec) -> list[int]:
+def layers_of(whole: CheckpointView, layers: LayerSpec) -> list[int]:
     """The layers to probe, of those that are held; not all of them need have values."""
     if layers is None:
-        return list(range(whole.anatomy.num_layers))
+        return list(range(whole.decoder_spec.num_layers))
     return list(whole.resolve(Recipe(signal="hidden", weights="mean"), layers, whole.origin.preset))
 
 
 def _encode(
-    panel: Panel, texts: Sequence[str], folder: Path, progress: bool
+    readouts: MultiReadout, texts: Sequence[str], folder: Path, progress: bool
 ) -> tuple[dict[str, NDArray[np.float32]], EncodeReport]:
     """The vectors of every recipe ``[n, width]``, each in a file of its own, so that memory holds a chunk of them."""
-    widths = panel.widths()
+    widths = readouts.widths()
     vectors: dict[str, NDArray[np.float32]] = {
         name: np.memmap(folder / f"{number}.f32", np.float32, "w+", shape=(len(texts), width))
         for number, (name, width) in enumerate(widths.items())
@@ -300,8 +309,8 @@ def _encode(
     with track(progress, total=len(texts), desc="Segments", unit="segment") as bar:
         for start in range(0, len(texts), size):
             part = texts[start : start + size]
-            for name, of_part in panel.encode(part).items():
+            for name, of_part in readouts.encode(part).items():
                 vectors[name][start : start + len(part)] = of_part
-            reports.append(panel.report or EncodeReport(0, 0, 0, 0))
+            reports.append(readouts.report or EncodeReport(0, 0, 0, 0))
             bar.update(len(part))
     return vectors, EncodeReport.total(reports)

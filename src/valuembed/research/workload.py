@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
-from valuembed.backbone import Anatomy, load_tokenizer, prepare, resolve_plan, survey, token_limit
+from valuembed.backbone import DecoderSpec, load_tokenizer, prepare, resolve_plan, token_limit, trace_architecture
 from valuembed.backbone.checkpoints import hub_options, locate, saved_config
 from valuembed.errors import CheckpointError, UnsupportedModelError
 from valuembed.recipes import METHODS, Recipe, parse_template, preset_for
@@ -31,7 +31,7 @@ class Decoder:
     Attributes:
         name: its public name.
         num_layers: L of the whole decoder.
-        config, anatomy, saved: what :func:`valuembed.backbone.resolve_plan` takes.
+        config, decoder_spec, saved: what :func:`valuembed.backbone.resolve_plan` takes.
         words: its tokenizer; None where it is not at hand.
         max_tokens: the longest sequence that is fed, template included; None for no limit.
     """
@@ -39,7 +39,7 @@ class Decoder:
     name: str
     num_layers: int
     config: PretrainedConfig
-    anatomy: Anatomy
+    decoder_spec: DecoderSpec
     saved: dict[str, Any] | None
     words: TextTokenizer | None
     max_tokens: int | None = None
@@ -89,7 +89,7 @@ def written_decoder(backbone: Backbone, **options: Any) -> Decoder:
         checkpoint = locate(backbone.model, **{**hub_options(options), "local_files_only": True})
         words = TextTokenizer(load_tokenizer(checkpoint))
         limit = token_limit(limit, words.tokenizer, config)
-    return Decoder(backbone.model, backbone.num_layers, config, survey(config), None, words, limit)
+    return Decoder(backbone.model, backbone.num_layers, config, trace_architecture(config), None, words, limit)
 
 
 def found_decoder(model: str, **options: Any) -> Decoder:
@@ -108,14 +108,14 @@ def found_decoder(model: str, **options: Any) -> Decoder:
     recipe = Recipe.from_dict(saved["recipe"]) if saved else METHODS["hidden_mean"]
     found = prepare(checkpoint, recipe, saved)
     saved = None if found.is_adapter else saved
-    depth = saved["origin"]["num_layers"] if saved else found.anatomy.num_layers
+    depth = saved["origin"]["num_layers"] if saved else found.decoder_spec.num_layers
     held = checkpoint if checkpoint.file("tokenizer_config.json") else found.base
     words = TextTokenizer(load_tokenizer(held))
     limit = options.get("max_tokens")
     if limit is None and saved is not None:
         limit = saved.get("max_tokens")
     limit = token_limit(limit, words.tokenizer, found.config)
-    return Decoder(checkpoint.public_name, depth, found.config, found.anatomy, saved, words, limit)
+    return Decoder(checkpoint.public_name, depth, found.config, found.decoder_spec, saved, words, limit)
 
 
 @dataclass(frozen=True)
@@ -228,10 +228,10 @@ def estimate(
     Raises:
         LayerError, CheckpointError: layers that the decoder does not have.
     """
-    anatomy = decoder.anatomy
+    decoder_spec = decoder.decoder_spec
     preset = preset_for(decoder.config)
-    plans = {label: resolve_plan(recipe, preset, anatomy, decoder.saved) for label, recipe in recipes.items()}
-    depths = {label: plan.layers[-1] + 1 if plan.layers else anatomy.num_layers for label, plan in plans.items()}
+    plans = {label: resolve_plan(recipe, preset, decoder_spec, decoder.saved) for label, recipe in recipes.items()}
+    depths = {label: plan.layers[-1] + 1 if plan.layers else decoder_spec.num_layers for label, plan in plans.items()}
     texts = {
         task: (size[0], [float(size[1])] if isinstance(size[1], (int, float)) else size[1])
         for task, size in data.items()
@@ -248,12 +248,12 @@ def estimate(
             for task, (count, lengths) in texts.items()
         }
         layers = max(depths[label] for label in labels)
-        flops = 2.0 * sum(tokens.values()) * sum(anatomy.sizes[0][:layers])
+        flops = 2.0 * sum(tokens.values()) * sum(decoder_spec.sizes[0][:layers])
         passes.append(Pass(tuple(labels), len(templates), layers, tokens, flops))
     return Workload(
         model=decoder.name,
         num_layers=decoder.num_layers,
-        parameters=sum(anatomy.sizes[0][: max(depths.values())]) + anatomy.sizes[2],
+        parameters=sum(decoder_spec.sizes[0][: max(depths.values())]) + decoder_spec.sizes[2],
         passes=tuple(passes),
         texts={task: (count, sum(lengths) / len(lengths)) for task, (count, lengths) in texts.items()},
         missing={task: reason for task, reason in data.items() if isinstance(reason, str)},

@@ -73,8 +73,8 @@ def search(
     check_options(found, where=where, hybrid=hybrid, probes=probes, refine=refine)
     if isinstance(found, Index):
         return found.search(model, query, k, where=where, hybrid=hybrid, probes=probes, refine=refine)
-    check_make(model, found.make, found.address)
-    return nearest(embed_query(model, query, found.make), found, k)
+    check_make(model, found.vector_spec, found.address)
+    return nearest(embed_query(model, query, found.vector_spec), found, k)
 
 
 def nearest(vector: NDArray[np.float32], source: EmbeddingFiles, k: int = 10) -> list[Hit]:
@@ -138,8 +138,8 @@ def load_for(source: str | Path | EmbeddingFiles | Index, **named: Any) -> Value
     from valuembed.models import load
 
     found = open_embeddings(source) if isinstance(source, (str, Path)) else source
-    options = recorded_options(found.make, found.address, named)
-    with telling_what_made(found.make, found.address):
+    options = recorded_options(found.vector_spec, found.address, named)
+    with telling_what_made(found.vector_spec, found.address):
         return load(**options)
 
 

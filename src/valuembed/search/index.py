@@ -22,7 +22,7 @@ from valuembed.search.ingest import ROWS, RepeatedIdWarning, Update
 from valuembed.search.ledger import only_writer
 from valuembed.search.results import Hit, check_make, check_query, embed_query, fuse
 from valuembed.search.vector_store import KEY, REFINE, Table, languages
-from valuembed.vectors import EmbeddingFiles, Encoder, Make, is_remote
+from valuembed.vectors import EmbeddingFiles, Encoder, VectorSpec, is_remote
 
 if TYPE_CHECKING:
     import numpy as np
@@ -145,13 +145,13 @@ class Index:
 
     Attributes:
         address: where it is.
-        make: which model and recipe made its vectors.
+        vector_spec: which model and recipe made its vectors.
     """
 
     def __init__(self, address: str, rows: Table) -> None:
         self.address = address
         self._schema = rows.schema
-        self.make = Make.from_metadata(address, self._schema.metadata)
+        self.vector_spec = VectorSpec.from_metadata(address, self._schema.metadata)
         self._rows = rows
         self._asked_by: Encoder | None = None
 
@@ -235,9 +235,9 @@ class Index:
         check_query(query, k)
         self.check(where=where, hybrid=hybrid, probes=probes, refine=refine)
         if model is not self._asked_by:
-            check_make(model, self.make, self.address)
+            check_make(model, self.vector_spec, self.address)
             self._asked_by = model
-        vector = embed_query(model, query, self.make)
+        vector = embed_query(model, query, self.vector_spec)
         words = query if hybrid else None
         return self.nearest(vector, k, words=words, where=where, probes=probes, refine=refine)
 
@@ -268,10 +268,10 @@ class Index:
         count = k if words is None else max(CANDIDATES, 4 * k)
         asked: dict[str, Any] = {"where": where, "probes": probes}
         compared = (refine or REFINE) * k
-        if self.make.precision == "binary":
+        if self.vector_spec.precision == "binary":
             # Differing bits say less than the cosine with the signs, so that more are looked at than are returned.
             found = self._rows.nearest(np.packbits(vector > 0), max(count, compared), columns, refine=1, **asked)
-            found = found.take(np.argsort(-cosines(found, vector, self.make), kind="stable")[:count])
+            found = found.take(np.argsort(-cosines(found, vector, self.vector_spec), kind="stable")[:count])
         else:
             found = self._rows.nearest(vector, count, columns, refine=math.ceil(compared / count), **asked)
         fused: dict[str, float] = {}
@@ -279,7 +279,7 @@ class Index:
             matching = self._rows.matching(words, count, columns, where=where)
             fused = fuse(found.column(KEY).to_pylist(), matching.column(KEY).to_pylist())
             found = last_of_each_key(pa.concat_tables([found, matching]))
-        scores, keys = cosines(found, vector, self.make).tolist(), found.column(KEY).to_pylist()
+        scores, keys = cosines(found, vector, self.vector_spec).tolist(), found.column(KEY).to_pylist()
         order = sorted(range(len(keys)), key=lambda at: (-fused.get(keys[at], 0.0), -scores[at], keys[at]))[:k]
         return to_hits(
             found.take(np.array(order, np.int64)),

@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Any
 from valuembed.errors import InputError
 from valuembed.search.results import Hit, unit
 from valuembed.search.vector_store import KEY
-from valuembed.vectors import CHUNK, EMBEDDING, END, FILE, ID, PLACES, ROW, START, TEXT, Batch, Make, holds_one_value
+from valuembed.vectors import (
+    CHUNK,
+    EMBEDDING,
+    END,
+    FILE,
+    ID,
+    PLACES,
+    ROW,
+    START,
+    TEXT,
+    Batch,
+    VectorSpec,
+    holds_one_value,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +34,7 @@ name of its source."""
 _HIDDEN = (KEY, PART, NUMBERED, EMBEDDING)
 
 
-def row_schema(file: Any, make: Make) -> Any:
+def row_schema(file: Any, vector_spec: VectorSpec) -> Any:
     """The Arrow schema of an index whose first file has this one.
 
     Floats keep their precision, int8 becomes float16, which holds it exactly, and packed signs stay packed.
@@ -44,7 +57,9 @@ def row_schema(file: Any, make: Make) -> Any:
         TEXT: pa.string(),
         EMBEDDING: pa.list_(number, stored.list_size),
     }
-    return pa.schema([*(pa.field(*field) for field in fields.items()), *further_fields(file)], make.to_metadata())
+    return pa.schema(
+        [*(pa.field(*field) for field in fields.items()), *further_fields(file)], vector_spec.to_metadata()
+    )
 
 
 def further_fields(file: Any) -> list[Any]:
@@ -143,11 +158,11 @@ def hit_columns(schema: Any) -> list[str]:
     return [name for name in schema.names if name != PART]
 
 
-def cosines(rows: Any, vector: NDArray[np.float32], make: Make) -> NDArray[np.float32]:
+def cosines(rows: Any, vector: NDArray[np.float32], vector_spec: VectorSpec) -> NDArray[np.float32]:
     """Cosine of stored vectors with one of length 1, ``[b]``; of packed signs, that of 1 and -1."""
     stored = rows.column(EMBEDDING).combine_chunks()
     numbers = stored.flatten().to_numpy(zero_copy_only=False).reshape(rows.num_rows, stored.type.list_size)
-    scores: NDArray[np.float32] = unit(make.unpack(numbers), "the index") @ vector
+    scores: NDArray[np.float32] = unit(vector_spec.unpack(numbers), "the index") @ vector
     return scores
 
 

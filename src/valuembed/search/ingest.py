@@ -6,13 +6,13 @@ import warnings
 from collections.abc import Generator, Iterator
 from typing import Any
 
-from valuembed._utils.autosave import keeping
+from valuembed._utils.autosave import autosave
 from valuembed._utils.text import counted
 from valuembed.errors import InputError
 from valuembed.search.index_rows import further_fields, has_unique_keys, last_of_each_key, row_schema, to_rows
-from valuembed.search.ledger import Part, Parts, of_parts
+from valuembed.search.ledger import IngestedFile, IngestLedger, of_parts
 from valuembed.search.vector_store import Table
-from valuembed.vectors import EmbeddingFile, EmbeddingFiles, Make
+from valuembed.vectors import EmbeddingFile, EmbeddingFiles, VectorSpec
 
 ROWS = "rows"
 BYTES_AT_ONCE = 64_000_000
@@ -34,7 +34,7 @@ class _Load:
     def __init__(self, append: bool) -> None:
         self.append = append
         self.bytes = 0
-        self.ended: list[tuple[EmbeddingFile, Part, int]] = []
+        self.ended: list[tuple[EmbeddingFile, IngestedFile, int]] = []
         self._rows: list[Any] = []
 
     def add(self, rows: Any) -> None:
@@ -42,7 +42,7 @@ class _Load:
         self._rows.append(rows)
         self.bytes += rows.nbytes
 
-    def take(self, schema: Any) -> tuple[int, Any, list[tuple[EmbeddingFile, Part, int]]]:
+    def take(self, schema: Any) -> tuple[int, Any, list[tuple[EmbeddingFile, IngestedFile, int]]]:
         """All that waits, as one Arrow table with its length, and the files that end with it, with the rows read."""
         import pyarrow as pa
 
@@ -68,11 +68,11 @@ class Update:
         self.files = files
         self.name = name or files.name
         self.is_new = not Table.is_at(address, ROWS)
-        schema = row_schema(files.files[0].schema(files.make), files.make)
+        schema = row_schema(files.files[0].schema(files.vector_spec), files.vector_spec)
         self.rows = Table.create(address, ROWS, schema) if self.is_new else Table.open(address, ROWS)
         self._schema = self.rows.schema
         self._check_make()
-        self.parts = Parts(address)
+        self.parts = IngestLedger(address)
         if name is None:
             self._check_name()
         self.unchanged = self.added = self.replaced = self.repeated = 0
@@ -86,14 +86,14 @@ class Update:
         parts = self.parts.note(self.name, self.files, taken=self._held)
         load = _Load(append=True)
         # A note that is lost costs the reading of a file, and nothing more.
-        with keeping(self.parts.write) as finished:
+        with autosave(self.parts.write) as finished:
             for file, part in zip(self.files.files, parts, strict=True):
                 held = self._held.get(part.number, 0)
                 if part.rows == held:
                     self.unchanged += 1
                     yield held
                     continue
-                schema = file.schema(self.files.make)
+                schema = file.schema(self.files.vector_spec)
                 self._check_columns(file, schema)
                 append = self._only_new and has_unique_keys(schema)
                 if append != load.append:
@@ -112,10 +112,10 @@ class Update:
             yield self._write(load)
         self.parts.write()
 
-    def _rows(self, file: EmbeddingFile, part: Part, skip: int) -> Iterator[Any]:
+    def _rows(self, file: EmbeddingFile, part: IngestedFile, skip: int) -> Iterator[Any]:
         """Rows for the index, some at a time."""
         named = file.name if self.files.is_folder else ""
-        for batch in file.batches(self.files.make, skip=skip):
+        for batch in file.batches(self.files.vector_spec, skip=skip):
             where = f"{file.path}, rows from {batch.first}"
             yield to_rows(batch, self._schema, source=self.name, part=part.number, file=named, where=where)
 
@@ -160,12 +160,12 @@ class Update:
             self.rows.delete(of_parts(old))
             self.parts.forget(old)
 
-    def _old_parts(self) -> list[Part]:
+    def _old_parts(self) -> list[IngestedFile]:
         """What the index knows of files that the source no longer has, or no longer has as they were."""
         return [part for part in self.parts.of(self.name) if (part.file, part.stamp) not in self._current]
 
     def _check_make(self) -> None:
-        recorded, made = Make.from_metadata(self.rows.address, self._schema.metadata), self.files.make
+        recorded, made = VectorSpec.from_metadata(self.rows.address, self._schema.metadata), self.files.vector_spec
         if differences := recorded.differences(made):
             raise InputError(
                 f"{self.rows.address} holds vectors made by {recorded}, {self.files.address} vectors made by {made}; "

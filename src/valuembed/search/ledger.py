@@ -18,7 +18,7 @@ LOCK = ".lock"
 
 
 @dataclass(frozen=True)
-class Part:
+class IngestedFile:
     """One file, as it was when it was read.
 
     Attributes:
@@ -38,7 +38,7 @@ class Part:
     rows: int | None = None
 
 
-class Parts:
+class IngestLedger:
     """All files that went into an index.
 
     Args:
@@ -54,14 +54,14 @@ class Parts:
         there = Table.is_at(address, PARTS)
         self.table = Table.open(address, PARTS) if there else Table.create(address, PARTS, self.schema)
         rows = [row for batch in self.table.scan(list(names)) for row in batch.to_pylist()]
-        self._parts = {row["number"]: Part(**row) for row in rows}
-        self._unwritten: dict[int, Part] = {}
+        self._parts = {row["number"]: IngestedFile(**row) for row in rows}
+        self._unwritten: dict[int, IngestedFile] = {}
 
-    def of(self, source: str) -> list[Part]:
+    def of(self, source: str) -> list[IngestedFile]:
         """The files of one source."""
         return [part for part in self._parts.values() if part.source == source]
 
-    def note(self, source: str, files: EmbeddingFiles, *, taken: Mapping[int, int]) -> list[Part]:
+    def note(self, source: str, files: EmbeddingFiles, *, taken: Mapping[int, int]) -> list[IngestedFile]:
         """What is known of the files of a source; those that are new, or changed, are written down first.
 
         Args:
@@ -76,12 +76,12 @@ class Parts:
             part = known.get((file.name, file.stamp))
             if part is None:
                 number += 1
-                part = self._keep(Part(number, source, files.location, file.name, file.stamp))
+                part = self._keep(IngestedFile(number, source, files.location, file.name, file.stamp))
             found.append(part)
         self.write()
         return found
 
-    def finish(self, part: Part, rows: int) -> None:
+    def finish(self, part: IngestedFile, rows: int) -> None:
         """Remember that all of a file is in, and that the index holds so many rows of it."""
         self._keep(replace(part, rows=rows))
 
@@ -94,14 +94,14 @@ class Parts:
             self.table.replace(pa.Table.from_pylist(rows, schema=self.schema))
             self._unwritten = {}
 
-    def forget(self, parts: list[Part]) -> None:
+    def forget(self, parts: list[IngestedFile]) -> None:
         """Drop what is known of some files."""
         self.table.delete(f"number IN ({', '.join(str(part.number) for part in parts)})")
         for part in parts:
             del self._parts[part.number]
 
     @staticmethod
-    def held(rows: Table, parts: list[Part] | None = None) -> dict[int, int]:
+    def held(rows: Table, parts: list[IngestedFile] | None = None) -> dict[int, int]:
         """How many rows the index holds of each file, or of some of them, by its number."""
         import numpy as np
 
@@ -112,12 +112,12 @@ class Parts:
                 counts[number] = counts.get(number, 0) + count
         return counts
 
-    def _keep(self, part: Part) -> Part:
+    def _keep(self, part: IngestedFile) -> IngestedFile:
         self._parts[part.number] = self._unwritten[part.number] = part
         return part
 
 
-def of_parts(parts: list[Part]) -> str:
+def of_parts(parts: list[IngestedFile]) -> str:
     """A filter for the rows of some files."""
     return f"{PART} IN ({', '.join(str(part.number) for part in parts)})"
 

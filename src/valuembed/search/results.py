@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from valuembed.data import check_text
 from valuembed.errors import InputError, ReadingError
-from valuembed.vectors import Encoder, Make
+from valuembed.vectors import Encoder, VectorSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,13 +66,13 @@ def check_query(query: str, k: int) -> None:
         raise InputError(f"the query {query!r:.80} is {reason}")
 
 
-def check_make(model: Encoder, recorded: Make, where: str) -> None:
+def check_make(model: Encoder, recorded: VectorSpec, where: str) -> None:
     """Raise an :class:`InputError` where a model's vectors cannot be compared with those that are stored."""
     try:
-        made = Make.of(model, recorded.precision, recorded.dim)
+        made = VectorSpec.of(model, recorded.precision, recorded.dim)
     except InputError:
         # The model's vectors are shorter than what is kept of others: the message then says so by their widths.
-        made = Make.of(model, recorded.precision)
+        made = VectorSpec.of(model, recorded.precision)
     if differences := recorded.differences(made):
         raise InputError(
             f"{where} was made by {recorded}; the query would be made by {made}. Their vectors cannot be compared: "
@@ -80,12 +80,12 @@ def check_make(model: Encoder, recorded: Make, where: str) -> None:
         )
 
 
-def embed_query(model: Encoder, query: str, make: Make) -> NDArray[np.float32]:
+def embed_query(model: Encoder, query: str, vector_spec: VectorSpec) -> NDArray[np.float32]:
     """The query as a float32 vector ``[width]`` of length 1, as wide as those that are stored."""
     import numpy as np
 
     encoded = np.asarray(model.encode_query([query], show_progress_bar=False), np.float32)
-    vector: NDArray[np.float32] = unit(encoded[:, : make.width], "the query")[0]
+    vector: NDArray[np.float32] = unit(encoded[:, : vector_spec.width], "the query")[0]
     return vector
 
 

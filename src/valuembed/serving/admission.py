@@ -63,7 +63,7 @@ class Admission:
         self._seconds_to_clear = seconds_to_clear
         self.requests = self.texts = self.bytes = 0
 
-    def admit(self) -> Ticket:
+    def admit(self) -> Slot:
         """Let a request in.
 
         Raises:
@@ -71,7 +71,7 @@ class Admission:
         """
         if self.requests >= self.limits.max_requests:
             raise self.full(f"{counted(self.requests, 'request is', 'requests are')} being served")
-        return Ticket(self)
+        return Slot(self)
 
     def full(self, why: str) -> RequestError:
         """The error that says to come back later."""
@@ -84,7 +84,7 @@ class Admission:
         )
 
 
-class Ticket:
+class Slot:
     """What one request takes up, until it is released."""
 
     def __init__(self, admission: Admission) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from valuembed.errors import InputError, ServingError, ValuembedError, trace_of
 from valuembed.execution import plan_steps
-from valuembed.serving.jobs import Embedded, Engine, Job, Manner, Piece, Text, Tokenized
+from valuembed.serving.jobs import Embedded, EmbedRequest, Engine, Job, QueuedText, Text, Tokenized
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ PROBE = "a"
 T = TypeVar("T")
 
 
-class Watch:
+class BatcherListener:
     """What a batcher tells about its work; this one listens to nothing."""
 
     def waited(self, seconds: float) -> None:
@@ -54,10 +54,10 @@ class Batcher:
         watch: is told what is done.
     """
 
-    def __init__(self, engine: Engine, *, stuck_after: float = 120.0, watch: Watch | None = None) -> None:
+    def __init__(self, engine: Engine, *, stuck_after: float = 120.0, watch: BatcherListener | None = None) -> None:
         self.engine = engine
         self._stuck_after = stuck_after
-        self._watch = watch or Watch()
+        self._watch = watch or BatcherListener()
         self._changed = threading.Condition()
         self._waiting: OrderedDict[Job, None] = OrderedDict()
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
@@ -101,7 +101,9 @@ class Batcher:
         """About how long the texts that wait will take, by the speed of late; 0 where it is not known."""
         return self.waiting()[1] / self._texts_a_second if self._texts_a_second else 0.0
 
-    def submit(self, texts: Sequence[Text], manner: Manner | None = None, *, truncate: bool = True) -> Future[Embedded]:
+    def submit(
+        self, texts: Sequence[Text], manner: EmbedRequest | None = None, *, truncate: bool = True
+    ) -> Future[Embedded]:
         """Have texts embedded. Cancelling the future takes them out of the queue, and out of rounds to come.
 
         Args:
@@ -114,7 +116,7 @@ class Batcher:
                 be embedded, or ServingError where the thread ends before the work does.
         """
         vectors = np.empty((len(texts), self.engine.width), np.float32)
-        job = Job(texts, manner or Manner(), truncate, vectors)
+        job = Job(texts, manner or EmbedRequest(), truncate, vectors)
         with self._changed:
             self._check_open()
             if texts:
@@ -169,7 +171,7 @@ class Batcher:
         self._busy_since = time.monotonic()
 
     def _probe(self) -> None:
-        self.engine.run(self.engine.prepare([PROBE], Manner()))
+        self.engine.run(self.engine.prepare([PROBE], EmbedRequest()))
 
     def _await_work(self) -> bool:
         """Wait for something to do; whether there is."""
@@ -224,9 +226,9 @@ class Batcher:
             speed = len(pieces) / max(now - start, 1e-6)
             self._texts_a_second = 0.7 * self._texts_a_second + 0.3 * speed if self._texts_a_second else speed
 
-    def _take(self) -> list[Piece]:
+    def _take(self) -> list[QueuedText]:
         """A text of each waiting request in turn, until they are about a step's budget of tokens."""
-        taken: list[Piece] = []
+        taken: list[QueuedText] = []
         size, now = 0.0, time.monotonic()
         with self._changed:
             while self._waiting and size < self.engine.step_tokens:
@@ -237,14 +239,14 @@ class Batcher:
                 if not job.taken:
                     job.taken = True
                     self._watch.waited(now - job.since)
-                piece = Piece(job, index)
+                piece = QueuedText(job, index)
                 size += piece.ready.tokens if index in job.ready else 1 + self._tokens_a_character * len(piece.text)
                 taken.append(piece)
         return taken
 
-    def _prepare(self, pieces: Sequence[Piece]) -> list[Piece]:
+    def _prepare(self, pieces: Sequence[QueuedText]) -> list[QueuedText]:
         """Tokenize what is not yet; those that can be computed, in their order."""
-        fresh: dict[Manner, list[Piece]] = {}
+        fresh: dict[EmbedRequest, list[QueuedText]] = {}
         for piece in pieces:
             if piece.index not in piece.job.ready:
                 fresh.setdefault(piece.job.manner, []).append(piece)
@@ -260,7 +262,7 @@ class Batcher:
             self._tokens_a_character = 0.7 * self._tokens_a_character + 0.3 * tokens / characters
         return [piece for piece in pieces if piece.wanted]
 
-    def _prepared(self, pieces: Sequence[Piece], manner: Manner) -> list[tuple[Piece, Tokenized]]:
+    def _prepared(self, pieces: Sequence[QueuedText], manner: EmbedRequest) -> list[tuple[QueuedText, Tokenized]]:
         pieces = [piece for piece in pieces if piece.wanted]
         if not pieces:
             return []
@@ -273,7 +275,7 @@ class Batcher:
             return []
         return list(zip(pieces, found, strict=True))
 
-    def _within_budget(self, pieces: list[Piece]) -> list[Piece]:
+    def _within_budget(self, pieces: list[QueuedText]) -> list[QueuedText]:
         """The first pieces that are a step's budget, at least one; the others go back to the head of the queue."""
         size, count = 0, 0
         for piece in pieces:
@@ -289,8 +291,8 @@ class Batcher:
                     self._waiting.move_to_end(piece.job, last=False)
         return pieces[:count]
 
-    def _steps(self, pieces: Sequence[Piece]) -> list[list[Piece]]:
-        groups: dict[Hashable, list[Piece]] = {}
+    def _steps(self, pieces: Sequence[QueuedText]) -> list[list[QueuedText]]:
+        groups: dict[Hashable, list[QueuedText]] = {}
         for piece in pieces:
             groups.setdefault(piece.ready.group, []).append(piece)
         return [
@@ -301,7 +303,7 @@ class Batcher:
             )
         ]
 
-    def _step(self, pieces: Sequence[Piece]) -> int:
+    def _step(self, pieces: Sequence[QueuedText]) -> int:
         """Compute some texts; where that fails, in halves, so that a text fails alone. How many requests are done."""
         pieces = [piece for piece in pieces if piece.wanted]
         if not pieces:
@@ -320,7 +322,7 @@ class Batcher:
         self._watch.computed(len(pieces), tokens, time.monotonic() - start)
         return sum(piece.job.receive(piece.index, row) for piece, row in zip(pieces, vectors, strict=True))
 
-    def _failed(self, piece: Piece, error: Exception) -> None:
+    def _failed(self, piece: QueuedText, error: Exception) -> None:
         """Answer a request whose text failed. After what nobody expected, find out whether the model still works."""
         unexpected = not isinstance(error, ValuembedError)
         if unexpected:

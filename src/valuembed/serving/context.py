@@ -20,9 +20,9 @@ from valuembed.errors import (
     TextFailed,
     ValuembedError,
 )
-from valuembed.serving.admission import Admission, Limits, Ticket
+from valuembed.serving.admission import Admission, Limits, Slot
 from valuembed.serving.batcher import DEAD, READY, Batcher
-from valuembed.serving.jobs import Embedded, Manner, Text
+from valuembed.serving.jobs import Embedded, EmbedRequest, Text
 from valuembed.serving.metrics import Metrics
 from valuembed.serving.middleware import TICKET, ClientGone
 
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 @dataclass
-class Serving:
+class ServerContext:
     """The parts of one server, for its routes: ``request.app.state.serving``.
 
     Attributes:
@@ -69,7 +69,7 @@ class Serving:
         return self.state == READY
 
     async def embed(
-        self, request: Request, texts: Sequence[Text], manner: Manner | None = None, *, truncate: bool = True
+        self, request: Request, texts: Sequence[Text], manner: EmbedRequest | None = None, *, truncate: bool = True
     ) -> Embedded:
         """Have texts embedded for a request; it is over when its client goes away or its time is up.
 
@@ -83,7 +83,7 @@ class Serving:
                 the model fails, 503 where it takes nothing or found no answer in time.
             ClientGone: there is nobody to answer.
         """
-        ticket: Ticket = request.scope[TICKET]
+        ticket: Slot = request.scope[TICKET]
         ticket.add_texts(len(texts))
         try:
             embedded = await self.wait(request, self.batcher.submit(texts, manner, truncate=truncate))
@@ -107,7 +107,7 @@ class Serving:
                 where it takes nothing or found no answer in time.
             ClientGone: there is nobody to answer.
         """
-        ticket: Ticket = request.scope[TICKET]
+        ticket: Slot = request.scope[TICKET]
         ticket.add_texts(texts)
         try:
             return await self.wait(request, self.batcher.call(function))

@@ -16,21 +16,21 @@ from valuembed._utils.torch_settings import default_device_and_precision
 from valuembed.backbone.checkpoints import check_recipe
 from valuembed.data import check_text
 from valuembed.errors import InputError, TemplateError, UnknownTokenError
-from valuembed.execution import SHARED_FROM, SharedPrefixes, cached_tokens, shared_prefixes, usual_step
+from valuembed.execution import SHARED_FROM, PrefixCache, cached_tokens, shared_prefixes, usual_step
 from valuembed.models import PROMPT_NAMES, Calibration, ValueEncoder, check_finite
 from valuembed.recipes import Recipe, resolve_recipe
-from valuembed.serving.jobs import MOST_TEMPLATES, Engine, Manner, Text, Tokenized
+from valuembed.serving.jobs import MOST_TEMPLATES, EmbedRequest, Engine, Text, Tokenized
 from valuembed.serving.playground.other_methods import EncoderPlayground
-from valuembed.tokenization import TokenRow, embedding_rows, expand_chat
+from valuembed.tokenization import TokenSequence, embedding_rows, expand_chat
 
 
 @dataclass(frozen=True)
 class _Fed:
     """Sequences of one text, and how many tokens at the beginning of each are kept in ``prefixes``."""
 
-    rows: tuple[TokenRow, ...]
+    rows: tuple[TokenSequence, ...]
     cached: list[int]
-    prefixes: SharedPrefixes | None
+    prefixes: PrefixCache | None
 
 
 class EncoderEngine(Engine):
@@ -59,7 +59,7 @@ class EncoderEngine(Engine):
 
     @torch.inference_mode()
     @default_device_and_precision()
-    def prepare(self, texts: Sequence[Text], manner: Manner) -> list[Tokenized]:
+    def prepare(self, texts: Sequence[Text], manner: EmbedRequest) -> list[Tokenized]:
         """Tokenize b texts.
 
         Raises:
@@ -113,7 +113,7 @@ class EncoderEngine(Engine):
         found: NDArray[np.float32] = vectors.float().cpu().numpy()
         return found
 
-    def _prompt(self, manner: Manner) -> str | None:
+    def _prompt(self, manner: EmbedRequest) -> str | None:
         if manner.prompt is not None:
             return manner.prompt
         names = (*PROMPT_NAMES.get(manner.role or "", ()), self.encoder.default_prompt_name)

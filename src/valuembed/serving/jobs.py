@@ -25,7 +25,7 @@ MOST_TEMPLATES = 16
 
 
 @dataclass(frozen=True)
-class Manner:
+class EmbedRequest:
     """How texts are to be embedded.
 
     Attributes:
@@ -78,7 +78,7 @@ class Engine(ABC):
     playground: Playground | None = None
 
     @abstractmethod
-    def prepare(self, texts: Sequence[Text], manner: Manner) -> list[Tokenized]:
+    def prepare(self, texts: Sequence[Text], manner: EmbedRequest) -> list[Tokenized]:
         """Tokenize b texts; a text that cannot be embedded raises for all."""
 
     @abstractmethod
@@ -120,7 +120,7 @@ class Job:
     """
 
     texts: Sequence[Text]
-    manner: Manner
+    manner: EmbedRequest
     truncate: bool
     vectors: NDArray[np.float32]
     future: Future[Embedded] = field(default_factory=Future)
@@ -158,7 +158,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Piece:
+class QueuedText:
     """One text of a request.
 
     Attributes:

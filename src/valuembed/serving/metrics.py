@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
-from valuembed.serving.batcher import Watch
+from valuembed.serving.batcher import BatcherListener
 
 SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 TOKENS = (16, 64, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536)
 
 
-class Metrics(Watch):
+class Metrics(BatcherListener):
     """Counters, gauges and histograms of one server."""
 
     def __init__(self) -> None:

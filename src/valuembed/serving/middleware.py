@@ -14,7 +14,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from valuembed.errors import InputError, RequestError, trace_of
-from valuembed.serving.admission import Admission, Ticket
+from valuembed.serving.admission import Admission, Slot
 from valuembed.serving.metrics import Metrics
 from valuembed.serving.schemas import error_response
 
@@ -34,7 +34,7 @@ class ClientGone(Exception):
     """The client has closed the connection and waits for nothing."""
 
 
-class Gate:
+class Guard:
     """Middleware around a server: checks the key, reads the body within limits, counts, and answers errors.
 
     Args:
@@ -69,7 +69,7 @@ class Gate:
         scope = {**scope, "method": "GET" if asked == "HEAD" else asked, "path": scope.get("root_path", "") + path}
         answer = _Answer(send, self._leaving, self._admission.limits.answer_seconds, headers_only=asked == "HEAD")
         start = time.monotonic()
-        ticket: Ticket | None = None
+        ticket: Slot | None = None
         try:
             # Nobody shows a key to ask what may be asked.
             if path not in OPEN_PATHS and asked != "OPTIONS":
@@ -107,7 +107,7 @@ class Gate:
                 headers={"WWW-Authenticate": "Bearer"},
             )
 
-    async def _with_body(self, scope: Scope, receive: Receive, ticket: Ticket) -> Receive:
+    async def _with_body(self, scope: Scope, receive: Receive, ticket: Slot) -> Receive:
         """Read the body, counting as it comes; what hands it on, and then tells when the client goes."""
         announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
         seconds = self._admission.limits.body_seconds
@@ -161,7 +161,7 @@ def _number(announced: bytes) -> int:
     return int(announced) if announced.isdigit() and len(announced) < 20 else 0
 
 
-async def _read(receive: Receive, ticket: Ticket, announced: int) -> bytes:
+async def _read(receive: Receive, ticket: Slot, announced: int) -> bytes:
     # A body that is too large by its own word is refused before it is sent.
     ticket.add_bytes(announced)
     body = bytearray()

@@ -28,11 +28,11 @@ from valuembed.execution import cpu_memory
 from valuembed.serving.addresses import is_loopback, listen, url_of
 from valuembed.serving.admission import Admission, Limits
 from valuembed.serving.batcher import PROBE, Batcher
-from valuembed.serving.context import Serving
+from valuembed.serving.context import ServerContext
 from valuembed.serving.http_errors import on_error
 from valuembed.serving.jobs import Engine
 from valuembed.serving.metrics import Metrics
-from valuembed.serving.middleware import OPEN_PATHS, Gate, cross_origin
+from valuembed.serving.middleware import OPEN_PATHS, Guard, cross_origin
 from valuembed.serving.playground import routes
 from valuembed.serving.routes import docs_page, health, openai
 
@@ -99,7 +99,7 @@ def create_app(
     limits, metrics = limits or Limits(), Metrics()
     batcher = Batcher(engine, stuck_after=limits.stuck_seconds, watch=metrics)
     admission = Admission(limits, batcher.seconds_to_clear)
-    serving = Serving(name or engine.name, batcher, admission, metrics)
+    serving = ServerContext(name or engine.name, batcher, admission, metrics)
     _show(serving)
 
     @asynccontextmanager
@@ -131,7 +131,7 @@ def create_app(
     app.add_exception_handler(RequestError, on_error)
     app.add_exception_handler(RequestValidationError, on_error)
     app.add_exception_handler(HTTPException, on_error)
-    app.add_middleware(Gate, admission=admission, metrics=metrics, keys=keys, leaving=lambda: serving.leaving)
+    app.add_middleware(Guard, admission=admission, metrics=metrics, keys=keys, leaving=lambda: serving.leaving)
     if cors_origins:
         # Around the gate: a browser asks whether it may ask before it sends a key.
         app.add_middleware(CORSMiddleware, **cross_origin(cors_origins))
@@ -139,7 +139,7 @@ def create_app(
     return app
 
 
-def _show(serving: Serving) -> None:
+def _show(serving: ServerContext) -> None:
     """Let the metrics look up what is going on."""
     gauge, batcher, admission = serving.metrics.gauge, serving.batcher, serving.admission
     gauge("ready", "1 where requests should be sent here.", lambda: serving.ready)
@@ -277,7 +277,7 @@ class Server(uvicorn.Server):
         )
         # Its lines hold query strings, and uvicorn writes them wherever it finds a handler.
         logging.getLogger("uvicorn.access").disabled = True
-        self._serving: Serving = app.state.serving
+        self._serving: ServerContext = app.state.serving
         self._drain_seconds = drain_seconds
         self._url = url
         self._described = app.openapi_url is not None

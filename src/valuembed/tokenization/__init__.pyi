@@ -1,6 +1,6 @@
 from .chat import expand_chat as expand_chat, names_chat as names_chat
 from .offsets import token_starts as token_starts
-from .tokenizer import TextTokenizer as TextTokenizer, TokenRow as TokenRow
+from .tokenizer import TextTokenizer as TextTokenizer, TokenSequence as TokenSequence
 from .vocabulary import (
     check_rows as check_rows,
     check_template as check_template,

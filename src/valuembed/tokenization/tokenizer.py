@@ -29,11 +29,11 @@ _VARIED = ("a", "Zebra", "7", "(", '"', " x", "\u4e2d", "\u00e9")
 _ALIAS = "\U0010fa5e{}\U0010fa5f"
 # Templates that are remembered: enough for any recipe, few enough for a server that takes them from its clients. A
 # template with special tokens is remembered with a tokenizer of its own.
-_MOST_TOKENIZERS, _MOST_BEGINNINGS = 16, 256
+_MOST_TOKENIZERS, _MOST_PREFIXES = 16, 256
 
 
 @dataclass(frozen=True)
-class TokenRow:
+class TokenSequence:
     """One sequence to feed.
 
     Attributes:
@@ -68,13 +68,15 @@ class TextTokenizer:
             )
         self.tokenizer = tokenizer
         self._with_aliases: dict[str, tuple[PreTrainedTokenizerBase, Template, dict[int, int]]] = {}
-        self._beginnings: dict[tuple[str, str], tuple[int, ...]] = {}
+        self._prefixes: dict[tuple[str, str], tuple[int, ...]] = {}
         flags = self._encode(tokenizer, ["a"])[0].special_tokens_mask
         content = [i for i, special in enumerate(flags) if not special] or [len(flags)]
         self._added_before = content[0]
         self._added_after = len(flags) - 1 - content[-1]
 
-    def rows(self, texts: Sequence[str], template: str, prompt: str = "", *, max_tokens: int | None) -> list[TokenRow]:
+    def rows(
+        self, texts: Sequence[str], template: str, prompt: str = "", *, max_tokens: int | None
+    ) -> list[TokenSequence]:
         """Tokenize texts in one template.
 
         Args:
@@ -100,7 +102,7 @@ class TextTokenizer:
 
     def pieces(
         self, text: str, template: str, prompt: str = "", *, max_tokens: int | None
-    ) -> tuple[TokenRow, list[str]]:
+    ) -> tuple[TokenSequence, list[str]]:
         """Tokenize a text as :meth:`rows` does, and say which characters each token stands for.
 
         Args:
@@ -117,7 +119,7 @@ class TextTokenizer:
         item = parsed.render(text if text.strip() else "", prompt)
         encoding = self._encode(tokenizer, [item.string])[0]
         if len(encoding.ids) == self._added_after:
-            return TokenRow([self._blank_id()], (0, 1)), [""]
+            return TokenSequence([self._blank_id()], (0, 1)), [""]
         offsets = by_character(encoding.offsets, item.string)
         # Places in the uncut sequence are cut as ids are, and tell what is left of it.
         special = {place for place, token in enumerate(encoding.ids) if token in originals}
@@ -143,19 +145,19 @@ class TextTokenizer:
     def _name(self, number: int) -> str:
         return _token(self.tokenizer, number)
 
-    def beginning(self, template: str, prompt: str = "") -> tuple[int, ...]:
+    def prefix(self, template: str, prompt: str = "") -> tuple[int, ...]:
         """Ids that every text in a template begins with, as far as a few very different texts tell.
 
-        A text whose first letters melt into the template's last token has another beginning, so each sequence is
+        A text whose first letters melt into the template's last token has another prefix, so each sequence is
         still to be compared with it.
         """
-        if (template, prompt) not in self._beginnings:
+        if (template, prompt) not in self._prefixes:
             rows = self.rows(_VARIED, template, prompt, max_tokens=None)
             alike = zip(*(row.ids[: row.span[0]] for row in rows), strict=False)
             shared = takewhile(lambda ids: len(set(ids)) == 1, alike)
-            _forget_oldest(self._beginnings, _MOST_BEGINNINGS)
-            self._beginnings[template, prompt] = tuple(ids[0] for ids in shared)
-        return self._beginnings[template, prompt]
+            _forget_oldest(self._prefixes, _MOST_PREFIXES)
+            self._prefixes[template, prompt] = tuple(ids[0] for ids in shared)
+        return self._prefixes[template, prompt]
 
     @staticmethod
     def _encode(tokenizer: PreTrainedTokenizerBase, strings: list[str]) -> list[Encoding]:
@@ -179,11 +181,11 @@ class TextTokenizer:
         max_tokens: int | None,
         template: str,
         special: Container[int],
-    ) -> TokenRow:
+    ) -> TokenSequence:
         first, stop = self._added_before, len(ids) - self._added_after
         ids = ids[:stop]
         if not ids:
-            return TokenRow([self._blank_id()], (0, 1))
+            return TokenSequence([self._blank_id()], (0, 1))
         whole = len(item.string)
         start, end = _token_range(offsets, item.text, first, stop, whole)
         # A special token of the template may take in blanks of the text beside it, and is the template's all the same.
@@ -200,7 +202,7 @@ class TextTokenizer:
                 echo = _without_suffix(offsets, echo, item.echo[1])
             row = _cut(ids, inner, echo, excess, template)
             return replace(row, span=(row.span[0], row.span[1] + end - inner[1]))
-        return TokenRow(ids, (start, end) if end > start else (0, len(ids)))
+        return TokenSequence(ids, (start, end) if end > start else (0, len(ids)))
 
     def _blank_id(self) -> int:
         for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
@@ -290,7 +292,7 @@ def _without_suffix(offsets: Sequence[tuple[int, int]], tokens: tuple[int, int],
     return start, end
 
 
-def _cut(ids: list[int], text: tuple[int, int], echo: tuple[int, int], excess: int, template: str) -> TokenRow:
+def _cut(ids: list[int], text: tuple[int, int], echo: tuple[int, int], excess: int, template: str) -> TokenSequence:
     """Take ``excess`` tokens from the end of the text, or from both of its copies."""
     copies = 2 if echo[1] > echo[0] else 1
     drop = -(-excess // copies)
@@ -306,8 +308,8 @@ def _cut(ids: list[int], text: tuple[int, int], echo: tuple[int, int], excess: i
     if copies == 2:
         ids = ids[: echo[1] - drop] + ids[echo[1] :]
         start, end = start - drop, end - drop
-    return TokenRow(ids, (start, end), truncated=True)
+    return TokenSequence(ids, (start, end), truncated=True)
 
 
-def _translate(row: TokenRow, originals: Mapping[int, int]) -> TokenRow:
-    return TokenRow([originals.get(token, token) for token in row.ids], row.span, row.truncated)
+def _translate(row: TokenSequence, originals: Mapping[int, int]) -> TokenSequence:
+    return TokenSequence([originals.get(token, token) for token in row.ids], row.span, row.truncated)

@@ -15,7 +15,7 @@ from valuembed.errors import InputError, TemplateError, UnknownTokenError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from valuembed.tokenization.tokenizer import TextTokenizer, TokenRow
+    from valuembed.tokenization.tokenizer import TextTokenizer, TokenSequence
 
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -70,7 +70,7 @@ def _lacking(vocabulary: Mapping[str, int], special: Iterable[str], rows: int) -
     )
 
 
-def check_rows(rows: Sequence[TokenRow], known: int, texts: TextTokenizer, template: str) -> None:
+def check_rows(rows: Sequence[TokenSequence], known: int, texts: TextTokenizer, template: str) -> None:
     """Raise where tokens have no embedding.
 
     Args:

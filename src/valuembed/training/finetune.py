@@ -35,7 +35,7 @@ from valuembed.models import Calibration, ValueEncoder, load
 from valuembed.recipes import LayerSpec, Recipe, TemplateSpec
 from valuembed.reporting import check_model_folder, plots, replace_text, save_model
 from valuembed.training.settings import TrainSettings, count_processes, is_first_process
-from valuembed.training.target_modules import counts, reached
+from valuembed.training.target_modules import counts, target_modules
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -274,7 +274,7 @@ def _adapt(encoder: ValueEncoder, settings: TrainSettings) -> list[str]:
         raise RecipeError(
             f"{reader.origin.name} is calibrated, for vectors that training would change; train its source"
         )
-    maps = reached(reader, settings.scope)
+    maps = target_modules(reader, settings.scope)
     encoder.requires_grad_(False)
     # Linear maps that store their weights the other way round (GPT-2's) have to be announced.
     turned = any(isinstance(reader.model.get_submodule(name), Conv1D) for name in maps)

@@ -14,7 +14,7 @@ class TrainSettings:
     """How to train; every figure is ours.
 
     Attributes:
-        scope: which linear maps get adapters, see :func:`valuembed.training.target_modules.reached`.
+        scope: which linear maps get adapters, see :func:`valuembed.training.target_modules.target_modules`.
         rank: of the low-rank adapters; their scale is twice that over the rank.
         dropout: of the adapters' inputs.
         epochs: passes over the pairs, unless ``steps`` is given.

@@ -24,7 +24,7 @@ _TEXT = "Some words to run through."
 
 
 @gradients()
-def reached(reader: ValueTransformer, scope: Scope = "attention") -> list[str]:
+def target_modules(reader: ValueTransformer, scope: Scope = "attention") -> list[str]:
     """Names of the linear maps that have a say in a reader's vectors.
 
     Found out by asking for gradients, so no family needs to be known: what lies above the last chosen layer, and in it
@@ -40,7 +40,7 @@ def reached(reader: ValueTransformer, scope: Scope = "attention") -> list[str]:
     """
     if scope not in SCOPES:
         raise RecipeError(f"scope={scope!r} is unknown; legal: {', '.join(SCOPES)}")
-    attention = tuple(f"{block.path}." for block in reader.plan.anatomy.blocks)
+    attention = tuple(f"{block.path}." for block in reader.plan.decoder_spec.blocks)
     candidates = {
         name: module
         for name, module in reader.model.named_modules()
@@ -63,7 +63,7 @@ def reached(reader: ValueTransformer, scope: Scope = "attention") -> list[str]:
     if not found:
         raise RecipeError(
             f"method {reader.recipe.method!r} reaches no linear map within scope={scope!r} of "
-            f"{reader.plan.anatomy.architecture}, so there is nothing to train"
+            f"{reader.plan.decoder_spec.architecture}, so there is nothing to train"
         )
     return found
 

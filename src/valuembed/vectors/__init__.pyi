@@ -14,7 +14,7 @@ from .provenance import (
     START as START,
     TEXT as TEXT,
     Encoder as Encoder,
-    Make as Make,
+    VectorSpec as VectorSpec,
 )
 from .quantization import PRECISIONS as PRECISIONS, check_precision as check_precision, pack as pack, shorten as shorten
 from .reader import (

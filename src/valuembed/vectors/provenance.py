@@ -89,7 +89,7 @@ class Encoder(Protocol):
         """Counts of the last call."""
 
     @property
-    def precision(self) -> str:
+    def compute_dtype(self) -> str:
         """What is computed in, and what the weights are kept in where that is something else."""
 
     @property
@@ -110,7 +110,7 @@ class Encoder(Protocol):
 
 
 @dataclass(frozen=True)
-class Make:
+class VectorSpec:
     """Which model and recipe made the vectors, and how they are stored.
 
     Attributes:
@@ -163,7 +163,7 @@ class Make:
         return unpack(stored, self.precision, self.width)
 
     @classmethod
-    def of(cls, model: Encoder, precision: str = "float32", dim: int | None = None) -> Make:
+    def of(cls, model: Encoder, precision: str = "float32", dim: int | None = None) -> VectorSpec:
         """The make of this model's vectors, stored in a precision and a size.
 
         Raises:
@@ -182,7 +182,7 @@ class Make:
         return cls(reader.origin.name, recipe, probe, check_precision(precision), dim, reader.loaded_from)
 
     @classmethod
-    def from_metadata(cls, path: str | Path, metadata: dict[bytes, bytes] | None) -> Make:
+    def from_metadata(cls, path: str | Path, metadata: dict[bytes, bytes] | None) -> VectorSpec:
         """The make that a file's schema metadata records.
 
         Raises:
@@ -196,7 +196,7 @@ class Make:
             raise InputError(f"{path} holds a damaged record of the model that made its vectors ({error!r})") from error
 
     @classmethod
-    def from_record(cls, record: dict[str, Any]) -> Make:
+    def from_record(cls, record: dict[str, Any]) -> VectorSpec:
         """The make that plain data records; a KeyError, TypeError or ValueError where it does not."""
         import numpy as np
 
@@ -229,7 +229,7 @@ class Make:
         kept = "" if self.precision == "float32" else f", precision {self.precision}"
         return f"model {self.model!r}, method {self.recipe.get('method')!r}, layers {layers}, width {self.width}{kept}"
 
-    def differences(self, other: Make, least_cosine: float = PROBE_COSINE) -> list[str]:
+    def differences(self, other: VectorSpec, least_cosine: float = PROBE_COSINE) -> list[str]:
         """What sets another make apart, in words; empty when vectors of the two can be compared.
 
         Args:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from valuembed.errors import InputError
-from valuembed.vectors.provenance import CHUNK, EMBEDDING, END, FILE, ID, ROW, START, TEXT, Make
+from valuembed.vectors.provenance import CHUNK, EMBEDDING, END, FILE, ID, ROW, START, TEXT, VectorSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,34 +54,36 @@ class EmbeddingFile:
     stamp: str
     filesystem: Any
 
-    def make(self) -> Make:
+    def vector_spec(self) -> VectorSpec:
         """Which model and recipe made its vectors.
 
         Raises:
             InputError: the file is no readable Parquet file, or does not say so.
         """
         with self._open() as file:
-            return Make.from_metadata(self.path, file.schema_arrow.metadata)
+            return VectorSpec.from_metadata(self.path, file.schema_arrow.metadata)
 
-    def schema(self, make: Make) -> Any:
+    def schema(self, vector_spec: VectorSpec) -> Any:
         """The Arrow schema.
 
         Raises:
             InputError: a column is missing or holds something else, or another model or recipe made the vectors.
         """
         with self._open() as file:
-            return self._checked(file.schema_arrow, make)
+            return self._checked(file.schema_arrow, vector_spec)
 
     def count(self) -> int:
         """How many rows it has, from its footer."""
         with self._open() as file:
             return int(file.metadata.num_rows)
 
-    def batches(self, make: Make, *, rows_per_batch: int = ROWS_PER_BATCH, skip: int = 0) -> Iterator[Batch]:
+    def batches(
+        self, vector_spec: VectorSpec, *, rows_per_batch: int = ROWS_PER_BATCH, skip: int = 0
+    ) -> Iterator[Batch]:
         """Its rows in order, with all columns that hold one value a row.
 
         Args:
-            make: what its vectors have to be comparable with.
+            vector_spec: what its vectors have to be comparable with.
             rows_per_batch: at most so many at a time.
             skip: leave out so many rows at the beginning.
 
@@ -91,7 +93,7 @@ class EmbeddingFile:
         import pyarrow as pa
 
         with self._open() as file:
-            schema = self._checked(file.schema_arrow, make)
+            schema = self._checked(file.schema_arrow, vector_spec)
             names = [field.name for field in schema if field.name == EMBEDDING or holds_one_value(field.type)]
             first = 0
             try:
@@ -100,19 +102,19 @@ class EmbeddingFile:
                     first += left_out
                     rows = rows.slice(left_out)
                     if rows.num_rows:
-                        yield Batch(first, rows, self._vectors(rows, first, make))
+                        yield Batch(first, rows, self._vectors(rows, first, vector_spec))
                     first += rows.num_rows
             except (pa.ArrowInvalid, OSError) as error:
                 raise InputError(f"{self.path} is damaged after row {first}: {error}") from error
 
-    def _checked(self, schema: Any, make: Make) -> Any:
-        made = Make.from_metadata(self.path, schema.metadata)
-        if differences := make.differences(made):
+    def _checked(self, schema: Any, vector_spec: VectorSpec) -> Any:
+        made = VectorSpec.from_metadata(self.path, schema.metadata)
+        if differences := vector_spec.differences(made):
             raise InputError(
-                f"{self.path} was made by {made}, not by {make}; their vectors cannot be compared: "
+                f"{self.path} was made by {made}, not by {vector_spec}; their vectors cannot be compared: "
                 f"{'; '.join(differences)}"
             )
-        _check_columns(self.path, schema, make)
+        _check_columns(self.path, schema, vector_spec)
         return schema
 
     @contextmanager
@@ -127,12 +129,12 @@ class EmbeddingFile:
         with file:
             yield file
 
-    def _vectors(self, rows: Any, first: int, make: Make) -> NDArray[np.float32]:
+    def _vectors(self, rows: Any, first: int, vector_spec: VectorSpec) -> NDArray[np.float32]:
         column = rows.column(EMBEDDING)
         flat = column.flatten()
         if len(flat) != rows.num_rows * column.type.list_size or flat.null_count:
             raise InputError(f"{self.path} is damaged: vectors are missing in rows from {first}")
-        return make.unpack(flat.to_numpy().reshape(rows.num_rows, -1))
+        return vector_spec.unpack(flat.to_numpy().reshape(rows.num_rows, -1))
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ class EmbeddingFiles:
         location: the address in full, the same from wherever it is named.
         is_folder: whether it is a folder of files.
         files: at least one.
-        make: which model and recipe made the vectors.
+        vector_spec: which model and recipe made the vectors.
     """
 
     address: str
@@ -153,7 +155,7 @@ class EmbeddingFiles:
     location: str
     is_folder: bool
     files: tuple[EmbeddingFile, ...]
-    make: Make
+    vector_spec: VectorSpec
 
     @classmethod
     def open(cls, address: str | Path) -> EmbeddingFiles:
@@ -187,12 +189,12 @@ class EmbeddingFiles:
             for info in sorted(infos, key=lambda info: str(info.base_name))
         )
         name = location.rstrip("/").rpartition("/")[2]
-        return cls(str(address), name, location, is_folder, files, files[0].make())
+        return cls(str(address), name, location, is_folder, files, files[0].vector_spec())
 
     def batches(self, *, rows_per_batch: int = ROWS_PER_BATCH) -> Iterator[tuple[EmbeddingFile, Batch]]:
         """The rows of all files, file after file; arguments and errors as in :meth:`EmbeddingFile.batches`."""
         for file in self.files:
-            for batch in file.batches(self.make, rows_per_batch=rows_per_batch):
+            for batch in file.batches(self.vector_spec, rows_per_batch=rows_per_batch):
                 yield file, batch
 
 
@@ -210,10 +212,10 @@ def is_remote(address: str | Path) -> bool:
     return "://" in str(address)
 
 
-def _check_columns(path: str, schema: Any, make: Make) -> None:
+def _check_columns(path: str, schema: Any, vector_spec: VectorSpec) -> None:
     if missing := [name for name in (ID, TEXT, EMBEDDING) if name not in schema.names]:
         raise InputError(f"{path} has no column {missing[0]!r}; its columns are {', '.join(schema.names)}")
-    kind, expected = schema.field(EMBEDDING).type, make.vector_type
+    kind, expected = schema.field(EMBEDDING).type, vector_spec.vector_type
     if kind != expected:
         raise InputError(
             f"{path}: column {EMBEDDING!r} holds {kind}, expected a list of {expected.list_size} {expected.value_type}"

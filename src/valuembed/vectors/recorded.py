@@ -12,7 +12,7 @@ from typing import Any
 from valuembed.backbone.checkpoints import ADAPTER_CONFIG, BUNDLED, LoadedFrom
 from valuembed.errors import InputError, LayerError, RecipeError
 from valuembed.recipes import METHODS, Recipe, resolve_recipe
-from valuembed.vectors.provenance import Make
+from valuembed.vectors.provenance import VectorSpec
 from valuembed.vectors.reader import is_remote
 
 CHOICES = ("signal", "weights", "aligned", "span")
@@ -22,11 +22,11 @@ _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 _WEIGHTS_AS = re.compile(r".*, weights as (int8|fp8)")
 
 
-def recorded_options(make: Make, address: str | Path, given: Mapping[str, Any]) -> dict[str, Any]:
+def recorded_options(vector_spec: VectorSpec, address: str | Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of :func:`valuembed.load` for the model that made vectors; what is named goes before the record.
 
     Args:
-        make: the record.
+        vector_spec: the record.
         address: where it was found. A model that was a folder is looked for beside it, and in the working folder.
         given: arguments of :func:`valuembed.load`, or an empty mapping; None is what is not named.
 
@@ -41,14 +41,14 @@ def recorded_options(make: Make, address: str | Path, given: Mapping[str, Any]) 
     """
     options = {name: value for name, value in given.items() if value is not None}
     try:
-        recorded = Recipe.from_dict(make.recipe)
+        recorded = Recipe.from_dict(vector_spec.recipe)
     except (RecipeError, TypeError) as error:
         raise InputError(f"{address} holds a damaged record of the recipe that made its vectors: {error}") from error
-    options["method"] = _recipe(recorded, options.get("method"), f"{address} was made by {make}")
+    options["method"] = _recipe(recorded, options.get("method"), f"{address} was made by {vector_spec}")
     if "model" not in options:
-        options["model"] = find_model(make, address)
-        if make.loaded_from and make.loaded_from.revision:
-            options.setdefault("revision", make.loaded_from.revision)
+        options["model"] = find_model(vector_spec, address)
+        if vector_spec.loaded_from and vector_spec.loaded_from.revision:
+            options.setdefault("revision", vector_spec.loaded_from.revision)
     return options
 
 
@@ -70,15 +70,15 @@ def _recipe(recorded: Recipe, method: Any, made: str) -> Recipe:
     return recorded if method == recorded.method else replace(named, layers=recorded.layers)
 
 
-def find_model(make: Make, address: str | Path) -> str:
+def find_model(vector_spec: VectorSpec, address: str | Path) -> str:
     """What to give :func:`valuembed.load` for the model that a record names.
 
     Raises:
         InputError: it was a folder, which is not found; or the record's name is none of a model.
     """
-    loaded = make.loaded_from
+    loaded = vector_spec.loaded_from
     if loaded is None:
-        loaded = LoadedFrom(make.model, is_folder="/" not in make.model and make.model != BUNDLED)
+        loaded = LoadedFrom(vector_spec.model, is_folder="/" not in vector_spec.model and vector_spec.model != BUNDLED)
     name = str(loaded.name)
     if loaded.is_folder:
         # Only ever a folder's own name: a record must not be able to point elsewhere.
@@ -99,7 +99,7 @@ def find_model(make: Make, address: str | Path) -> str:
 
 
 @contextmanager
-def telling_what_made(make: Make, address: str | Path) -> Iterator[None]:
+def telling_what_made(vector_spec: VectorSpec, address: str | Path) -> Iterator[None]:
     """Say of a model that cannot be read as a record says that it is not the one that made the vectors.
 
     Raises:
@@ -109,7 +109,7 @@ def telling_what_made(make: Make, address: str | Path) -> Iterator[None]:
         yield
     except LayerError as error:
         raise InputError(
-            f"{address} was made by {make}, and the model that is named cannot be read in that way: {error}"
+            f"{address} was made by {vector_spec}, and the model that is named cannot be read in that way: {error}"
         ) from error
 
 
@@ -128,7 +128,7 @@ def recorded_job(record: Mapping[str, Any], folder: str | Path, options: Mapping
     weights = _WEIGHTS_AS.fullmatch(settings["dtype"])
     recorded = {"dtype": weights.group(1) if weights else settings["dtype"], "max_tokens": settings["max_tokens"]}
     named = {name: value for name, value in options.items() if value is not None}
-    return recorded_options(Make.from_record(record["make"]), folder, {**recorded, **named})
+    return recorded_options(VectorSpec.from_record(record["make"]), folder, {**recorded, **named})
 
 
 def recorded_choices(record: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from valuembed._utils.atomic import NewFile
-from valuembed.vectors.provenance import EMBEDDING, ID, TEXT, Make
+from valuembed.vectors.provenance import EMBEDDING, ID, TEXT, VectorSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,7 +18,7 @@ class VectorWriter:
 
     Args:
         out: the open file.
-        make: what made the vectors, and how they are stored.
+        vector_spec: what made the vectors, and how they are stored.
         columns: of the file in order, with their Arrow types by name; the vectors come last.
         kept: Arrow schema of the columns of the input that come between these and the vectors.
 
@@ -26,14 +26,16 @@ class VectorWriter:
         OutputError: it cannot be written; every method raises it.
     """
 
-    def __init__(self, out: NewFile, make: Make, columns: Mapping[str, str], kept: Any = ()) -> None:
+    def __init__(self, out: NewFile, vector_spec: VectorSpec, columns: Mapping[str, str], kept: Any = ()) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         self.out = out
-        self.make = make
+        self.vector_spec = vector_spec
         fields = [(name, pa.type_for_alias(kind)) for name, kind in columns.items()]
-        self.schema = pa.schema([*fields, *kept, (EMBEDDING, make.vector_type)], metadata=make.to_metadata())
+        self.schema = pa.schema(
+            [*fields, *kept, (EMBEDDING, vector_spec.vector_type)], metadata=vector_spec.to_metadata()
+        )
         # Vectors, texts and ids gain nothing from dictionaries; a column that says the same in every row does.
         repeated = [name for name in columns if name not in (ID, TEXT) and columns[name] == "string"]
         repeated += [field.name for field in kept if not pa.types.is_nested(field.type)]
@@ -57,7 +59,7 @@ class VectorWriter:
         """
         import pyarrow as pa
 
-        kind = self.make.vector_type
+        kind = self.vector_spec.vector_type
         own = [field for field in self.schema if field.name in columns]
         arrays = [*(pa.array(columns[field.name], field.type) for field in own), *kept]
         arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(stored.reshape(-1), kind.value_type), type=kind))

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from valuembed.backbone import Anatomy
+from valuembed.backbone import DecoderSpec
 from valuembed.backbone.checkpoints.location import BUNDLED, Checkpoint
 from valuembed.backbone.checkpoints.sentence_transformers_folder import MODULES_FILE, saved_settings
 from valuembed.errors import CheckpointError
@@ -36,15 +36,17 @@ class Origin:
     fetchable: bool
 
 
-def find_origin(checkpoint: Checkpoint, preset: str | None, anatomy: Anatomy, saved: dict[str, Any] | None) -> Origin:
+def find_origin(
+    checkpoint: Checkpoint, preset: str | None, decoder_spec: DecoderSpec, saved: dict[str, Any] | None
+) -> Origin:
     """The origin that a saved folder records, or the checkpoint itself."""
     if saved is not None:
         return Origin(**{**saved["origin"], "value_layers": tuple(saved["origin"]["value_layers"])})
     return Origin(
         name=checkpoint.public_name,
         revision=checkpoint.commit,
-        num_layers=anatomy.num_layers,
-        value_layers=anatomy.value_layers,
+        num_layers=decoder_spec.num_layers,
+        value_layers=decoder_spec.value_layers,
         preset=preset,
         fetchable=checkpoint.name == BUNDLED or not checkpoint.is_local,
     )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from valuembed._utils.text import counted
 from valuembed.backbone import Plan
 from valuembed.errors import LayerError
-from valuembed.models import Calibration, Panel, TokenWeights, ValueEncoder, explain
+from valuembed.models import Calibration, MultiReadout, TokenWeights, ValueEncoder, explain
 from valuembed.recipes import METHODS, Recipe, named_layers, resolve_layers
 from valuembed.serving.playground.api import SERVED, Choice, Playground, WeighedText, WeighedToken
 
@@ -51,12 +51,12 @@ class EncoderPlayground(Playground):
         """Vectors ``[b, width]`` float32 of b texts by a choice other than the served one; how many texts were cut.
 
         Raises:
-            InputError, TemplateError, ReadingError: as :meth:`valuembed.models.Panel.encode`.
+            InputError, TemplateError, ReadingError: as :meth:`valuembed.models.MultiReadout.encode`.
         """
-        panel = Panel(self._encoder.reader, {name: self._plans[name]})
-        found = panel.encode(texts, role=role)[name]
-        assert panel.report is not None
-        return found, panel.report.truncated
+        readouts = MultiReadout(self._encoder.reader, {name: self._plans[name]})
+        found = readouts.encode(texts, role=role)[name]
+        assert readouts.report is not None
+        return found, readouts.report.truncated
 
     def weights(self, text: str) -> WeighedText:
         """What each token of a text counts for, by the model's own method or else by one that weighs tokens.
@@ -81,7 +81,7 @@ class EncoderPlayground(Playground):
 def _plan(encoder: ValueEncoder, name: str) -> Plan | None:
     """A method on the layers that are loaded; None where they cannot give it."""
     recipe, own = METHODS[name], encoder.reader.plan
-    anatomy, loaded = own.anatomy, encoder.reader.model.config.num_hidden_layers
+    decoder_spec, loaded = own.decoder_spec, encoder.reader.model.config.num_hidden_layers
     layers: tuple[int, ...]
     if recipe.signal == "hidden":
         # After the final norm if that is there, else the deepest of the layers that are.
@@ -89,16 +89,16 @@ def _plan(encoder: ValueEncoder, name: str) -> Plan | None:
     elif own.recipe.signal == "value":
         layers = own.layers
     else:
-        held = [layer for layer in anatomy.value_layers if layer < loaded]
+        held = [layer for layer in decoder_spec.value_layers if layer < loaded]
         try:
             layers = resolve_layers(None, held, loaded)
         except LayerError:
             return None
     try:
-        anatomy.width(layers, signal=recipe.signal, weights=recipe.weights, aligned=recipe.aligned)
+        decoder_spec.width(layers, signal=recipe.signal, weights=recipe.weights, aligned=recipe.aligned)
     except LayerError:
         return None
-    return Plan(replace(recipe, layers=layers or None), layers, anatomy)
+    return Plan(replace(recipe, layers=layers or None), layers, decoder_spec)
 
 
 def _weighs(recipe: Recipe) -> bool:

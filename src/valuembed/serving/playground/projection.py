@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from valuembed.errors import InputError
 
 
-def to_plane(vectors: ArrayLike) -> NDArray[np.float64]:
+def project_2d(vectors: ArrayLike) -> NDArray[np.float64]:
     """Lay vectors flat: their coordinates along the two directions in which they differ most (PCA).
 
     Distances on the map are never larger than those of the vectors. Of a direction's two ends, the one is positive in

@@ -19,10 +19,10 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 from valuembed._utils.text import counted
 from valuembed.data import check_text
 from valuembed.errors import RequestError
-from valuembed.serving.context import Serving
-from valuembed.serving.jobs import Manner
+from valuembed.serving.context import ServerContext
+from valuembed.serving.jobs import EmbedRequest
 from valuembed.serving.playground.api import SERVED, Playground, WeighedText, portions, unit
-from valuembed.serving.playground.projection import to_plane
+from valuembed.serving.playground.projection import project_2d
 from valuembed.serving.request_body import JsonRoute
 from valuembed.serving.schemas import MOST_CHARACTERS, responses
 
@@ -168,7 +168,7 @@ async def page() -> HTMLResponse:
 @router.get("/page/methods", responses=responses(401, 429))
 async def methods(request: Request) -> Methods:
     """What the page can compare."""
-    serving: Serving = request.app.state.serving
+    serving: ServerContext = request.app.state.serving
     return Methods(
         model=serving.name,
         methods=[Method(**vars(choice)) for choice in _playground(serving).choices],
@@ -180,13 +180,13 @@ async def methods(request: Request) -> Methods:
 @router.post("/page/compare", responses=responses(400, 401, 408, 413, 415, 429, 500, 503))
 async def compare(request: Request, body: CompareRequest) -> Compared:
     """Compare texts with each other."""
-    serving: Serving = request.app.state.serving
+    serving: ServerContext = request.app.state.serving
     _check_count(len(body.input), min(MOST_COMPARED, serving.limits.max_texts))
     vectors, truncated = await _in_time(serving, _embed(request, body.input, body.method))
     scaled = unit(vectors)
     return Compared(
         similarity=np.round((scaled @ scaled.T).astype(float), 4).tolist(),
-        map=np.round(to_plane(scaled), 5).tolist(),
+        map=np.round(project_2d(scaled), 5).tolist(),
         truncated=truncated,
     )
 
@@ -194,7 +194,7 @@ async def compare(request: Request, body: CompareRequest) -> Compared:
 @router.post("/page/search", responses=responses(400, 401, 408, 413, 415, 429, 500, 503))
 async def search(request: Request, body: SearchRequest) -> Found:
     """Rank texts by a query."""
-    serving: Serving = request.app.state.serving
+    serving: ServerContext = request.app.state.serving
     _check_count(len(body.input), serving.limits.max_texts - 1)
 
     async def both() -> tuple[NDArray[np.float32], NDArray[np.float32], int]:
@@ -212,7 +212,7 @@ async def search(request: Request, body: SearchRequest) -> Found:
 @router.post("/page/weights", responses=responses(400, 401, 408, 413, 415, 429, 500, 503))
 async def weights(request: Request, body: WeightsRequest) -> WeighedText:
     """Tell what each token of a text counts for."""
-    serving: Serving = request.app.state.serving
+    serving: ServerContext = request.app.state.serving
     if len(body.input) > MOST_CHARACTERS:
         raise _wrong(
             "input", f"input: {counted(len(body.input), 'character')}; weights are shown of at most {MOST_CHARACTERS:,}"
@@ -225,13 +225,13 @@ async def _embed(
     request: Request, texts: Sequence[str], method: str, role: str | None = None
 ) -> tuple[NDArray[np.float32], int]:
     """Vectors ``[b, width]`` of b texts, and how many texts were cut."""
-    serving: Serving = request.app.state.serving
+    serving: ServerContext = request.app.state.serving
     playground = _playground(serving)
     legal = [choice.name for choice in playground.choices]
     if method not in legal:
         raise _wrong("method", f"method: {method!r:.80} is not offered; {', '.join(legal)} are")
     if method == SERVED:
-        embedded = await serving.embed(request, texts, Manner(role))
+        embedded = await serving.embed(request, texts, EmbedRequest(role))
         return embedded.vectors, len(embedded.truncated)
     found, truncated = [], 0
     for portion in portions(texts, serving.batcher.engine.step_tokens):
@@ -245,7 +245,7 @@ async def _embed(
     return np.concatenate(found), truncated
 
 
-async def _in_time(serving: Serving, work: Coroutine[Any, Any, T]) -> T:
+async def _in_time(serving: ServerContext, work: Coroutine[Any, Any, T]) -> T:
     """What some work gives, within the time that a single answer has, of however many calls it is made.
 
     Raises:
@@ -258,7 +258,7 @@ async def _in_time(serving: Serving, work: Coroutine[Any, Any, T]) -> T:
         raise RequestError(503, f"no answer was found in {seconds:g} s", code="timeout") from None
 
 
-def _playground(serving: Serving) -> Playground:
+def _playground(serving: ServerContext) -> Playground:
     playground = serving.batcher.engine.playground
     assert playground is not None, "the routes are there for engines that have one"
     return playground

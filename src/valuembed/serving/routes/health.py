@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
 from valuembed.serving.batcher import DEAD
-from valuembed.serving.context import Serving
+from valuembed.serving.context import ServerContext
 
 router = APIRouter()
 
@@ -40,10 +40,10 @@ async def ready(request: Request) -> JSONResponse:
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(request: Request) -> Response:
     """Counters and histograms, in Prometheus' text format."""
-    serving: Serving = request.app.state.serving
+    serving: ServerContext = request.app.state.serving
     return Response(serving.metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _answer(request: Request, *, well: bool) -> JSONResponse:
-    serving: Serving = request.app.state.serving
+    serving: ServerContext = request.app.state.serving
     return JSONResponse({"status": serving.state}, 200 if well else 503)

@@ -10,8 +10,8 @@ from fastapi.responses import Response, StreamingResponse
 
 from valuembed._utils.text import counted
 from valuembed.errors import RequestError
-from valuembed.serving.context import Serving
-from valuembed.serving.jobs import Manner
+from valuembed.serving.context import ServerContext
+from valuembed.serving.jobs import EmbedRequest
 from valuembed.serving.request_body import JsonRoute
 from valuembed.serving.schemas import (
     EmbeddingsAnswer,
@@ -41,12 +41,12 @@ router = APIRouter(prefix="/v1", route_class=JsonRoute)
 )
 async def embeddings(request: Request, body: EmbeddingsRequest) -> Response:
     """Embed texts."""
-    serving: Serving = request.app.state.serving
+    serving: ServerContext = request.app.state.serving
     texts = body.texts
     check_model(serving, body.model)
     _check_input(serving, body)
     template = tuple(body.template) if isinstance(body.template, list) else body.template
-    manner = Manner(body.input_type, body.prompt, template)
+    manner = EmbedRequest(body.input_type, body.prompt, template)
     embedded = await serving.embed(request, texts, manner, truncate=body.truncate is not False)
     parts = answer_parts(embedded, serving.name, body.encoding_format or "float", body.dimensions)
     if len(texts) <= SMALL_ANSWER:
@@ -63,12 +63,12 @@ async def models(request: Request) -> Models:
 @router.get("/models/{model:path}", responses=responses(401, 404, 429))
 async def model(request: Request, model: str) -> Model:
     """One model."""
-    serving: Serving = request.app.state.serving
+    serving: ServerContext = request.app.state.serving
     check_model(serving, model)
     return _model(serving)
 
 
-def check_model(serving: Serving, name: str | None) -> None:
+def check_model(serving: ServerContext, name: str | None) -> None:
     """Raise unless a request names no model or the one that is served.
 
     Raises:
@@ -80,7 +80,7 @@ def check_model(serving: Serving, name: str | None) -> None:
         )
 
 
-def _check_input(serving: Serving, body: EmbeddingsRequest) -> None:
+def _check_input(serving: ServerContext, body: EmbeddingsRequest) -> None:
     width, limits = serving.batcher.engine.width, serving.limits
     if body.dimensions is not None and body.dimensions > width:
         raise RequestError(
@@ -107,7 +107,7 @@ def _check_input(serving: Serving, body: EmbeddingsRequest) -> None:
     check_ids(body.texts, serving.batcher.engine.token_ids)
 
 
-def _model(serving: Serving) -> Model:
+def _model(serving: ServerContext) -> Model:
     return Model(id=serving.name, created=serving.since, width=serving.batcher.engine.width)
 
 

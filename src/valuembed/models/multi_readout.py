@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from valuembed._utils.devices import check_device, default_device
 from valuembed._utils.progress import track
 from valuembed._utils.torch_settings import default_device_and_precision
-from valuembed.backbone import Anatomy, Plan, prepare, resolve_plan, split_dtype
+from valuembed.backbone import DecoderSpec, Plan, prepare, resolve_plan, split_dtype
 from valuembed.backbone.checkpoints import check_recipe, locate, resolve_for, saved_config
 from valuembed.data import as_texts, check_texts
 from valuembed.errors import RecipeError
@@ -34,7 +34,7 @@ SIGNALS: dict[str, Recipe] = {
 """Everything that can be read from a layer as one vector."""
 
 
-class Panel:
+class MultiReadout:
     """Several recipes on one decoder. Those that feed the same tokens share one forward pass.
 
     Args:
@@ -47,7 +47,7 @@ class Panel:
         self, reader: ValueReader, plans: Mapping[str, Plan], calibrations: Mapping[str, Calibration] | None = None
     ) -> None:
         if not plans:
-            raise RecipeError("a panel needs at least one recipe")
+            raise RecipeError("at least one recipe is needed to read")
         self.reader = reader
         self.plans = dict(plans)
         for plan in self.plans.values():
@@ -78,7 +78,7 @@ class Panel:
         local_files_only: bool = False,
         trust_remote_code: bool = False,
         model_kwargs: dict[str, Any] | None = None,
-    ) -> Panel:
+    ) -> MultiReadout:
         """Load a decoder once, as deep as the deepest of the recipes needs.
 
         Args:
@@ -103,12 +103,12 @@ class Panel:
         saved = saved_config(checkpoint)
         asked = {name: resolve_for(checkpoint, saved, recipe) for name, recipe in recipes.items()}
         if not asked:
-            raise RecipeError("a panel needs at least one recipe")
+            raise RecipeError("at least one recipe is needed to read")
         torch_dtype, model_kwargs = split_dtype(dtype, model_kwargs)
         found = prepare(checkpoint, next(iter(asked.values())), saved, torch_dtype, device)
         held = None if found.is_adapter else saved
         preset = preset_for(found.config)
-        plans = {name: resolve_plan(recipe, preset, found.anatomy, held) for name, recipe in asked.items()}
+        plans = {name: resolve_plan(recipe, preset, found.decoder_spec, held) for name, recipe in asked.items()}
         # What reads the final norm needs the whole decoder; else the highest layer decides.
         deepest = max(plans.values(), key=lambda plan: (not plan.layers, plan.layers[-1:]))
         placed = "device_map" in model_kwargs
@@ -137,7 +137,7 @@ class Panel:
     def widths(self) -> dict[str, int]:
         """Width of each recipe's vectors, after its calibration where it has one."""
         widths = {
-            name: plan.anatomy.width(
+            name: plan.decoder_spec.width(
                 plan.layers, signal=plan.recipe.signal, weights=plan.recipe.weights, aligned=plan.recipe.aligned
             )
             for name, plan in self.plans.items()
@@ -213,12 +213,12 @@ class Panel:
 
 
 def every_layer(
-    anatomy: Anatomy, template: tuple[str, ...], signals: Sequence[str] = tuple(SIGNALS)
+    decoder_spec: DecoderSpec, template: tuple[str, ...], signals: Sequence[str] = tuple(SIGNALS)
 ) -> dict[str, Recipe]:
     """A recipe for every layer and every signal, all with one template, so that one pass serves them all.
 
     Args:
-        anatomy: of the decoder.
+        decoder_spec: of the decoder.
         template: template strings.
         signals: names of :data:`SIGNALS`.
 
@@ -228,8 +228,8 @@ def every_layer(
     found = {}
     for signal in signals:
         recipe = SIGNALS[signal]
-        for layer in anatomy.value_layers if recipe.signal == "value" else range(anatomy.num_layers):
-            if recipe.aligned and recipe.weights == "mean" and anatomy.block(layer).projection is None:
+        for layer in decoder_spec.value_layers if recipe.signal == "value" else range(decoder_spec.num_layers):
+            if recipe.aligned and recipe.weights == "mean" and decoder_spec.block(layer).projection is None:
                 continue
             found[f"{signal}@{layer}"] = replace(recipe, layers=[layer], template=template, method=signal)
     return found
