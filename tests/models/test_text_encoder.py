@@ -35,7 +35,7 @@ def test_vectors_are_those_of_a_loaded_model(method, folder):
         assert_close(getattr(light, name)(TEXTS), getattr(whole, name)(TEXTS))
     assert light.recipe == whole.recipe
     assert light.get_embedding_dimension() == whole.get_embedding_dimension()
-    assert (light.precision, light.max_seq_length) == (whole.precision, whole.max_seq_length)
+    assert (light.compute_dtype, light.max_seq_length) == (whole.compute_dtype, whole.max_seq_length)
     assert light.reader.loaded_from == whole.reader.loaded_from
 
 
