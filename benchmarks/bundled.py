@@ -37,7 +37,7 @@ from valuembed.backbone.digests import content_digest
 from valuembed.data.labelled import read_sts
 from valuembed.evaluation.results import versions
 from valuembed.evaluation.runner import evaluate
-from valuembed.models.panel import MultiReadout
+from valuembed.models import MultiReadout
 from valuembed.recipes.recipe import METHODS
 from valuembed.reporting import plots
 

@@ -32,7 +32,7 @@ from valuembed.analysis.layer_selection import select_layers
 from valuembed.analysis.layer_sweep import sweep
 from valuembed.evaluation.results import Evaluation, versions
 from valuembed.evaluation.runner import evaluate
-from valuembed.models.panel import MultiReadout
+from valuembed.models import MultiReadout
 from valuembed.recipes.layers import describe
 from valuembed.recipes.recipe import Recipe, resolve_recipe
 from valuembed.reporting import plots
