@@ -64,7 +64,7 @@ def test_the_cut_decoder_is_the_full_one(architecture, tmp_path):
     assert len(cut.get_submodule(decoder_spec.layers_path)) == last + 1 < decoder_spec.num_layers
     weights = full.state_dict()
     assert all(torch.equal(weight, weights[name]) for name, weight in cut.state_dict().items())
-    assert install_attention_hooks(full, decoder_spec) == cut.config._attn_implementation.removeprefix("valuembed_")
+    assert install_attention_hooks(full, decoder_spec) == install_attention_hooks(cut, decoder_spec)
     for method in VALUE_METHODS:
         expected = read(full, METHODS[method], layers, decoder_spec)
         got = read(cut, METHODS[method], layers, decoder_spec)
@@ -81,6 +81,7 @@ def test_hidden_states_of_a_cut_decoder_too(architecture, tmp_path):
     full = AutoModel.from_pretrained(folder)
     install_attention_hooks(full, decoder_spec)
     cut = load_decoder(checkpoint, config, decoder_spec, keep_layers=3, keep_tail=False)
+    install_attention_hooks(cut, decoder_spec)
     recipe = METHODS["hidden_mean"]
     assert_close(read(cut, recipe, (1, 2), decoder_spec), read(full, recipe, (1, 2), decoder_spec))
 

@@ -13,10 +13,11 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from watching import hooks_of
 
 from valuembed.backbone.architecture import DecoderSpec
+from valuembed.backbone.kernels import KERNELS
 from valuembed.backbone.plan import Plan
 from valuembed.backbone.tracing import trace_architecture
 from valuembed.errors import ReadingError, UnsupportedModelError
-from valuembed.readout.hooks import KERNELS, Readout, install_attention_hooks
+from valuembed.readout.hooks import Readout, install_attention_hooks
 from valuembed.readout.layout import PaddedLayout
 from valuembed.recipes.recipe import METHODS, Recipe
 from valuembed.testing import tiny_config, tiny_decoder

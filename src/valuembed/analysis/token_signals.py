@@ -1,6 +1,6 @@
 """Signals token by token, at chosen positions only: what a probe of single tokens looks at.
 
-Everything else of a reading stays as it is: the same door, the same hooks, each layer held to report exactly once. What
+Everything else of a reading stays as it is: the same hooks, each layer held to report exactly once. What
 is not chosen is gone before the next layer runs.
 """
 
@@ -149,7 +149,7 @@ def read_tokens(
     """Read chosen positions of tokenized texts, step by step.
 
     Args:
-        model: the decoder, its attention behind the reader's door.
+        model: the decoder, with attention hooks.
         decoder_spec: its anatomy.
         layers: 0-based indices; None is the final norm's output.
         rows: b texts.

@@ -1,6 +1,6 @@
 from . import adapters as adapters
 from .adapter_embeddings import rows_with as rows_with
-from .architecture import AttentionBlock as AttentionBlock, DecoderSpec as DecoderSpec
+from .architecture import AttentionBlock as AttentionBlock, DecoderSpec as DecoderSpec, embedding_rows as embedding_rows
 from .digests import content_digest as content_digest, fingerprint as fingerprint, tensors_digest as tensors_digest
 from .dtypes import (
     COMPUTED as COMPUTED,
@@ -10,6 +10,7 @@ from .dtypes import (
     usable_name as usable_name,
 )
 from .facts_cache import decoder_facts as decoder_facts, kept_facts as kept_facts
+from .kernels import KERNELS as KERNELS
 from .loading import load_decoder as load_decoder, parse_dtype as parse_dtype
 from .model_kwargs import check_model_kwargs as check_model_kwargs
 from .plan import Plan as Plan, resolve_plan as resolve_plan

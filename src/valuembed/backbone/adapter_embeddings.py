@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from valuembed.backbone.architecture import embedding_rows
 from valuembed.backbone.checkpoints import Checkpoint
 from valuembed.errors import CheckpointError
-from valuembed.tokenization import embedding_rows
 
 if TYPE_CHECKING:
     from torch import Tensor

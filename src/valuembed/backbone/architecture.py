@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from valuembed.errors import LayerError
 from valuembed.recipes import named_layers
@@ -91,3 +91,9 @@ class DecoderSpec:
             groups = "; ".join(f"{width} wide: {named_layers(group)}" for width, group in sorted(widths.items()))
             raise LayerError(f"layers of unequal width cannot be averaged ({groups}); choose layers of one group")
         return next(iter(widths))
+
+
+def embedding_rows(model: PreTrainedModel) -> int:
+    """How many token ids a decoder has an embedding for."""
+    embedding: Any = model.get_input_embeddings()
+    return int(getattr(embedding, "num_embeddings", None) or embedding.weight.shape[0])

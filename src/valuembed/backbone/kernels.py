@@ -12,9 +12,11 @@ from transformers import PretrainedConfig
 from transformers.utils import import_utils
 
 from valuembed.errors import RecipeError
-from valuembed.readout import KERNELS
 
 logger = logging.getLogger(__name__)
+
+KERNELS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention")
+"""Attention kernels of transformers that values can be read with."""
 
 _FLASH: Mapping[str, tuple[Callable[[], bool], str]] = {
     "flash_attention_2": (import_utils.is_flash_attn_2_available, "flash-attn"),

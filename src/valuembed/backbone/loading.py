@@ -1,4 +1,4 @@
-"""Loading a decoder cut to what a recipe needs, in the right precision, with its attention behind the reader's door."""
+"""Loading a decoder cut to what a recipe needs, in the right precision."""
 
 from __future__ import annotations
 
@@ -36,7 +36,6 @@ from valuembed.backbone.kernels import choose_kernel
 from valuembed.backbone.model_kwargs import check_model_kwargs
 from valuembed.backbone.prequantized import ask_to_dequantize, give_one_dtype, holds_quantized
 from valuembed.errors import CheckpointError
-from valuembed.readout import install_attention_hooks
 
 WORTH_A_BAR = 200_000_000
 """Models of fewer parameters load within a second or two."""
@@ -134,7 +133,6 @@ def load_decoder(
         give_one_dtype(model, dtype)
     if dtype is None and not holds_quantized(model) and (usable := usable_dtype(model.dtype, device)) != model.dtype:
         nn.Module.to(model, usable)
-    install_attention_hooks(model, decoder_spec)
     model.train(False)
     return model
 

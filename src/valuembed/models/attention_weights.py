@@ -1,6 +1,6 @@
-"""The weights with which the last token reads all tokens, layer by layer, through the same door as every signal.
+"""The weights with which the last token reads all tokens, layer by layer, through the same hooks as every signal.
 
-Kernels keep their weights to themselves, and all rows of them would be ``[t, t]``. So what arrives at the door is given
+Kernels keep their weights to themselves, and all rows of them would be ``[t, t]``. So what arrives at the attention function is given
 once more to the family's own eager attention, with the last token's query alone: scaling, windows, softcap and sinks
 are the family's, and only the one row ``[h, t]`` that is wanted is computed.
 """
@@ -28,7 +28,7 @@ class WeightReading(Readout):
     """The last token's attention in one forward pass of one sequence.
 
     Args:
-        model: the decoder, its attention behind the reader's door.
+        model: the decoder, with attention hooks.
         decoder_spec: its anatomy.
         layers: whose attention is read; each has values.
         tokens: t, the length of the sequence.
@@ -107,7 +107,7 @@ def read_weights(
     """Read how one sequence's last token weighs its tokens.
 
     Args:
-        model: the decoder, its attention behind the reader's door, not in training mode.
+        model: the decoder, with attention hooks, not in training mode.
         decoder_spec: its anatomy.
         layers: 0-based indices of layers that have values.
         ids: t token ids.

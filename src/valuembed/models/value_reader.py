@@ -16,6 +16,7 @@ from valuembed.backbone import (
     Plan,
     adapters,
     check_model_kwargs,
+    embedding_rows,
     load_decoder,
     load_tokenizer,
     parse_dtype,
@@ -36,15 +37,16 @@ from valuembed.execution import (
     read_within_memory,
     usual_step,
 )
+from valuembed.readout import install_attention_hooks
 from valuembed.recipes import CLEANINGS, Recipe, describe, preset_for
-from valuembed.tokenization import TextTokenizer, TokenSequence, check_rows, check_template, embedding_rows, lacking
+from valuembed.tokenization import TextTokenizer, TokenSequence, check_rows, check_template, lacking
 
 
 class ValueReader(nn.Module):
     """Reads one vector a text from a decoder, as a recipe says.
 
     Args:
-        model: the decoder, cut or whole, its attention behind the reader's door.
+        model: the decoder, cut or whole, with attention hooks.
         tokenizer: the model's.
         plan: what to read; its recipe holds absolute layers.
         origin: where the decoder comes from.
@@ -306,6 +308,7 @@ def build(
         device=device,
         model_kwargs=model_kwargs,
     )
+    install_attention_hooks(model, found.decoder_spec)
     if found.is_adapter:
         adapters.attach(model, checkpoint)
     tokenizer = load_tokenizer(checkpoint if checkpoint.file("tokenizer_config.json") else base)

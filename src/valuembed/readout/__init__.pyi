@@ -1,7 +1,6 @@
 from . import varlen as varlen
 from .hooks import (
     ATTENTION_PREFIX as ATTENTION_PREFIX,
-    KERNELS as KERNELS,
     AttentionCall as AttentionCall,
     Readout as Readout,
     SignalKey as SignalKey,

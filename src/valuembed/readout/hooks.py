@@ -1,4 +1,4 @@
-"""Reading signals out of a running decoder, through the one door that all families share.
+"""Reading signals out of a running decoder, through the one registry that all families share.
 
 transformers passes every attention call through a registry. One name per kernel is registered here, together with
 that kernel's own mask builder: without it padding and sliding windows would vanish. The function behind the name
@@ -21,14 +21,13 @@ from torch import Tensor, nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
-from valuembed.backbone import AttentionBlock, DecoderSpec, Plan
+from valuembed.backbone import KERNELS, AttentionBlock, DecoderSpec, Plan
 from valuembed.errors import ReadingError, UnsupportedModelError
 from valuembed.readout import pooling, varlen
 from valuembed.readout.layout import BatchLayout, PackedLayout, PaddedLayout
 from valuembed.recipes import named_layers
 
 ATTENTION_PREFIX = "valuembed_"
-KERNELS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention")
 
 
 class _EarlyExit(Exception):
@@ -128,7 +127,7 @@ class _AfterLayer:
 
 
 def install_attention_hooks(model: PreTrainedModel, decoder_spec: DecoderSpec) -> str:
-    """Send a loaded decoder's attention through the door and return the kernel behind it.
+    """Install attention hooks on a loaded decoder, and return the kernel that they call.
 
     The kernel is the one that transformers picked for the class (or the user asked for), except that eager replaces
     sdpa where the attention has sinks or a softcap, which sdpa cannot compute.

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sentence_transformers.util import truncate_embeddings
 
 from valuembed._utils.torch_settings import default_device_and_precision
+from valuembed.backbone import embedding_rows
 from valuembed.backbone.checkpoints import check_recipe
 from valuembed.data import check_text
 from valuembed.errors import InputError, TemplateError, UnknownTokenError
@@ -21,7 +22,7 @@ from valuembed.models import PROMPT_NAMES, Calibration, ValueEncoder, check_fini
 from valuembed.recipes import Recipe, resolve_recipe
 from valuembed.serving.jobs import MOST_TEMPLATES, EmbedRequest, Engine, Text, Tokenized
 from valuembed.serving.playground.other_methods import EncoderPlayground
-from valuembed.tokenization import TokenSequence, embedding_rows, expand_chat
+from valuembed.tokenization import TokenSequence, expand_chat
 
 
 @dataclass(frozen=True)

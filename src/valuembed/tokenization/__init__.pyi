@@ -4,7 +4,6 @@ from .tokenizer import TextTokenizer as TextTokenizer, TokenSequence as TokenSeq
 from .vocabulary import (
     check_rows as check_rows,
     check_template as check_template,
-    embedding_rows as embedding_rows,
     lacking as lacking,
     lacking_in_file as lacking_in_file,
 )

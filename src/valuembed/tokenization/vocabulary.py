@@ -6,24 +6,18 @@ Tokens that were added to a tokenizer, without resizing the matrix, are such ids
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from valuembed._utils.text import counted, printable, shortened
 from valuembed.backbone.checkpoints import Checkpoint
 from valuembed.errors import InputError, TemplateError, UnknownTokenError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
     from valuembed.tokenization.tokenizer import TextTokenizer, TokenSequence
 
 TOKENIZER_FILE = "tokenizer.json"
-
-
-def embedding_rows(model: PreTrainedModel) -> int:
-    """How many token ids a decoder has an embedding for."""
-    embedding: Any = model.get_input_embeddings()
-    return int(getattr(embedding, "num_embeddings", None) or embedding.weight.shape[0])
 
 
 def lacking(tokenizer: PreTrainedTokenizerBase, rows: int) -> str | None:
