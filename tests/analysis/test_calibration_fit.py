@@ -27,7 +27,7 @@ from valuembed.models.calibration import KINDS
 from valuembed.models.encoder import ValueEncoder
 from valuembed.models.loading import load
 from valuembed.models.multi_readout import MultiReadout
-from valuembed.reporting.outputs import save_model
+from valuembed.models.saving import save_model
 from valuembed.testing import tiny_causal_lm, tiny_checkpoint
 
 CORPUS = list(dict.fromkeys(some_texts(60)))

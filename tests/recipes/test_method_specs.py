@@ -9,7 +9,8 @@ import pytest
 import valuembed
 from valuembed.backbone.checkpoints.location import locate
 from valuembed.errors import LayerError, RecipeError
-from valuembed.recipes.method_specs import MethodRequest, choose, parse_methods
+from valuembed.models.method_choice import choose_recipes
+from valuembed.recipes.method_specs import MethodRequest, parse_methods
 from valuembed.recipes.recipe import METHODS, Recipe, write_recipe
 from valuembed.recipes.templates import TEMPLATES
 
@@ -59,7 +60,7 @@ class TestChoice:
     @pytest.fixture
     def chosen(self, folder):
         def choose_from(*methods, layers=None, template="auto", cleaning=None):
-            return choose(locate(folder), parse_methods(methods or None), layers, template, cleaning)
+            return choose_recipes(locate(folder), parse_methods(methods or None), layers, template, cleaning)
 
         return choose_from
 
@@ -91,7 +92,7 @@ class TestChoice:
     def test_no_method_is_the_models_own(self, chosen, folder, tmp_path):
         assert chosen(layers=[1]) == {"aligned_wva": Recipe(**{**METHODS["aligned_wva"].__dict__, "layers": (1,)})}
         valuembed.load(folder, "va", layers=[1, 2]).save_pretrained(str(tmp_path / "saved"))
-        saved = choose(locate(tmp_path / "saved"), None, None, "auto", None)
+        saved = choose_recipes(locate(tmp_path / "saved"), None, None, "auto", None)
         assert {label: recipe.layers for label, recipe in saved.items()} == {"va (as saved)": (1, 2)}
 
 
@@ -123,14 +124,14 @@ class TestErrors:
 
     def test_layers_for_no_method(self, folder):
         with pytest.raises(RecipeError, match=r"is for value methods that name no layers .* as in hidden_mean@half"):
-            choose(locate(folder), parse_methods(["hidden_mean"]), "half", "auto", None)
+            choose_recipes(locate(folder), parse_methods(["hidden_mean"]), "half", "auto", None)
 
     def test_unknown_template(self, folder):
         with pytest.raises(RecipeError, match="template 'futur_eol' is unknown; give one of none, "):
-            choose(locate(folder), parse_methods(["wva:futur_eol"]), None, "auto", None)
+            choose_recipes(locate(folder), parse_methods(["wva:futur_eol"]), None, "auto", None)
 
     def test_unknown_layers_are_named_later(self, folder):
         # Whether layers exist is known only with the model.
-        made = choose(locate(folder), parse_methods(["va@99"]), None, "auto", None)
+        made = choose_recipes(locate(folder), parse_methods(["va@99"]), None, "auto", None)
         with pytest.raises(LayerError, match="layers='99': layer 99 cannot be read in this model of 4 layers"):
             valuembed.load(folder, made["va@99"])

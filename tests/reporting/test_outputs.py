@@ -17,14 +17,8 @@ from valuembed.analysis.calibration_fit import calibrate
 from valuembed.errors import InputError, MissingExtraError, OutputError
 from valuembed.models.calibration import Calibration, find_calibration
 from valuembed.models.loading import load
-from valuembed.reporting.outputs import (
-    check_model_folder,
-    check_picture,
-    replace_text,
-    replacing,
-    results_folder,
-    save_model,
-)
+from valuembed.models.saving import check_model_folder, save_model
+from valuembed.reporting.outputs import check_picture, replace_text, replacing, results_folder
 
 TEXTS = some_texts(20)
 

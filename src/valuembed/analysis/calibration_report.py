@@ -33,6 +33,7 @@ from valuembed.models import (
     KINDS,
     MultiReadout,
     check_choices,
+    choose_recipes,
     described,
     fit,
     fit_filter,
@@ -41,7 +42,7 @@ from valuembed.models import (
     spearman,
     warn_truncated,
 )
-from valuembed.recipes import LayerSpec, MethodSpec, Recipe, TemplateSpec, choose, parse_methods
+from valuembed.recipes import LayerSpec, MethodSpec, Recipe, TemplateSpec, parse_methods
 from valuembed.reporting import plots, replace_text, results_folder
 
 if TYPE_CHECKING:
@@ -209,7 +210,7 @@ def report_calibration(
         methods: see :func:`valuembed.recipes.parse_methods`.
         kinds: which calibrations.
         shrinkage, max_texts: as in :func:`valuembed.analysis.calibrate`.
-        layers, template, cleaning: as in :func:`valuembed.recipes.choose`.
+        layers, template, cleaning: as in :func:`valuembed.recipes.choose_recipes`.
         output: a folder for tables, charts and JSON. Where the work ends early, it takes the methods that are finished,
             marked as incomplete.
         progress: show bars on stderr if that is a terminal, else a line a minute.
@@ -235,7 +236,7 @@ def report_calibration(
     if output is not None:
         results_folder(output)
     rights = hub_options(options)
-    recipes = choose(locate(model, **rights), parse_methods(methods), layers, template, cleaning)
+    recipes = choose_recipes(locate(model, **rights), parse_methods(methods), layers, template, cleaning)
     pairs = read_scored(task.partition(":")[2].strip())
     head = None
     if FILTER in kinds and any(map(is_of_the_stream, recipes.values())):

@@ -119,7 +119,7 @@ class Selection:
         return "\n".join([*lines, "", self.verdict, *self.notes()]) + "\n"
 
 
-def choose(
+def choose_layers(
     candidates: Sequence[Candidate], sets: Sequence[tuple[int, ...]], metric: str, file: str
 ) -> tuple[list[Candidate], Candidate, str]:
     """Choose among sets of layers that were scored on both halves; see :func:`valuembed.analysis.select_layers`.

@@ -14,14 +14,23 @@ import numpy as np
 
 from valuembed._utils.progress import track
 from valuembed._utils.torch_settings import default_device_and_precision
-from valuembed.analysis.held_out import FINAL, MARGIN, SEARCHED, Candidate, Selection, best_of, choose, known
+from valuembed.analysis.held_out import FINAL, MARGIN, SEARCHED, Candidate, Selection, best_of, choose_layers, known
 from valuembed.analysis.objectives import CHOSEN_ON, HELD_OUT, LabelledPairs, LayerObjective, NextSegments, read_dev
 from valuembed.analysis.segments import SEGMENTS, Documents, cut
-from valuembed.backbone.checkpoints import DEFAULT_METHOD, hub_options, locate, read_record, saved_config
+from valuembed.backbone.checkpoints import hub_options, locate, read_record, saved_config
 from valuembed.errors import InputError, LayerError, OutputError, ReadingError
-from valuembed.models import CheckpointView, MultiReadout, described, inspect_checkpoint, load
+from valuembed.models import (
+    DEFAULT_METHOD,
+    CheckpointView,
+    MultiReadout,
+    check_model_folder,
+    described,
+    inspect_checkpoint,
+    load,
+    save_model,
+)
 from valuembed.recipes import DEFAULT_SPAN, Recipe, TemplateSpec, write_recipe
-from valuembed.reporting import check_model_folder, replacing, save_model
+from valuembed.reporting import replacing
 
 NOTES_FILE = "layer_selection.json"
 """In a saved folder: how its layers were chosen."""
@@ -108,7 +117,7 @@ def select_layers(
     sets, left_out = _sets(whole, groups, evidence, progress)
     candidates = [_candidate(name, chosen, evidence) for name, chosen in sets.items()]
     file, metric = evidence.data["file"], evidence.metrics[0]
-    candidates, chosen, reason = choose(candidates, list(sets.values()), metric, file)
+    candidates, chosen, reason = choose_layers(candidates, list(sets.values()), metric, file)
     result = Selection(
         model=whole.origin.name,
         recipe=replace(whole.recipe, layers=chosen.layers or None),

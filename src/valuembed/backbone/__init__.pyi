@@ -11,7 +11,12 @@ from .dtypes import (
 )
 from .facts_cache import decoder_facts as decoder_facts, kept_facts as kept_facts
 from .kernels import KERNELS as KERNELS
-from .loading import load_decoder as load_decoder, parse_dtype as parse_dtype
+from .loading import (
+    checkpoint_dtype as checkpoint_dtype,
+    load_decoder as load_decoder,
+    parse_dtype as parse_dtype,
+    usable_dtype as usable_dtype,
+)
 from .model_kwargs import check_model_kwargs as check_model_kwargs
 from .plan import Plan as Plan, resolve_plan as resolve_plan
 from .quantizing import (
@@ -19,12 +24,5 @@ from .quantizing import (
     compute_dtype_of as compute_dtype_of,
     split_dtype as split_dtype,
 )
-from .resolution import (
-    CHAT_TEMPLATE as CHAT_TEMPLATE,
-    NO_LIMIT as NO_LIMIT,
-    TOKENIZER_FILES as TOKENIZER_FILES,
-    load_tokenizer as load_tokenizer,
-    prepare as prepare,
-    token_limit as token_limit,
-)
+from .resolution import prepare as prepare
 from .tracing import trace_architecture as trace_architecture

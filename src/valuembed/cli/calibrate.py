@@ -152,8 +152,7 @@ def calibrate(
         raise typer.BadParameter("missing: give a file of texts", param_hint="--corpus")
     with slow_imports():
         from valuembed.analysis import Documents, calibrate as fit
-        from valuembed.models import find_calibration
-        from valuembed.reporting import check_model_folder, save_model
+        from valuembed.models import check_model_folder, find_calibration, save_model
 
     options["model"] = model
     documents = Documents(corpus, text_column) if corpus is not None else None

@@ -36,13 +36,13 @@ from valuembed.backbone import (
     split_dtype,
     tensors_digest,
 )
-from valuembed.backbone.checkpoints import BUNDLED, DEFAULT_METHOD, Checkpoint, locate, saved_config
+from valuembed.backbone.checkpoints import BUNDLED, Checkpoint, locate, saved_config
 from valuembed.errors import InputError, OutputError, RecipeError, ValuembedError
 from valuembed.evaluation.local_tasks import FORMS, kind, parse_task, title
 from valuembed.evaluation.mteb_adapter import AsLoaded, MethodEncoder, SharedVectors, Source, Spent, model_meta
 from valuembed.evaluation.results import Evaluation, Failure, Kept, Score, check_finite, layers_of, write
-from valuembed.models import Calibration, MultiReadout, load
-from valuembed.recipes import LayerSpec, MethodSpec, Recipe, TemplateSpec, choose, parse_methods, preset_for
+from valuembed.models import DEFAULT_METHOD, Calibration, MultiReadout, choose_recipes, load
+from valuembed.recipes import LayerSpec, MethodSpec, Recipe, TemplateSpec, parse_methods, preset_for
 from valuembed.reporting import results_folder
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def evaluate(
         raise InputError(f"no task to evaluate on; legal: {', '.join(FORMS)}, or the name of an mteb task")
     asked = parse_methods(methods)
     checkpoint = locate(model, **hub)
-    chosen = choose(checkpoint, asked, layers, template, cleaning)
+    chosen = choose_recipes(checkpoint, asked, layers, template, cleaning)
     if stray := [label for label in calibrations or {} if asked is None or label not in asked]:
         raise RecipeError(f"calibrations: no method is named {stray[0]!r}; there are {', '.join(asked or ['none'])}")
     parsed = [parse_task(task) if isinstance(task, str) else task for task in given]

@@ -1,7 +1,7 @@
 """What a template puts in front of every text, computed once for all of them.
 
 The keys and values of a constant beginning depend on nothing that follows, so texts behind it can attend to those of
-one pass: they are put in front of each text's own in the attention function through which all attention goes, and no family's cache
+one pass: they are put in front of each text's own in the attention function that all layers call, and no family's cache
 is used. This holds where a layer looks at keys and values and nothing else: not in layers with a recurrent state, nor
 where windows hide tokens or rotary frequencies follow the longest text.
 """

@@ -25,8 +25,15 @@ from .layerwise import (
     warn_truncated as warn_truncated,
 )
 from .loading import load as load
+from .method_choice import choose_recipes as choose_recipes
 from .model_info import ModelInfo as ModelInfo, check_load as check_load, info as info
 from .multi_readout import SIGNALS as SIGNALS, MultiReadout as MultiReadout, every_layer as every_layer
+from .recipe_choice import (
+    DEFAULT_METHOD as DEFAULT_METHOD,
+    calibration_of as calibration_of,
+    resolve_for as resolve_for,
+)
+from .saving import check_model_folder as check_model_folder, save_model as save_model
 from .text_encoder import (
     PROMPT_NAMES as PROMPT_NAMES,
     TextEncoder as TextEncoder,

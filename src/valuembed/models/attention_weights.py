@@ -1,8 +1,8 @@
 """The weights with which the last token reads all tokens, layer by layer, through the same hooks as every signal.
 
-Kernels keep their weights to themselves, and all rows of them would be ``[t, t]``. So what arrives at the attention function is given
-once more to the family's own eager attention, with the last token's query alone: scaling, windows, softcap and sinks
-are the family's, and only the one row ``[h, t]`` that is wanted is computed.
+Kernels keep their weights to themselves, and all rows of them would be ``[t, t]``. So what arrives at the attention
+function is given once more to the family's own eager attention, with the last token's query alone: scaling, windows,
+softcap and sinks are the family's, and only the one row ``[h, t]`` that is wanted is computed.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from valuembed._utils.devices import check_device
 from valuembed._utils.torch_settings import default_device_and_precision
-from valuembed.backbone import NO_LIMIT, compute_dtype_of
+from valuembed.backbone import compute_dtype_of
 from valuembed.backbone.checkpoints import TYPE
 from valuembed.data import as_text, as_texts, check_texts
 from valuembed.errors import InputError, RecipeError
@@ -24,6 +24,7 @@ from valuembed.models import calibration, model_card
 from valuembed.models.encoding import EncodeReport, check_finite, encode_texts, warn_of
 from valuembed.models.value_transformer import ValueTransformer
 from valuembed.recipes import Recipe
+from valuembed.tokenization import NO_LIMIT
 
 _NOT_GIVEN: Any = object()
 

@@ -19,18 +19,11 @@ from valuembed._utils.text import counted, inflected
 from valuembed._utils.torch_settings import default_device_and_precision
 from valuembed._utils.version import __version__
 from valuembed.backbone import DecoderSpec, prepare
-from valuembed.backbone.checkpoints import (
-    DEFAULT_METHOD,
-    Origin,
-    find_origin,
-    hub_options,
-    locate,
-    resolve_for,
-    saved_config,
-)
+from valuembed.backbone.checkpoints import Origin, find_origin, hub_options, locate, saved_config
 from valuembed.errors import LayerError, ReadingError, TruncationWarning
 from valuembed.models.encoding import EncodeReport
 from valuembed.models.multi_readout import MultiReadout
+from valuembed.models.recipe_choice import DEFAULT_METHOD, resolve_for
 from valuembed.models.value_reader import ValueReader
 from valuembed.recipes import LayerSpec, Recipe, TemplateSpec, named_layers, preset_for, resolve_layers
 

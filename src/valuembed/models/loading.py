@@ -10,10 +10,11 @@ import torch
 from sentence_transformers.base.modules import Normalize
 
 from valuembed._utils.torch_settings import building, default_device_and_precision
-from valuembed.backbone.checkpoints import DEFAULT_METHOD, Checkpoint
+from valuembed.backbone.checkpoints import Checkpoint
 from valuembed.execution import CompilePolicy
 from valuembed.models.encoder import ValueEncoder
 from valuembed.models.reader_loading import check_prompts, load_reader
+from valuembed.models.recipe_choice import DEFAULT_METHOD
 from valuembed.models.value_transformer import ValueTransformer
 from valuembed.recipes import LayerSpec, Recipe, TemplateSpec
 

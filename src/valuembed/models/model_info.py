@@ -22,19 +22,17 @@ from valuembed.backbone import (
 from valuembed.backbone.checkpoints import (
     ADAPTER_CONFIG,
     ADAPTER_FILE,
-    DEFAULT_METHOD,
     base_of,
-    calibration_of,
     check_held_layers,
     describe_quantization,
     holds_adapter,
     is_dequantized,
     locate,
     quantization_method,
-    resolve_for,
     saved_config,
     saved_settings,
 )
+from valuembed.models.recipe_choice import DEFAULT_METHOD, calibration_of, resolve_for
 from valuembed.recipes import LayerSpec, Recipe, TemplateSpec, named_layers, resolve_recipe
 from valuembed.tokenization import lacking_in_file, names_chat
 

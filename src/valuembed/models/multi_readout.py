@@ -15,11 +15,12 @@ from valuembed._utils.devices import check_device, default_device
 from valuembed._utils.progress import track
 from valuembed._utils.torch_settings import default_device_and_precision
 from valuembed.backbone import DecoderSpec, Plan, prepare, resolve_plan, split_dtype
-from valuembed.backbone.checkpoints import check_recipe, locate, resolve_for, saved_config
+from valuembed.backbone.checkpoints import check_recipe, locate, saved_config
 from valuembed.data import as_texts, check_texts
 from valuembed.errors import RecipeError
 from valuembed.models.calibration import Calibration
 from valuembed.models.encoding import EncodeReport, check_finite
+from valuembed.models.recipe_choice import resolve_for
 from valuembed.models.value_reader import ValueReader, build
 from valuembed.recipes import Recipe, preset_for
 

@@ -12,19 +12,11 @@ import torch
 
 from valuembed._utils.devices import check_device
 from valuembed.backbone import prepare, split_dtype
-from valuembed.backbone.checkpoints import (
-    DEFAULT_METHOD,
-    Checkpoint,
-    SavedSettings,
-    calibration_of,
-    locate,
-    resolve_for,
-    saved_config,
-    saved_settings,
-)
+from valuembed.backbone.checkpoints import Checkpoint, SavedSettings, locate, saved_config, saved_settings
 from valuembed.errors import RecipeError, UnusedModulesWarning
 from valuembed.execution import CompilePolicy, Compiling
 from valuembed.models.encoding import callers_level
+from valuembed.models.recipe_choice import DEFAULT_METHOD, calibration_of, resolve_for
 from valuembed.models.value_reader import Reader, build
 from valuembed.recipes import LayerSpec, Recipe, TemplateSpec
 

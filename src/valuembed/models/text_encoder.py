@@ -13,10 +13,11 @@ from torch.nn.functional import normalize
 from valuembed._utils.devices import default_device
 from valuembed._utils.torch_settings import building, default_device_and_precision
 from valuembed.backbone import compute_dtype_of
-from valuembed.backbone.checkpoints import DEFAULT_METHOD, hub_options, locate, saved_config
+from valuembed.backbone.checkpoints import hub_options, locate, saved_config
 from valuembed.data import as_text, as_texts, check_texts
 from valuembed.models.encoding import EncodeReport, check_finite, encode_texts, warn_of
 from valuembed.models.reader_loading import load_reader
+from valuembed.models.recipe_choice import DEFAULT_METHOD
 from valuembed.models.value_reader import ValueReader
 from valuembed.recipes import Recipe
 

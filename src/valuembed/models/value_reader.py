@@ -12,17 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from valuembed._utils.loading_line import LINE
 from valuembed._utils.torch_settings import default_device_and_precision
-from valuembed.backbone import (
-    Plan,
-    adapters,
-    check_model_kwargs,
-    embedding_rows,
-    load_decoder,
-    load_tokenizer,
-    parse_dtype,
-    prepare,
-    token_limit,
-)
+from valuembed.backbone import Plan, adapters, check_model_kwargs, embedding_rows, load_decoder, parse_dtype, prepare
 from valuembed.backbone.checkpoints import Checkpoint, LoadedFrom, Origin, find_origin
 from valuembed.data import check_prompt
 from valuembed.errors import VocabularyWarning
@@ -39,7 +29,15 @@ from valuembed.execution import (
 )
 from valuembed.readout import install_attention_hooks
 from valuembed.recipes import CLEANINGS, Recipe, describe, preset_for
-from valuembed.tokenization import TextTokenizer, TokenSequence, check_rows, check_template, lacking
+from valuembed.tokenization import (
+    TextTokenizer,
+    TokenSequence,
+    check_rows,
+    check_template,
+    lacking,
+    load_tokenizer,
+    token_limit,
+)
 
 
 class ValueReader(nn.Module):

@@ -10,12 +10,13 @@ from sentence_transformers.base.modules import Transformer
 from torch import Tensor
 
 from valuembed._utils.torch_settings import default_device_and_precision
-from valuembed.backbone import CHAT_TEMPLATE, TOKENIZER_FILES, adapters
+from valuembed.backbone import adapters
 from valuembed.backbone.checkpoints import CONFIG_FILE, locate, remove_saved, saved_config
 from valuembed.data import as_text, as_texts, check_texts
 from valuembed.errors import CheckpointError, InputError, RecipeError, UnsupportedModelError
 from valuembed.models.value_reader import ValueReader, build
 from valuembed.recipes import Recipe
+from valuembed.tokenization import CHAT_TEMPLATE, TOKENIZER_FILES
 
 
 class ValueTransformer(ValueReader, Transformer):

@@ -8,7 +8,7 @@ from .layers import (
     preset_for as preset_for,
     resolve_layers as resolve_layers,
 )
-from .method_specs import MethodSpec as MethodSpec, choose as choose, parse_methods as parse_methods
+from .method_specs import MethodRequest as MethodRequest, MethodSpec as MethodSpec, parse_methods as parse_methods
 from .recipe import (
     METHODS as METHODS,
     Recipe as Recipe,

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from valuembed.backbone.checkpoints import DEFAULT_METHOD, Checkpoint, resolve_for, saved_config
 from valuembed.errors import RecipeError
-from valuembed.recipes.layers import LayerSpec
 from valuembed.recipes.recipe import METHODS, Recipe
-from valuembed.recipes.templates import TemplateSpec
 
 MethodSpec = str | Recipe | Mapping[str, Any]
 """What ``load(method=...)`` takes."""
@@ -76,47 +72,3 @@ def _parse(spec: str) -> dict[str, MethodRequest]:
         where = "a template has to follow ':'" if colon and not template else "layers have to follow '@'"
         raise RecipeError(f"method {spec!r}: {where}, as in wva:future_eol@half")
     return {spec: MethodRequest(name, template or None, layers or None)}
-
-
-def choose(
-    checkpoint: Checkpoint,
-    asked: dict[str, MethodRequest] | None,
-    layers: LayerSpec,
-    template: TemplateSpec | Mapping[str, TemplateSpec],
-    cleaning: str | None,
-) -> dict[str, Recipe]:
-    """The recipes by label, with what is asked for all of them in place.
-
-    Args:
-        checkpoint: where the model is.
-        asked: what :func:`parse_methods` gives; None is the model's own method, for a saved folder its own recipe.
-        layers: for the value methods that name none themselves. Layers that suit values would cripple a baseline, so
-            one that reads hidden states takes only those written beside its name; a warning says so.
-        template, cleaning: for every method that names none itself.
-
-    Raises:
-        RecipeError: as :func:`valuembed.load`; or ``layers`` would apply to no method.
-    """
-    saved = saved_config(checkpoint)
-    if asked is None:
-        recipe = resolve_for(checkpoint, saved, DEFAULT_METHOD, layers, template, cleaning)
-        return {f"{recipe.method} (as saved)" if saved else recipe.method: recipe}
-    chosen = {
-        label: resolve_for(checkpoint, saved, one.method, one.layers, one.template or template, cleaning)
-        for label, one in asked.items()
-    }
-    if layers is not None:
-        # Hidden states without layers of their own are read after the final norm.
-        open_to_it = {label for label, recipe in chosen.items() if recipe.signal == "value" and recipe.layers is None}
-        norm = [label for label, recipe in chosen.items() if recipe.reads_final_norm]
-        if not open_to_it:
-            raise RecipeError(
-                f"layers={layers!r} is for value methods that name no layers themselves, and there is none; write "
-                f"layers beside a method's name, as in {next(iter(chosen)).partition('@')[0]}@half"
-            )
-        if norm:
-            warnings.warn(f"layers={layers!r} is for value methods; not applied to {', '.join(norm)}", stacklevel=3)
-        chosen = {
-            label: replace(recipe, layers=layers) if label in open_to_it else recipe for label, recipe in chosen.items()
-        }
-    return chosen

@@ -6,7 +6,7 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,11 +15,10 @@ from safetensors import SafetensorError
 
 from valuembed._utils.atomic import check_replaceable
 from valuembed._utils.optional import require
-from valuembed.backbone.checkpoints import CONFIG_FILE
 from valuembed.errors import OutputError, ValuembedError
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+    pass
 
 
 @contextmanager
@@ -32,7 +31,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         OutputError: it cannot be written there.
     """
     path = Path(path)
-    _check_not_around(path)
+    check_not_around(path)
     check_replaceable(path)
     # The ending says what is left after a crash, and keeps whoever looks for results from finding it.
     temporary = path.with_name(f".valuembed-{secrets.token_hex(6)}.tmp")
@@ -54,7 +53,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
 
 
-def _check_not_around(path: Path) -> None:
+def check_not_around(path: Path) -> None:
     """Raise where a path is the working folder or holds it: to whoever works there, a new one would not appear."""
     if path.is_dir() and path.resolve() in ((here := Path.cwd()), *here.parents):
         raise OutputError(
@@ -111,49 +110,3 @@ def check_picture(output: str | os.PathLike[str]) -> Path:
 def _check_writable(folder: Path) -> None:
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"cannot write into {folder}: {os.strerror(errno.EACCES)}")
-
-
-def check_model_folder(output: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Raise where a model cannot be saved, before any work is done.
-
-    Raises:
-        OutputError: there is something already, and it may not be replaced; or it is the working folder.
-    """
-    path = Path(output)
-    _check_not_around(path)
-    if path.exists() and not path.is_dir():
-        raise OutputError(f"output {path} is a file; name a folder for the model")
-    if path.is_dir() and any(path.iterdir()):
-        if not overwrite:
-            raise OutputError(f"output {path} exists and is not empty; choose another name or overwrite it")
-        if not (path / CONFIG_FILE).exists():
-            raise OutputError(
-                f"output {path} holds no model of valuembed, so it is not overwritten; choose another name"
-            )
-    return path
-
-
-def save_model(
-    model: SentenceTransformer,
-    output: str | os.PathLike[str],
-    *,
-    overwrite: bool = False,
-    notes: Mapping[str, str] | None = None,
-) -> None:
-    """Save a model to a folder, which is there only when it is complete.
-
-    Args:
-        model: any.
-        output: the folder; those above it are made if need be.
-        overwrite: replace a model of this library that is there.
-        notes: further text files, by name.
-
-    Raises:
-        OutputError: it cannot be written there.
-    """
-    path = check_model_folder(output, overwrite=overwrite)
-    with replacing(path) as new:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        model.save_pretrained(str(new))
-        for name, text in (notes or {}).items():
-            (new / name).write_text(text, encoding="utf-8")

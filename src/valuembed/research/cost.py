@@ -23,8 +23,8 @@ from valuembed.analysis import Documents
 from valuembed.backbone.checkpoints import hub_options, locate
 from valuembed.data import as_texts
 from valuembed.errors import InputError
-from valuembed.models import MultiReadout, described
-from valuembed.recipes import MethodSpec, choose, parse_methods
+from valuembed.models import MultiReadout, choose_recipes, described
+from valuembed.recipes import MethodSpec, parse_methods
 from valuembed.reporting import plots, replace_text, results_folder
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def measure_cost(
     texts, texts_are = _texts(texts, corpus, text_column, count)
     if output is not None:
         results_folder(output)
-    recipes = choose(locate(model, **hub_options(options)), parse_methods(methods), None, "auto", None)
+    recipes = choose_recipes(locate(model, **hub_options(options)), parse_methods(methods), None, "auto", None)
     readouts = MultiReadout.load(model, recipes, **options)
     reader, names = readouts.reader, list(readouts.plans)
     tokens: dict[str, float] = {}

@@ -10,12 +10,12 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
-from valuembed.backbone import DecoderSpec, load_tokenizer, prepare, resolve_plan, token_limit, trace_architecture
+from valuembed.backbone import DecoderSpec, prepare, resolve_plan, trace_architecture
 from valuembed.backbone.checkpoints import hub_options, locate, saved_config
 from valuembed.errors import CheckpointError, UnsupportedModelError
 from valuembed.recipes import METHODS, Recipe, parse_template, preset_for
 from valuembed.research.experiments import Backbone
-from valuembed.tokenization import TextTokenizer
+from valuembed.tokenization import TextTokenizer, load_tokenizer, token_limit
 
 TOKENS_PER_WORD = 1.3
 """English words in tokens of a decoder's vocabulary, roughly: for templates where no tokenizer is at hand."""

@@ -7,5 +7,4 @@ from .exact import (
     similarity_matrix as similarity_matrix,
 )
 from .index import Index as Index, IndexSummary as IndexSummary, build_index as build_index
-from .index_rows import OWN as OWN
 from .results import Hit as Hit

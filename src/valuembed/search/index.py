@@ -21,8 +21,8 @@ from valuembed.search.index_rows import cosines, filter_columns, hit_columns, la
 from valuembed.search.ingest import ROWS, RepeatedIdWarning, Update
 from valuembed.search.ledger import only_writer
 from valuembed.search.results import Hit, check_make, check_query, embed_query, fuse
-from valuembed.search.vector_store import KEY, REFINE, Table, languages
-from valuembed.vectors import EmbeddingFiles, Encoder, VectorSpec, is_remote
+from valuembed.search.vector_store import REFINE, Table, languages
+from valuembed.vectors import KEY, EmbeddingFiles, Encoder, VectorSpec, is_remote
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,15 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 from valuembed.errors import InputError
 from valuembed.search.results import Hit, unit
-from valuembed.search.vector_store import KEY
 from valuembed.vectors import (
     CHUNK,
     EMBEDDING,
     END,
     FILE,
     ID,
+    INDEX_COLUMNS,
+    KEY,
+    NUMBERED,
+    PART,
     PLACES,
     ROW,
+    SOURCE,
     START,
     TEXT,
     Batch,
@@ -26,10 +30,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-PART, NUMBERED, SOURCE = "part", "numbered", "source"
-OWN: tuple[str, ...] = (KEY, PART, NUMBERED, SOURCE)
-"""Columns that the index adds: a row's key, the number of the file it came from, whether its id is a number, and the
-name of its source."""
 
 _HIDDEN = (KEY, PART, NUMBERED, EMBEDDING)
 
@@ -77,10 +77,10 @@ def further_fields(file: Any) -> list[Any]:
         is_text = kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind)
         if column.name in (ID, TEXT, EMBEDDING, *PLACES) or not holds_one_value(column.type):
             continue
-        if column.name in OWN or column.name.startswith("_"):
+        if column.name in INDEX_COLUMNS or column.name.startswith("_"):
             raise InputError(
-                f"a file has the column {column.name!r}; {', '.join(OWN)} and names that begin with _ belong to the "
-                "index, so give that column another name"
+                f"a file has the column {column.name!r}; {', '.join(INDEX_COLUMNS)} and names that begin with _ belong "
+                "to the index, so give that column another name"
             )
         found.append(pa.field(column.name, pa.string() if is_text else kind))
     return found

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from valuembed._utils.locks import Lock
 from valuembed.errors import OutputError
-from valuembed.search.index_rows import PART
-from valuembed.search.vector_store import KEY, Table
-from valuembed.vectors import EmbeddingFiles, is_remote
+from valuembed.search.vector_store import Table
+from valuembed.vectors import KEY, PART, EmbeddingFiles, is_remote
 
 PARTS = "files"
 LOCK = ".lock"

@@ -20,13 +20,10 @@ from typing import TYPE_CHECKING, Any
 from valuembed._utils.optional import require
 from valuembed._utils.process_state import environment
 from valuembed.errors import InputError, OutputError, ValuembedError
-from valuembed.vectors import EMBEDDING, FILE, TEXT, is_remote
+from valuembed.vectors import EMBEDDING, FILE, KEY, TEXT, is_remote
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-KEY = "key"
-"""The column that makes a row the same row."""
 
 ROWS_PER_PARTITION = 8192
 BITS = 4

@@ -1,4 +1,11 @@
 from .chat import expand_chat as expand_chat, names_chat as names_chat
+from .loading import (
+    CHAT_TEMPLATE as CHAT_TEMPLATE,
+    NO_LIMIT as NO_LIMIT,
+    TOKENIZER_FILES as TOKENIZER_FILES,
+    load_tokenizer as load_tokenizer,
+    token_limit as token_limit,
+)
 from .offsets import token_starts as token_starts
 from .tokenizer import TextTokenizer as TextTokenizer, TokenSequence as TokenSequence
 from .vocabulary import (

@@ -28,12 +28,12 @@ from valuembed._utils.text import counted
 from valuembed._utils.torch_settings import building, gradients
 from valuembed._utils.version import __version__
 from valuembed.backbone import adapters, content_digest
-from valuembed.backbone.checkpoints import DEFAULT_METHOD, locate, saved_config
+from valuembed.backbone.checkpoints import locate, saved_config
 from valuembed.data import TrainingPairs, check_batch, overlap, read_scored, read_training_pairs
 from valuembed.errors import InputError, MissingExtraError, OutputError, RecipeError
-from valuembed.models import Calibration, ValueEncoder, load
+from valuembed.models import DEFAULT_METHOD, Calibration, ValueEncoder, check_model_folder, load, save_model
 from valuembed.recipes import LayerSpec, Recipe, TemplateSpec
-from valuembed.reporting import check_model_folder, plots, replace_text, save_model
+from valuembed.reporting import plots, replace_text
 from valuembed.training.settings import TrainSettings, count_processes, is_first_process
 from valuembed.training.target_modules import counts, target_modules
 

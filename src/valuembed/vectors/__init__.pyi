@@ -1,5 +1,10 @@
 from .kept_columns import (
+    INDEX_COLUMNS as INDEX_COLUMNS,
+    KEY as KEY,
     LOOKED_AT as LOOKED_AT,
+    NUMBERED as NUMBERED,
+    PART as PART,
+    SOURCE as SOURCE,
     KeptColumns as KeptColumns,
     check_further as check_further,
     find_columns as find_columns,

@@ -27,10 +27,14 @@ from valuembed.data import (
     to_array,
 )
 from valuembed.errors import InputError
-from valuembed.search import OWN
 from valuembed.vectors.provenance import CHUNK, EMBEDDING, END, FILE, ID, ROW, START, TEXT
 
-RESERVED = (ID, TEXT, EMBEDDING, FILE, ROW, CHUNK, START, END, *OWN)
+KEY, PART, NUMBERED, SOURCE = "key", "part", "numbered", "source"
+INDEX_COLUMNS = (KEY, PART, NUMBERED, SOURCE)
+"""Columns that an index adds: what makes a row the same row, the number of the file it came from, whether its id is a
+number, and the name of its source."""
+
+RESERVED = (ID, TEXT, EMBEDDING, FILE, ROW, CHUNK, START, END, *INDEX_COLUMNS)
 """Names that files of embeddings and indexes have columns of their own by."""
 
 PREFIX = "input_"

@@ -26,11 +26,6 @@ from .quantized import (
     is_dequantized as is_dequantized,
     quantization_method as quantization_method,
 )
-from .recipe_choice import (
-    DEFAULT_METHOD as DEFAULT_METHOD,
-    calibration_of as calibration_of,
-    resolve_for as resolve_for,
-)
 from .saved_record import (
     CONFIG_FILE as CONFIG_FILE,
     Origin as Origin,

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from valuembed.backbone.checkpoints.adapter_base import base_of, holds_adapter
-from valuembed.backbone.checkpoints.calibration_record import CalibrationRecord, check_recipe, read_record
-from valuembed.backbone.checkpoints.location import Checkpoint
+from valuembed.backbone.checkpoints import (
+    CalibrationRecord,
+    Checkpoint,
+    base_of,
+    check_recipe,
+    holds_adapter,
+    read_record,
+)
 from valuembed.recipes import LayerSpec, Recipe, TemplateSpec, resolve_recipe
 from valuembed.tokenization import expand_chat, names_chat
 
@@ -40,7 +45,7 @@ def resolve_for(
     if saved is not None and isinstance(method, _Default):
         method = Recipe.from_dict(saved["recipe"])
     if names_chat(template):
-        from valuembed.backbone import load_tokenizer
+        from valuembed.tokenization import load_tokenizer
 
         has_tokenizer = checkpoint.file("tokenizer_config.json") or not holds_adapter(checkpoint)
         template = expand_chat(template, load_tokenizer(checkpoint if has_tokenizer else base_of(checkpoint, saved)))
