@@ -27,6 +27,7 @@ from valuembed.analysis.calibration_fit import MAX_TEXTS, checked_head, load_hea
 from valuembed.backbone.checkpoints import hub_options, locate
 from valuembed.data import StsFile, iter_texts, read_scored
 from valuembed.errors import CheckpointError, InputError, ReadingError
+from valuembed.evaluation import spearman
 from valuembed.models import (
     DEFAULT_SHRINKAGE,
     FILTER,
@@ -39,7 +40,6 @@ from valuembed.models import (
     fit_filter,
     is_of_the_stream,
     project,
-    spearman,
     warn_truncated,
 )
 from valuembed.recipes import LayerSpec, MethodSpec, Recipe, TemplateSpec, parse_methods

@@ -20,6 +20,7 @@ from valuembed._utils.text import counted, shortened
 from valuembed._utils.torch_settings import default_device_and_precision
 from valuembed.data import StsFile, read_scored
 from valuembed.errors import LayerError, ReadingError, RecipeError
+from valuembed.evaluation import spearman
 from valuembed.models import (
     SIGNALS,
     CheckpointView,
@@ -29,8 +30,7 @@ from valuembed.models import (
     every_layer,
     inspect_checkpoint,
     not_finite,
-    read_pairs,
-    spearman,
+    read_pair_windows,
     versions,
     warn_truncated,
 )
@@ -307,7 +307,7 @@ def _scored(readouts: MultiReadout, data: StsFile, progress: bool) -> Scores:
     names = list(readouts.plans)
     cosines = np.empty((len(names), len(data.scores)), np.float32)
     reports = []
-    for window, vectors, report in read_pairs(
+    for window, vectors, report in read_pair_windows(
         readouts, data.sentences1, data.sentences2, WINDOW_BYTES, progress=progress
     ):
         first, second = torch.tensor(window.first), torch.tensor(window.second)

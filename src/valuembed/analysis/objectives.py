@@ -21,7 +21,8 @@ from valuembed._utils.text import counted
 from valuembed.analysis.segments import Segments, match
 from valuembed.data import StsFile, read_sts, splits_of
 from valuembed.errors import InputError
-from valuembed.models import EncodeReport, MultiReadout, not_finite, read_pairs, spearman, warn_truncated
+from valuembed.evaluation import spearman
+from valuembed.models import EncodeReport, MultiReadout, not_finite, read_pair_windows, warn_truncated
 
 LEAST_PAIRS = 20
 """Pairs below which halves say nothing."""
@@ -82,7 +83,7 @@ class LabelledPairs:
         pairs = len(file.scores)
         self._products = [np.empty((3, pairs, len(group) ** 2), np.float32) for group in groups]
         reports = []
-        for window, vectors, report in read_pairs(
+        for window, vectors, report in read_pair_windows(
             readouts, file.sentences1, file.sentences2, WINDOW_BYTES, progress=progress
         ):
             for group, products in zip(groups, self._products, strict=True):

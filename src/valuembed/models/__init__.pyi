@@ -11,23 +11,21 @@ from .calibration import (
     is_of_the_stream as is_of_the_stream,
     project as project,
 )
-from .encoder import ValueEncoder as ValueEncoder
-from .encoding import EncodeReport as EncodeReport, check_finite as check_finite
-from .explanation import Explanation as Explanation, Token as Token, TokenWeights as TokenWeights, explain as explain
-from .layerwise import (
-    CheckpointView as CheckpointView,
+from .checks import (
     described as described,
-    inspect_checkpoint as inspect_checkpoint,
     not_finite as not_finite,
-    read_pairs as read_pairs,
-    spearman as spearman,
     versions as versions,
     warn_truncated as warn_truncated,
 )
+from .encoder import ValueEncoder as ValueEncoder
+from .encoding import EncodeReport as EncodeReport, check_finite as check_finite
+from .explanation import Explanation as Explanation, Token as Token, TokenWeights as TokenWeights, explain as explain
+from .inspection import CheckpointView as CheckpointView, inspect_checkpoint as inspect_checkpoint
 from .loading import load as load
 from .method_choice import choose_recipes as choose_recipes
 from .model_info import ModelInfo as ModelInfo, check_load as check_load, info as info
 from .multi_readout import SIGNALS as SIGNALS, MultiReadout as MultiReadout, every_layer as every_layer
+from .pair_windows import read_pair_windows as read_pair_windows
 from .recipe_choice import (
     DEFAULT_METHOD as DEFAULT_METHOD,
     calibration_of as calibration_of,

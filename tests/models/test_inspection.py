@@ -14,18 +14,12 @@ from some_texts import some_texts
 
 import valuembed
 from valuembed.errors import LayerError, RecipeError, TruncationWarning
+from valuembed.evaluation.metrics import spearman
+from valuembed.models.checks import described, versions, warn_truncated
 from valuembed.models.encoding import EncodeReport
-from valuembed.models.layerwise import (
-    described,
-    look,
-    pair_windows,
-    read_pairs,
-    read_tensors,
-    spearman,
-    versions,
-    warn_truncated,
-)
+from valuembed.models.inspection import inspect_checkpoint, read_tensors
 from valuembed.models.multi_readout import MultiReadout
+from valuembed.models.pair_windows import pair_windows, read_pair_windows
 from valuembed.recipes.recipe import METHODS, Recipe
 from valuembed.testing import tiny_checkpoint
 
@@ -82,10 +76,10 @@ class TestReading:
     def test_a_text_is_computed_once_in_a_window(self, folder):
         readouts = MultiReadout.load(folder, {"va": "va"})
         first, second = [TEXTS[0]] * 5, [*TEXTS[1:5], TEXTS[0]]
-        made = list(read_pairs(readouts, first, second, 1 << 20, progress=False))
+        made = list(read_pair_windows(readouts, first, second, 1 << 20, progress=False))
         assert [report.texts for _, _, report in made] == [5]
         # Room for 3 texts: TEXTS[0] and two others in each window, the pair of TEXTS[0] with itself in any.
-        made = list(read_pairs(readouts, first, second, 3 * 4 * readouts.widths()["va"], progress=False))
+        made = list(read_pair_windows(readouts, first, second, 3 * 4 * readouts.widths()["va"], progress=False))
         assert [len(window.texts) for window, _, _ in made] == [3, 3]
         for window, vectors, _ in made:
             alone = readouts.encode(window.texts)["va"]
@@ -94,7 +88,7 @@ class TestReading:
 
 class TestLook:
     def test_a_whole_checkpoint(self, folder):
-        whole = look(folder, "aligned_va", template="{text}!", cleaning="sentence")
+        whole = inspect_checkpoint(folder, "aligned_va", template="{text}!", cleaning="sentence")
         assert (whole.decoder_spec.num_layers, whole.origin.num_layers, whole.has_final_norm) == (4, 4, True)
         assert (whole.recipe.template, whole.recipe.cleaning) == (("{text}!",), "sentence")
         assert whole.legal(whole.recipe) == [0, 1, 2, 3]
@@ -104,7 +98,7 @@ class TestLook:
 
     def test_a_folder_that_was_saved_cut(self, folder, tmp_path):
         valuembed.load(folder, "va", layers=[0, 1]).save_pretrained(str(tmp_path / "cut"))
-        whole = look(tmp_path / "cut")
+        whole = inspect_checkpoint(tmp_path / "cut")
         assert (whole.recipe.method, whole.has_final_norm, whole.legal(whole.recipe)) == ("va", False, [0, 1])
         assert whole.resolve(whole.recipe, [1]) == (1,)
         with pytest.raises(LayerError, match=r"^layers 2-3 are not in this folder, which was saved without them$"):
@@ -112,15 +106,15 @@ class TestLook:
 
     def test_a_folder_that_was_saved_whole_keeps_its_norm(self, folder, tmp_path):
         valuembed.load(folder, "hidden_mean").save_pretrained(str(tmp_path / "whole"))
-        assert look(tmp_path / "whole", "va").has_final_norm
+        assert inspect_checkpoint(tmp_path / "whole", "va").has_final_norm
 
     def test_hidden_states_follow_every_layer(self, folder):
         recipe = Recipe(signal="hidden", weights="last", layers=[9])
-        assert look(folder, recipe).legal(recipe) == [0, 1, 2, 3]
+        assert inspect_checkpoint(folder, recipe).legal(recipe) == [0, 1, 2, 3]
 
     def test_unknown_method(self, folder):
         with pytest.raises(RecipeError, match="method 'vaa' is unknown; give one of va, "):
-            look(folder, "vaa")
+            inspect_checkpoint(folder, "vaa")
 
 
 def test_figures_say_what_gave_them(monkeypatch, tmp_path):
