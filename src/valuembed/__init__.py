@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from valuembed._utils.version import __version__ as __version__
 
+# Folders that were saved before the package had rooms name their modules by paths that are found there.
+__path__.append(f"{__path__[0]}/models/early_paths")
+
 _HOMES = {
     "METHODS": "recipes",
     "Recipe": "recipes",

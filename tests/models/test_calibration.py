@@ -16,7 +16,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize
 from some_texts import some_texts
 
-from valuembed.backbone.checkpoints.calibration_record import TYPE, CalibrationRecord
+from valuembed.backbone.checkpoints.calibration_record import CALIBRATION_TYPE, CalibrationRecord
 from valuembed.errors import CheckpointError, InputError, RecipeError
 from valuembed.models import calibration
 from valuembed.models.calibration import (
@@ -297,7 +297,7 @@ class TestModule:
         calibrated(folder).save_pretrained(str(tmp_path))
         held = {path.name for path in (tmp_path / "1_Calibration").iterdir()}
         assert held == {"config.json", "model.safetensors"}
-        assert {module["type"] for module in json.loads((tmp_path / "modules.json").read_text())} >= {TYPE}
+        assert {module["type"] for module in json.loads((tmp_path / "modules.json").read_text())} >= {CALIBRATION_TYPE}
         module = find_calibration(load(tmp_path))
         assert module is not None
         with pytest.raises(RecipeError, match="safe_serialization=False would write pickled weights"):

@@ -193,6 +193,8 @@ class Calibration(Module):
         record: what it is.
     """
 
+    # What saved models record as the place of this class.
+    __module__ = "valuembed.modules"
     config_file_name = CALIBRATION_FILE
     mean: Tensor
     matrix: Tensor

@@ -16,7 +16,12 @@ from torch import Tensor
 from valuembed._utils.devices import check_device
 from valuembed._utils.torch_settings import default_device_and_precision
 from valuembed.backbone import compute_dtype_of
-from valuembed.backbone.checkpoints import TYPE
+from valuembed.backbone.checkpoints import (
+    CALIBRATION_TYPE,
+    EARLY_CALIBRATION_TYPE,
+    EARLY_TRANSFORMER_TYPE,
+    TRANSFORMER_TYPE,
+)
 from valuembed.data import as_text, as_texts, check_texts
 from valuembed.errors import InputError, RecipeError
 from valuembed.execution import cpu_memory
@@ -71,8 +76,8 @@ class ValueEncoder(SentenceTransformer):
     """
 
     _module_classes: Mapping[str, type[torch.nn.Module]] = {
-        "valuembed.models.value_transformer.ValueTransformer": ValueTransformer,
-        TYPE: calibration.Calibration,
+        **dict.fromkeys((TRANSFORMER_TYPE, EARLY_TRANSFORMER_TYPE), ValueTransformer),
+        **dict.fromkeys((CALIBRATION_TYPE, EARLY_CALIBRATION_TYPE), calibration.Calibration),
     }
     report: EncodeReport | None = None
 

@@ -10,7 +10,7 @@ import torch
 from sentence_transformers.base.modules import Normalize
 
 from valuembed._utils.torch_settings import building, default_device_and_precision
-from valuembed.backbone.checkpoints import Checkpoint
+from valuembed.backbone.checkpoints import EARLY_TRANSFORMER_TYPE, TRANSFORMER_TYPE, Checkpoint
 from valuembed.execution import CompilePolicy
 from valuembed.models.encoder import ValueEncoder
 from valuembed.models.reader_loading import check_prompts, load_reader
@@ -130,7 +130,7 @@ def _restore(
 
     encoder = ValueEncoder._load_with_module_classes(
         checkpoint.location,
-        {**ValueEncoder._module_classes, "valuembed.models.value_transformer.ValueTransformer": Built},
+        {**ValueEncoder._module_classes, TRANSFORMER_TYPE: Built, EARLY_TRANSFORMER_TYPE: Built},
         device=device,
         prompts=prompts,
         revision=checkpoint.hub.get("revision"),

@@ -26,6 +26,8 @@ class ValueTransformer(ValueReader, Transformer):
     would load the whole model and a multimodal processor, so it is not called.
     """
 
+    # What saved models record as the place of this class.
+    __module__ = "valuembed.modules"
     config_file_name = CONFIG_FILE
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -6,7 +6,8 @@ from .adapter_base import (
 )
 from .calibration_record import (
     CALIBRATION_FILE as CALIBRATION_FILE,
-    TYPE as TYPE,
+    CALIBRATION_TYPE as CALIBRATION_TYPE,
+    EARLY_CALIBRATION_TYPE as EARLY_CALIBRATION_TYPE,
     CalibrationRecord as CalibrationRecord,
     check_recipe as check_recipe,
     read_record as read_record,
@@ -28,6 +29,8 @@ from .quantized import (
 )
 from .saved_record import (
     CONFIG_FILE as CONFIG_FILE,
+    EARLY_TRANSFORMER_TYPE as EARLY_TRANSFORMER_TYPE,
+    TRANSFORMER_TYPE as TRANSFORMER_TYPE,
     Origin as Origin,
     check_held_layers as check_held_layers,
     find_origin as find_origin,

@@ -11,8 +11,9 @@ from valuembed.backbone.checkpoints.location import Checkpoint
 from valuembed.errors import CheckpointError, RecipeError
 from valuembed.recipes import Recipe
 
-TYPE = "valuembed.models.calibration.Calibration"
-"""In modules.json of a saved model."""
+CALIBRATION_TYPE = "valuembed.modules.Calibration"
+EARLY_CALIBRATION_TYPE = "valuembed.calibration.Calibration"
+"""In modules.json of a saved model, and of one that was saved before the package had rooms."""
 CALIBRATION_FILE, _MODULES_FILE = "config.json", "modules.json"
 
 
@@ -70,7 +71,14 @@ def read_record(checkpoint: Checkpoint) -> CalibrationRecord | None:
         return None
     try:
         with open(path, encoding="utf-8") as file:
-            folder = next((module["path"] for module in json.load(file) if module["type"] == TYPE), None)
+            folder = next(
+                (
+                    module["path"]
+                    for module in json.load(file)
+                    if module["type"] in (CALIBRATION_TYPE, EARLY_CALIBRATION_TYPE)
+                ),
+                None,
+            )
         if folder is None:
             return None
         config = checkpoint.file(f"{folder}/{CALIBRATION_FILE}")

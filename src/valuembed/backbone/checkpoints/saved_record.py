@@ -14,6 +14,10 @@ from valuembed.recipes import Recipe
 
 CONFIG_FILE = "valuembed_config.json"
 
+TRANSFORMER_TYPE = "valuembed.modules.ValueTransformer"
+EARLY_TRANSFORMER_TYPE = "valuembed.module.ValueTransformer"
+"""In modules.json of a saved model, and of one that was saved before the package had rooms."""
+
 
 @dataclass(frozen=True)
 class Origin:

@@ -1,0 +1,1 @@
+"""Modules under the paths that folders name which were saved before the package had rooms."""
