@@ -77,10 +77,10 @@ class TestScores:
 
         def load(*args, **options):
             readouts = real(*args, **options)
-            batches = readouts.reader.batches
+            tensors = readouts.tensors
             per_text = 4 * sum(readouts.widths().values())
             monkeypatch.setattr(module, "WINDOW_BYTES", 7 * per_text)
-            readouts.reader.batches = lambda texts, *more: read.append(len(texts)) or batches(texts, *more)
+            readouts.tensors = lambda texts, **more: read.append(len(texts)) or tensors(texts, **more)
             return readouts
 
         monkeypatch.setattr(MultiReadout, "load", load)

@@ -24,8 +24,9 @@ from valuembed.backbone.loading import load_decoder
 from valuembed.backbone.plan import Plan
 from valuembed.backbone.tracing import trace_architecture
 from valuembed.errors import MissingExtraError
-from valuembed.readout.hooks import Readout, install_attention_hooks
+from valuembed.readout.hooks import install_attention_hooks
 from valuembed.readout.layout import PaddedLayout
+from valuembed.readout.readout import Readout
 from valuembed.recipes.recipe import METHODS, Recipe
 from valuembed.testing import ARCHITECTURES, tiny_checkpoint
 

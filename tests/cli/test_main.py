@@ -101,7 +101,7 @@ def test_version():
 
 def test_options_that_are_given_reach_load_and_no_others(loaded, texts, tmp_path):
     succeeds("embed", texts, "-o", tmp_path / "a.parquet")
-    defaults = {"trust_remote_code": False, "compile": "auto"}
+    defaults = {"trust_remote_code": False, "compile": False}
     assert loaded.pop() == {"model": "bundled", **defaults}
     given = {
         "model": "some/model",
@@ -115,10 +115,9 @@ def test_options_that_are_given_reach_load_and_no_others(loaded, texts, tmp_path
     }
     options = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value)]
     succeeds("embed", texts, "-o", tmp_path / "b.parquet", *options, "--trust-remote-code")
-    assert loaded.pop() == {**given, "trust_remote_code": True, "compile": "auto"}
-    for word, compiled in (("yes", True), ("no", False)):
-        succeeds("embed", texts, "-o", tmp_path / f"{word}.parquet", "--compile", word)
-        assert loaded.pop()["compile"] is compiled
+    assert loaded.pop() == {**given, "trust_remote_code": True, "compile": False}
+    succeeds("embed", texts, "-o", tmp_path / "c.parquet", "--compile")
+    assert loaded.pop()["compile"] is True
 
 
 def test_embed(loaded, texts, tmp_path):

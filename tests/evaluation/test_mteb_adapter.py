@@ -12,7 +12,7 @@ import valuembed
 from valuembed.errors import OutputError, ReadingError
 from valuembed.evaluation import mteb_adapter
 from valuembed.evaluation.mteb_adapter import AsLoaded, MethodEncoder, SharedVectors, model_meta
-from valuembed.models.encoding import EncodeReport
+from valuembed.execution.report import EncodeReport
 from valuembed.models.multi_readout import MultiReadout
 from valuembed.recipes.recipe import Recipe
 

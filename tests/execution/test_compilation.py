@@ -17,9 +17,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import valuembed
 from valuembed.errors import RecipeError
-from valuembed.execution import compilation
-from valuembed.execution.compilation import COST, SAVED, Compiling
-from valuembed.readout.hooks import is_compiled
+from valuembed.readout.readout import is_compiled
 from valuembed.testing import tiny_checkpoint
 
 TEXTS = some_texts(40)
@@ -75,10 +73,10 @@ class TestGivesTheSame:
         np.testing.assert_allclose(model.encode(TEXTS), expected, atol=1e-6)
         assert is_compiled(model.reader.model)
 
-    def test_on_the_packed_lane(self, folder, graphs):
+    def test_on_the_packed_layout(self, folder, graphs):
         expected = valuembed.load(folder, "wva", dtype="float32").encode(TEXTS)
         model = valuembed.load(folder, "wva", dtype="float32", compile=True)
-        model.reader.layout = "packed"
+        model.reader.executor.layout = "packed"
         np.testing.assert_allclose(model.encode(TEXTS), expected, atol=1e-6)
         assert is_compiled(model.reader.model)
 
@@ -94,7 +92,7 @@ class TestOnceForAll:
             name = f"model-{layers}"
             folder = tiny_checkpoint(tmp_path / name, "qwen3", tokenizer="byte_level_bos", num_hidden_layers=layers)
             model = valuembed.load(folder, "va", layers=[layers - 1], template=template, compile=True)
-            model.reader.tokens_per_step = 300
+            model.reader.executor.tokens_per_step = 300
             model.encode(TEXTS)
             counts.append(graphs.frame_count)
             # Other numbers of texts and tokens, single texts among them.
@@ -165,52 +163,7 @@ class TestStaysOutOfTheWay:
         assert said.startswith("layers are not compiled: off by ")
 
 
-class TestAuto:
-    @pytest.fixture
-    def compiled(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-        calls: list[int] = []
-
-        def note(*args: Any) -> None:
-            calls.append(1)
-
-        monkeypatch.setattr(compilation, "compile_layers", note)
-        return calls
-
-    def test_when_the_work_that_is_left_is_worth_it(self, folder, compiled):
-        reader = valuembed.load(folder, "va").reader
-        auto = Compiling("auto")
-        worth = COST / SAVED["cpu"]
-        auto.after(reader.model, reader.plan, 0, seconds=1, left=0.9 * worth)
-        assert compiled == []
-        auto.after(reader.model, reader.plan, 0, seconds=1, left=1.1 * worth)
-        assert compiled == [1]
-
-    def test_when_many_small_calls_have_taken_as_long(self, folder, compiled):
-        reader = valuembed.load(folder, "va").reader
-        auto = Compiling("auto")
-        for _ in range(9):
-            auto.after(reader.model, reader.plan, 0, seconds=0.1 * COST / SAVED["cpu"], left=0)
-        assert compiled == []
-        for _ in range(2):
-            auto.after(reader.model, reader.plan, 0, seconds=0.1 * COST / SAVED["cpu"], left=0)
-        assert compiled == [1]
-
-    def test_never_where_it_was_not_asked_for(self, folder, compiled):
-        reader = valuembed.load(folder, "va").reader
-        Compiling(False).after(reader.model, reader.plan, 0, seconds=1e9, left=1e9)
-        assert compiled == []
-
-    def test_an_encoder_tells_what_is_left(self, folder, monkeypatch):
-        model = valuembed.load(folder, "va", compile="auto")
-        model.reader.tokens_per_step = 200
-        told: list[float] = []
-        monkeypatch.setattr(model.reader.compiling, "after", lambda *given, **more: told.append(given[-1]))
-        model.encode(TEXTS)
-        assert len(told) > 3
-        assert told[0] > 0
-        assert told[-1] == 0
-
-
-def test_another_wish(folder):
-    with pytest.raises(RecipeError, match=r"^compile='always' is unknown; legal: True, False, 'auto'$"):
-        valuembed.load(folder, "va", compile="always")
+@pytest.mark.parametrize("given", ["auto", 1])
+def test_anything_else_is_an_error(folder, given):
+    with pytest.raises(RecipeError, match=rf"^compile={given!r} is unknown; legal: True, False$"):
+        valuembed.load(folder, "va", compile=given)

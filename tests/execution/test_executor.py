@@ -23,20 +23,20 @@ ERRORS = {
 @pytest.fixture
 def limited(monkeypatch):
     """Steps of more than so many tokens fail; the sizes of those that were tried."""
-    real = executor._padded
+    real = executor.lay_out
 
     def limit(tokens, error):
         tried = []
 
-        def padded(model, sequences, step):
-            layout, given = real(model, sequences, step)
-            fed = given["input_ids"].numel()
+        def lay_out(*given, **options):
+            layout, inputs = real(*given, **options)
+            fed = inputs["input_ids"].numel()
             tried.append(fed)
             if fed > tokens:
                 raise error
-            return layout, given
+            return layout, inputs
 
-        monkeypatch.setattr(executor, "_padded", padded)
+        monkeypatch.setattr(executor, "lay_out", lay_out)
         return tried
 
     return limit
@@ -48,7 +48,7 @@ def test_half_the_budget_goes_on_and_loses_nothing(folder, limited, caplog, meth
     model = valuembed.load(folder, method, dtype="float32")
     longest = max(len(row.ids) for row in model.reader.tokenize_texts(TEXTS, None, None)[0])
     usual = 32 * longest
-    model.reader.tokens_per_step = usual
+    model.reader.executor.tokens_per_step = usual
     texts = TEXTS * 2
     expected = model.encode(texts)
     tried = limited(8 * longest, error)
@@ -58,9 +58,11 @@ def test_half_the_budget_goes_on_and_loses_nothing(folder, limited, caplog, meth
     # Halved until steps fit, and no further.
     halvings = len(caplog.records)
     assert halvings >= 1
-    assert model.reader.tokens_per_step == usual // 2**halvings >= 4 * longest
+    assert model.reader.executor.tokens_per_step == usual // 2**halvings >= 4 * longest
     assert sum(size > 8 * longest for size in tried) == halvings
-    assert caplog.messages[-1] == f"out of memory: going on with steps of {model.reader.tokens_per_step} tokens"
+    assert (
+        caplog.messages[-1] == f"out of memory: going on with steps of {model.reader.executor.tokens_per_step} tokens"
+    )
     # The next call begins with what fits.
     tried.clear()
     model.encode(texts)
@@ -79,9 +81,9 @@ def test_a_single_text_that_does_not_fit(folder, limited):
 
 def test_other_failures_and_training_are_not_tried_again(folder, limited):
     model = valuembed.load(folder, "va", dtype="float32")
-    model.reader.tokens_per_step = 8192
+    model.reader.executor.tokens_per_step = 8192
     # Its trial would fail too, and is no step of the call.
-    model.reader.prefix_unsupported_reason()
+    model.reader.executor.prefix_unsupported_reason()
     tried = limited(3, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         model.encode(TEXTS)
@@ -90,4 +92,4 @@ def test_other_failures_and_training_are_not_tried_again(folder, limited):
     with pytest.raises(torch.OutOfMemoryError):
         model(model.preprocess(TEXTS))
     assert len(tried) == 1
-    assert model.reader.tokens_per_step == 8192
+    assert model.reader.executor.tokens_per_step == 8192

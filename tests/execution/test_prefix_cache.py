@@ -12,10 +12,10 @@ from some_texts import some_texts
 import valuembed
 from valuembed.backbone.plan import Plan
 from valuembed.backbone.tracing import trace_architecture
-from valuembed.execution import stream
+from valuembed.execution import executor
 from valuembed.execution.capabilities import prefix_unsupported_reason
-from valuembed.execution.executor import read
-from valuembed.execution.prefix_cache import PrefixCache, why_not
+from valuembed.execution.executor import Executor, PrefixCache
+from valuembed.execution.scheduler import Batch
 from valuembed.models.multi_readout import MultiReadout
 from valuembed.readout.hooks import install_attention_hooks
 from valuembed.recipes.recipe import METHODS, Recipe
@@ -28,7 +28,7 @@ from valuembed.testing import (
     tiny_decoder,
     tiny_tokenizer,
 )
-from valuembed.tokenization.tokenizer import TextTokenizer
+from valuembed.tokenization.tokenizer import TextTokenizer, TokenSequence
 
 TEXTS = some_texts(40)
 LONG = "In front of every text stands the same long line, {prompt}and here it comes : {text} . In one word :"
@@ -57,16 +57,16 @@ def _opened(architecture):
     return model, decoder_spec
 
 
-def _features():
-    """Rows of 21, 12, 11 and 10 tokens that share their first 9."""
+def _texts():
+    """Sequences of 21, 12, 11 and 10 tokens that share their first 9."""
     generator = torch.Generator().manual_seed(3)
     prefix = torch.randint(5, 500, (9,), generator=generator)
-    lengths = torch.tensor([21, 12, 11, 10])
     ids = torch.randint(5, 500, (4, 21), generator=generator)
     ids[:, :9] = prefix
-    mask = (torch.arange(21) < lengths[:, None]).long()
-    span = torch.stack((torch.full((4,), 9), lengths), dim=1)
-    return {"input_ids": ids, "attention_mask": mask, "text_span": span[:, None]}
+    lengths = (21, 12, 11, 10)
+    return [
+        (TokenSequence(row[:length], (9, length), prefix=9),) for row, length in zip(ids.tolist(), lengths, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -94,21 +94,25 @@ def test_every_family_gives_the_same_or_says_why_it_cannot(architecture):
         or recipe.weights == "last"
         or all(decoder_spec.block(layer).projection for layer in layers)
     ]
-    features = _features()
-    whole = read(model, plans, features, 8192)
-    shared = read(
-        model, plans, {**features, "prefixes": PrefixCache(model, decoder_spec), "cached": torch.full((4, 1), 9)}, 8192
-    )
+    runs, texts = Executor(model, plans[0]), _texts()
+    whole = runs.read(Batch.of(range(4), texts), plans)
+    shared = runs.read(Batch.of(range(4), texts, share=True), plans, PrefixCache(model, decoder_spec))
     for plan, one, other in zip(plans, whole, shared, strict=True):
         error = ((one - other).norm(dim=1) / one.norm(dim=1)).max()
         assert error < 1e-5, f"{plan.recipe.method}, {plan.recipe.weights}: largest relative error {error:.1e}"
 
 
+def _plan(architecture):
+    decoder_spec = _opened(architecture)[1]
+    return Plan(SIGNALS["va"], decoder_spec.value_layers[:-1], decoder_spec)
+
+
+@torch.inference_mode()
 def test_most_families_can():
     able = [
         architecture
         for architecture in ("llama", "qwen3", "gpt2", "phi", "glm4", "opt")
-        if not why_not(_opened(architecture)[0])
+        if not prefix_unsupported_reason(_opened(architecture)[0], _plan(architecture))
     ]
     assert able == ["llama", "qwen3", "gpt2", "phi", "glm4", "opt"]
 
@@ -120,7 +124,7 @@ def fed(monkeypatch):
 
     def watch(encoder):
         # Not those of the trial.
-        encoder[0].prefix_unsupported_reason()
+        encoder[0].executor.prefix_unsupported_reason()
         encoder[0].model.register_forward_pre_hook(
             lambda _, args, given: seen.append(tuple(given["input_ids"].shape)), with_kwargs=True
         )
@@ -132,7 +136,7 @@ def fed(monkeypatch):
 def whole(monkeypatch, encoder, *given, **more):
     """What an encoder gives when every text is run whole."""
     with monkeypatch.context() as patch:
-        patch.setattr(stream, "SHARED_FROM", 10**9)
+        patch.setattr(executor, "SHARED_FROM", 10**9)
         return encoder.encode(*given, **more)
 
 
@@ -247,7 +251,7 @@ def test_a_panel_gives_the_same(folder, monkeypatch):
     panel = MultiReadout.load(
         folder, {name: recipe for name, recipe in SIGNALS.items() if recipe.layers is None}, dtype="float32"
     )
-    monkeypatch.setattr(stream, "SHARED_FROM", 10**9)
+    monkeypatch.setattr(executor, "SHARED_FROM", 10**9)
     expected = panel.encode(TEXTS)
     monkeypatch.undo()
     for name, vectors in panel.encode(TEXTS).items():
@@ -277,9 +281,10 @@ class TestBeginning:
 
 def test_a_kernel_that_was_not_tried(tmp_path):
     tiny_checkpoint(tmp_path / "model", "qwen3")
-    model = valuembed.load(tmp_path / "model", "va").reader.model
+    reader = valuembed.load(tmp_path / "model", "va").reader
+    model = reader.model
     for part in model.modules():
         if hasattr(part, "config"):
             part.config._attn_implementation_internal = "valuembed_flex_attention"
-    reason = why_not(model)
+    reason = prefix_unsupported_reason(model, reader.plan)
     assert reason == "the kernel flex_attention has not been tried for it"

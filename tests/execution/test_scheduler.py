@@ -11,8 +11,11 @@ import torch
 from hypothesis import given, strategies as st
 
 import valuembed
+from valuembed.backbone import rope
+from valuembed.backbone.rope import rope_groups
 from valuembed.execution import scheduler
-from valuembed.execution.scheduler import pad_right, plan_steps, rope_groups, usual_step
+from valuembed.execution.scheduler import plan_steps, usual_step
+from valuembed.readout.layout import pad_right
 from valuembed.testing import tiny_checkpoint, tiny_decoder
 
 SWITCH = 32
@@ -143,8 +146,8 @@ class TestGroups:
 
 
 def everywhere(monkeypatch, name: str, replacement) -> None:
-    """Take a function of ``batching`` away wherever the library has imported it."""
-    original = getattr(scheduler, name)
+    """Take a function of ``rope`` away wherever the library has imported it."""
+    original = getattr(rope, name)
     homes = [module for key, module in sys.modules.items() if key.split(".")[0] == "valuembed"]
     replaced = [home for home in homes if getattr(home, name, None) is original]
     assert len(replaced) >= 2

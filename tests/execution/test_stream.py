@@ -12,7 +12,7 @@ from some_texts import some_texts
 import valuembed
 from valuembed.errors import ReadingError
 from valuembed.execution import stream
-from valuembed.execution.stream import AHEAD_FROM, prefetch
+from valuembed.execution.stream import PREFETCH_FROM, prefetch
 
 NAME = "valuembed-tokenizing"
 
@@ -30,7 +30,7 @@ def gone():
     return False
 
 
-class TestAhead:
+class TestPrefetch:
     def test_gives_the_same_in_the_same_order(self):
         assert list(prefetch(iter(range(100)))) == list(range(100))
         assert list(prefetch(iter([]))) == []
@@ -87,14 +87,14 @@ class TestEncoder:
             calls.append(1)
             return real(items)
 
-        monkeypatch.setattr(stream, "ahead", watch)
+        monkeypatch.setattr(stream, "prefetch", watch)
         return calls
 
     def test_few_texts_need_no_thread(self, folder, asked):
         model = valuembed.load(folder, "va")
-        model.encode(some_texts(AHEAD_FROM - 1))
+        model.encode(some_texts(PREFETCH_FROM - 1))
         assert asked == []
-        model.encode(some_texts(AHEAD_FROM))
+        model.encode(some_texts(PREFETCH_FROM))
         assert asked == [1]
 
     def test_a_failure_leaves_no_thread_behind(self, folder, monkeypatch):
@@ -103,8 +103,8 @@ class TestEncoder:
         def fail(*args):
             raise ReadingError("no more")
 
-        monkeypatch.setattr(model.reader, "read", fail)
+        monkeypatch.setattr(model.reader.executor, "read", fail)
         with pytest.raises(ReadingError, match="no more"):
-            model.encode(some_texts(AHEAD_FROM))
+            model.encode(some_texts(PREFETCH_FROM))
         gc.collect()
         assert gone()

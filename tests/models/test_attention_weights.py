@@ -16,8 +16,9 @@ from valuembed.backbone.plan import Plan
 from valuembed.backbone.tracing import trace_architecture
 from valuembed.errors import ReadingError, UnsupportedModelError
 from valuembed.models.attention_weights import last_row, read_weights
-from valuembed.readout.hooks import AttentionCall, Readout, install_attention_hooks
+from valuembed.readout.hooks import install_attention_hooks
 from valuembed.readout.layout import PaddedLayout
+from valuembed.readout.readout import AttentionCall, Readout
 from valuembed.recipes.recipe import METHODS
 from valuembed.testing import ARCHITECTURES, HYBRIDS, tiny_config, tiny_decoder
 from valuembed.tokenization.tokenizer import TokenSequence

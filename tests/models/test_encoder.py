@@ -17,7 +17,7 @@ from some_texts import some_texts
 
 from valuembed._utils.progress import watching_steps
 from valuembed.errors import BlankTextWarning, InputError, ReadingError, RecipeError, TruncationWarning
-from valuembed.models.encoding import EncodeReport
+from valuembed.execution.report import EncodeReport
 from valuembed.models.loading import load
 from valuembed.recipes.recipe import METHODS
 

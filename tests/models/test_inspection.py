@@ -15,9 +15,9 @@ from some_texts import some_texts
 import valuembed
 from valuembed.errors import LayerError, RecipeError, TruncationWarning
 from valuembed.evaluation.metrics import spearman
+from valuembed.execution.report import EncodeReport
 from valuembed.models.checks import described, versions, warn_truncated
-from valuembed.models.encoding import EncodeReport
-from valuembed.models.inspection import inspect_checkpoint, read_tensors
+from valuembed.models.inspection import inspect_checkpoint
 from valuembed.models.multi_readout import MultiReadout
 from valuembed.models.pair_windows import pair_windows, read_pair_windows
 from valuembed.recipes.recipe import METHODS, Recipe
@@ -65,7 +65,7 @@ class TestPairWindows:
 class TestReading:
     def test_tensors_are_the_panels_vectors(self, folder):
         readouts = MultiReadout.load(folder, {name: name for name in METHODS})
-        found, report = read_tensors(readouts, TEXTS)
+        found, report = readouts.tensors(TEXTS)
         expected = readouts.encode(TEXTS)
         assert report == readouts.report
         assert found.keys() == expected.keys()

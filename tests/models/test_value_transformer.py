@@ -60,7 +60,7 @@ def test_several_templates_give_the_mean_of_their_raw_vectors(folder: Path) -> N
 def test_steps_of_any_size_give_the_same_vectors(folder: Path, method: str, budget: int) -> None:
     model = encoder(folder, method)
     whole = model(model.preprocess(TEXTS))["sentence_embedding"]
-    model.reader.tokens_per_step = budget
+    model.reader.executor.tokens_per_step = budget
     assert torch.allclose(model(model.preprocess(TEXTS))["sentence_embedding"], whole, atol=1e-6)
 
 

@@ -13,8 +13,9 @@ from valuembed.backbone.architecture import DecoderSpec
 from valuembed.backbone.plan import Plan
 from valuembed.backbone.tracing import trace_architecture
 from valuembed.errors import UnsupportedModelError
-from valuembed.readout.hooks import Readout, install_attention_hooks
+from valuembed.readout.hooks import install_attention_hooks
 from valuembed.readout.layout import PaddedLayout
+from valuembed.readout.readout import Readout
 from valuembed.recipes.recipe import METHODS
 from valuembed.testing import ARCHITECTURES, HYBRIDS, tiny_config, tiny_decoder
 

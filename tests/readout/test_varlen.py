@@ -14,14 +14,14 @@ import valuembed
 from valuembed.backbone.plan import Plan
 from valuembed.backbone.tracing import trace_architecture
 from valuembed.execution import capabilities
-from valuembed.execution.capabilities import packed_up_to
-from valuembed.execution.executor import read
-from valuembed.execution.prefix_cache import PrefixCache, why_not as why_not_shared
+from valuembed.execution.capabilities import packed_up_to, prefix_unsupported_reason
+from valuembed.execution.executor import Executor, PrefixCache
 from valuembed.readout import varlen
 from valuembed.readout.hooks import install_attention_hooks
 from valuembed.readout.layout import PackedLayout
 from valuembed.recipes.recipe import METHODS, Recipe
 from valuembed.testing import ARCHITECTURES, HYBRIDS, tiny_checkpoint, tiny_config, tiny_decoder
+from valuembed.tokenization.tokenizer import TokenSequence
 
 TEXTS = some_texts(40)
 LENGTHS = (21, 12, 11, 10)
@@ -56,15 +56,25 @@ def _plans(decoder_spec):
     ]
 
 
-def _features(lengths=LENGTHS, shared=SHARED):
-    """Rows that begin with the same tokens."""
+def _texts(lengths=LENGTHS, shared=SHARED):
+    """Sequences that begin with the same tokens."""
     generator = torch.Generator().manual_seed(3)
     ids = torch.randint(5, 500, (len(lengths), max(lengths)), generator=generator)
     ids[:, :shared] = ids[0, :shared]
-    ends = torch.tensor(lengths)
-    span = torch.stack((torch.full_like(ends, shared), ends), dim=1)
-    mask = (torch.arange(max(lengths)) < ends[:, None]).long()
-    return {"input_ids": ids, "attention_mask": mask, "text_span": span[:, None]}
+    return [
+        (TokenSequence(row[:length], (shared, length), prefix=shared),)
+        for row, length in zip(ids.tolist(), lengths, strict=True)
+    ]
+
+
+def _read(model, plans, texts, packed_up_to=0, prefixes=None):
+    """The vectors of texts in their order, each of the plans."""
+    executor = Executor(model, plans[0])
+    executor.tokens_per_step = 8192
+    batches = executor.schedule(texts, packed_up_to, share=prefixes is not None)
+    order = torch.tensor([row for batch in batches for row in batch.rows]).argsort()
+    vectors = [executor.read(batch, plans, prefixes) for batch in batches]
+    return [torch.cat(of_plan)[order] for of_plan in zip(*vectors, strict=True)]
 
 
 def _relative(one, other):
@@ -75,7 +85,7 @@ def _relative(one, other):
 @torch.inference_mode()
 def test_every_family_gives_the_same_or_says_why_it_cannot(architecture, caplog):
     model, decoder_spec = _opened(architecture)
-    plans, features = _plans(decoder_spec), _features()
+    plans, texts = _plans(decoder_spec), _texts()
     with caplog.at_level(logging.WARNING, logger="valuembed"):
         longest = packed_up_to(model, plans[0], "packed")
     said = [message for message in caplog.messages if message.startswith("texts are padded")]
@@ -86,13 +96,13 @@ def test_every_family_gives_the_same_or_says_why_it_cannot(architecture, caplog)
     assert bool(said) == (longest == 0)
     if not longest:
         return
-    padded = read(model, plans, features, 8192)
-    for plan, one, other in zip(plans, padded, read(model, plans, features, 8192, longest), strict=True):
+    padded = _read(model, plans, texts)
+    for plan, one, other in zip(plans, padded, _read(model, plans, texts, longest), strict=True):
         assert _relative(one, other) < 1e-5, f"{plan.recipe.method}, {plan.recipe.weights}"
-    if why_not_shared(model):
+    if prefix_unsupported_reason(model, plans[0]):
         return
-    features |= {"prefixes": PrefixCache(model, decoder_spec), "cached": torch.full((4, 1), SHARED)}
-    for plan, one, other in zip(plans, padded, read(model, plans, features, 8192, longest), strict=True):
+    behind = _read(model, plans, texts, longest, PrefixCache(model, decoder_spec))
+    for plan, one, other in zip(plans, padded, behind, strict=True):
         assert _relative(one, other) < 1e-5, f"{plan.recipe.method}, {plan.recipe.weights}, behind a prefix"
 
 
@@ -107,15 +117,15 @@ def test_texts_longer_than_a_window_are_padded():
     model, decoder_spec = _opened("mistral")
     window = model.config.sliding_window
     assert packed_up_to(model, _plans(decoder_spec)[0], "packed") == varlen.longest_text(model) == window == 8
-    features = _features((21, 12, 8, 5), shared=2)
+    texts = _texts((21, 12, 8, 5), shared=2)
     shapes = []
     hook = model.register_forward_pre_hook(
         lambda _, args, given: shapes.append(tuple(given["input_ids"].shape)), with_kwargs=True
     )
-    mixed = read(model, _plans(decoder_spec), features, 8192, window)
+    mixed = _read(model, _plans(decoder_spec), texts, window)
     hook.remove()
     assert shapes == [(2, 21), (1, 8 + 5)]
-    for one, other in zip(read(model, _plans(decoder_spec), features, 8192), mixed, strict=True):
+    for one, other in zip(_read(model, _plans(decoder_spec), texts), mixed, strict=True):
         assert _relative(one, other) < 1e-5
 
 
@@ -124,7 +134,7 @@ class TestEncoder:
     def test_gives_the_same(self, folder, method):
         model = valuembed.load(folder, method, dtype="float32")
         padded = model.encode(TEXTS)
-        model.reader.layout = "packed"
+        model.reader.executor.layout = "packed"
         shapes = []
         model.reader.model.register_forward_pre_hook(
             lambda _, args, given: shapes.append(tuple(given["input_ids"].shape)), with_kwargs=True
@@ -144,7 +154,7 @@ class TestEncoder:
 
     def test_training_pads(self, folder):
         model = valuembed.load(folder, "va")
-        model.reader.layout = "packed"
+        model.reader.executor.layout = "packed"
         features = model.preprocess(TEXTS[:3])
         shapes = []
         model.reader.model.register_forward_pre_hook(
@@ -155,9 +165,9 @@ class TestEncoder:
 
     def test_the_choice_is_made_once(self, folder, monkeypatch):
         model = valuembed.load(folder, "va")
-        model.reader.layout = "packed"
+        model.reader.executor.layout = "packed"
         model.encode(TEXTS)
-        monkeypatch.setattr("valuembed.models.value_reader.packed_up_to", None)
+        monkeypatch.setattr("valuembed.execution.executor.packed_up_to", None)
         model.encode(TEXTS)
 
 
@@ -170,13 +180,13 @@ class TestReasons:
         return caplog.messages[0].partition(f"{type(model).__name__} ")[2]
 
     def test_sinks_and_softcaps(self, caplog):
-        assert self.why(*_opened("gpt_oss"), caplog) == "no kernel of the packed lane has sinks"
-        assert self.why(*_opened("gemma2"), caplog) == "no kernel of the packed lane has a softcap"
+        assert self.why(*_opened("gpt_oss"), caplog) == "no kernel of the packed layout has sinks"
+        assert self.why(*_opened("gemma2"), caplog) == "no kernel of the packed layout has a softcap"
 
     def test_heads_that_are_too_wide(self, caplog):
         decoder_spec = trace_architecture(tiny_config("qwen3", head_dim=264))
         model = tiny_decoder("qwen3", head_dim=264)
-        assert self.why(model, decoder_spec, caplog) == "no kernel of the packed lane has heads of width 264"
+        assert self.why(model, decoder_spec, caplog) == "no kernel of the packed layout has heads of width 264"
 
     def test_no_kernel_for_a_precision(self, caplog, monkeypatch):
         model, decoder_spec = _opened("qwen3")
@@ -187,7 +197,7 @@ class TestReasons:
         # Rotary positions are relative, and may count on over the row; learned ones have to begin anew.
         model, decoder_spec = _opened("gpt2")
         monkeypatch.setattr(PackedLayout, "positions", property(lambda layout: torch.arange(layout.tokens)[None]))
-        assert self.why(model, decoder_spec, caplog).startswith("a trial of the packed lane was off by 1.")
+        assert self.why(model, decoder_spec, caplog).startswith("a trial of the packed layout was off by 1.")
 
     def test_a_trial_that_fails(self, caplog, monkeypatch):
         model, decoder_spec = _opened("qwen3")
@@ -196,7 +206,7 @@ class TestReasons:
             raise RuntimeError("no such kernel image")
 
         monkeypatch.setattr(varlen, "attend", fail)
-        assert self.why(model, decoder_spec, caplog) == "a trial of the packed lane failed: RuntimeError"
+        assert self.why(model, decoder_spec, caplog) == "a trial of the packed layout failed: RuntimeError"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -208,7 +218,7 @@ class TestOnCuda:
         model = valuembed.load(tmp_path / "model", method, dtype="bfloat16", device="cuda")
         assert capabilities.packed_up_to(model.reader.model, model.reader.plan) > 0
         packed = model.encode(TEXTS)
-        model.reader.layout = "padded"
+        model.reader.executor.layout = "padded"
         cosines = (packed * model.encode(TEXTS)).sum(axis=1)
         assert cosines.min() > 0.999
 

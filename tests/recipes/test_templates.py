@@ -9,6 +9,7 @@ from hypothesis import given, strategies as st
 
 from valuembed.errors import TemplateError
 from valuembed.recipes.templates import META_EOL, TEMPLATES, Rendered, check_roles, parse_template, resolve_templates
+from valuembed.tokenization.tokenizer import render
 
 PROMPT_EOL = 'This sentence : "{text}" means in one word:"'
 PUBLISHED = {
@@ -43,7 +44,7 @@ class TestNamed:
 
     def test_echo_shows_the_text_twice_and_reads_the_second(self):
         (source,) = resolve_templates("echo")
-        rendered = parse_template(source).render("Snow.")
+        rendered = render(parse_template(source), "Snow.")
         assert rendered.string == "Rewrite the sentence: Snow., rewritten sentence: Snow."
         # "Rewrite the sentence: " has 22 characters; five of the first copy and 22 of ", rewritten sentence: " follow.
         assert (rendered.echo, rendered.text) == ((22, 27), (49, 54))
@@ -77,10 +78,10 @@ class TestRender:
         ],
     )
     def test_slots(self, source, prompt, string, text):
-        assert parse_template(source).render("a b", prompt) == Rendered(string, text)
+        assert render(parse_template(source), "a b", prompt) == Rendered(string, text)
 
     def test_prompt_between_two_copies(self):
-        rendered = parse_template("{echo}|{prompt}|{text}").render("ab", "xyz")
+        rendered = render(parse_template("{echo}|{prompt}|{text}"), "ab", "xyz")
         assert rendered == Rendered("ab|xyz|ab", text=(7, 9), echo=(0, 2))
 
     @pytest.mark.parametrize(
@@ -88,8 +89,8 @@ class TestRender:
     )
     def test_slots_typed_in_a_text_or_prompt_are_harmless(self, text):
         template = parse_template("<{echo}|{prompt}|{text}>")
-        assert template.render(text, text).string == f"<{text}|{text}|{text}>"
-        assert parse_template("<{text}>").render(text, text).string == f"{text}<{text}>"
+        assert render(template, text, text).string == f"<{text}|{text}|{text}>"
+        assert render(parse_template("<{text}>"), text, text).string == f"{text}<{text}>"
 
     @given(
         text=st.text(max_size=8),
@@ -99,7 +100,7 @@ class TestRender:
     def test_ranges_hold_exactly_the_text(self, text, prompt, literals):
         first, second, third, fourth = literals
         template = parse_template("{prompt}{echo}{text}").with_literals(literals)
-        rendered = template.render(text, prompt)
+        rendered = render(template, text, prompt)
         assert rendered.string == first + prompt + second + text + third + text + fourth
         assert rendered.string[slice(*rendered.text)] == text
         assert rendered.string[slice(*rendered.echo)] == text

@@ -8,7 +8,7 @@ from some_texts import some_texts
 import valuembed
 from valuembed.analysis.calibration_fit import calibrate
 from valuembed.errors import InputError, ReadingError, RecipeError, TemplateError
-from valuembed.execution.prefix_cache import PrefixCache
+from valuembed.execution.executor import PrefixCache
 from valuembed.execution.scheduler import STEP_COST_ON_CPU, TOKENS_PER_STEP_ON_CPU
 from valuembed.serving.engine import EncoderEngine
 from valuembed.serving.jobs import MOST_TEMPLATES, EmbedRequest

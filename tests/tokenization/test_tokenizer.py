@@ -19,7 +19,7 @@ from valuembed.errors import InputError, TemplateError, UnsupportedModelError
 from valuembed.recipes.templates import TEMPLATES, parse_template
 from valuembed.testing import TOKENIZERS, tiny_tokenizer
 from valuembed.testing.tokenizers import SENTENCES
-from valuembed.tokenization.tokenizer import TextTokenizer, TokenSequence
+from valuembed.tokenization.tokenizer import TextTokenizer, TokenSequence, render
 
 ADDS_BOS = {"byte_level_bos", "metaspace_bos", "bos_eos"}
 ADDS_EOS = {"adds_eos", "bos_eos"}
@@ -116,7 +116,7 @@ class TestIds:
         template, tokenizer = parse_template(PLAIN[name]), ours(kind).tokenizer
         rows = ours(kind).rows(TEXTS, PLAIN[name], PROMPT, max_tokens=None)
         for text, row in zip(TEXTS, rows, strict=True):
-            rendered = template.render(text, PROMPT)
+            rendered = render(template, text, PROMPT)
             assert row.ids == published(tokenizer, rendered.string)
             assert row.span == covering(kind, row.ids, rendered.string, rendered.text)
             assert not row.truncated
@@ -128,7 +128,7 @@ class TestIds:
         template, tokenizer = parse_template(special(kind)), ours(kind).tokenizer
         rows = ours(kind).rows(TEXTS, special(kind), max_tokens=None)
         for text, row in zip(TEXTS, rows, strict=True):
-            rendered = template.render(text)
+            rendered = render(template, text)
             assert row.ids == published(tokenizer, rendered.string)
             assert row.ids.count(tokenizer.eos_token_id) == special(kind).count(EOS[kind]) > 0
             decoded = tokenizer.decode(row.ids[slice(*row.span)])
@@ -143,7 +143,7 @@ class TestIds:
     )
     def test_of_any_text(self, kind, text):
         for name in ("none", "prompt_eol", "echo"):
-            rendered = parse_template(PLAIN[name]).render(text if text.strip() else "")
+            rendered = render(parse_template(PLAIN[name]), text if text.strip() else "")
             (row,) = ours(kind).rows([text], PLAIN[name], max_tokens=None)
             assert 0 <= row.span[0] < row.span[1] <= len(row.ids)
             if rendered.string:
@@ -192,7 +192,7 @@ class TestPieces:
     def test_joined_are_what_is_fed(self, kind, name):
         template = parse_template(PLAIN[name])
         for text, row in zip(TEXTS, ours(kind).rows(TEXTS, PLAIN[name], PROMPT, max_tokens=None), strict=True):
-            rendered = template.render(text, PROMPT)
+            rendered = render(template, text, PROMPT)
             found, pieces = ours(kind).pieces(text, PLAIN[name], PROMPT, max_tokens=None)
             assert found == row
             assert "".join(pieces) == rendered.string
@@ -221,7 +221,7 @@ class TestPieces:
     def test_of_a_text_that_is_cut(self, kind, name):
         text = TestTruncation.FOREIGN
         (full,) = ours(kind).rows([text], PLAIN[name], PROMPT, max_tokens=None)
-        rendered = parse_template(PLAIN[name]).render(text, PROMPT)
+        rendered = render(parse_template(PLAIN[name]), text, PROMPT)
         prefix, suffix = rendered.string[: (rendered.echo or rendered.text)[0]], rendered.string[rendered.text[1] :]
         for excess in (4, 7):
             limit = len(full.ids) - excess
@@ -261,7 +261,7 @@ class TestTruncation:
     @pytest.mark.parametrize("text", [TEXT, FOREIGN], ids=["plain", "foreign"])
     def test_at_every_length_takes_the_end_of_the_text_and_nothing_else(self, kind, name, text):
         reader = ours(kind)
-        rendered = parse_template(PLAIN[name]).render(text, PROMPT)
+        rendered = render(parse_template(PLAIN[name]), text, PROMPT)
         (full,) = reader.rows([text], PLAIN[name], PROMPT, max_tokens=None)
         where = places(kind, full.ids, rendered.string)
         copies = []
@@ -296,7 +296,7 @@ class TestTruncation:
     def test_keeps_every_character_of_prefix_and_suffix(self, kind, name, text):
         reader = ours(kind)
         parsed = parse_template(PLAIN[name])
-        rendered = parsed.render(text, PROMPT)
+        rendered = render(parsed, text, PROMPT)
         first = min(characters[0] for characters in (rendered.echo, rendered.text) if characters)
         prefix, suffix = rendered.string[:first].encode(), rendered.string[rendered.text[1] :].encode()
         between = rendered.string[rendered.echo[1] : rendered.text[0]].encode() if rendered.echo else b""
@@ -376,7 +376,7 @@ class TestBlank:
     @kinds
     @pytest.mark.parametrize("name", ["prompt_eol", "echo", "with_prompt"])
     def test_in_a_template_is_the_template_around_nothing(self, kind, name):
-        string = parse_template(PLAIN[name]).render("", PROMPT).string
+        string = render(parse_template(PLAIN[name]), "", PROMPT).string
         for row in ours(kind).rows(self.BLANKS, PLAIN[name], PROMPT, max_tokens=None):
             assert row.ids == published(ours(kind).tokenizer, string)
             # There is no token of the text to average: the mean covers all.

@@ -202,6 +202,11 @@ def track(show: bool, over: Any = None, **about: Any) -> Any:
     return tqdm(over, disable=not (show and stderr_is_open()), **about)
 
 
+def text_bar(texts: int, show: bool) -> Any:
+    """A bar on stderr over the texts of a call, as sentence-transformers shows one."""
+    return tqdm(total=texts, desc="Texts", unit="text", disable=not (show and stderr_is_open()))
+
+
 class _Counted(tqdm):  # type: ignore[misc]
     """A bar that is not drawn; what it has counted is told by the lines of the log."""
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 _held_back: ContextVar[bool] = ContextVar("valuembed_text_warnings_held_back", default=False)
+
+_BETWEEN = ("sentence_transformers", "torch", "contextlib")
 
 
 @contextmanager
@@ -24,3 +27,11 @@ def warn_of_texts(message: str, category: type[Warning], stacklevel: int) -> Non
     """Warn as ``warnings.warn`` does, with the levels counted from the caller of this."""
     if not _held_back.get():
         warnings.warn(message, category, stacklevel=stacklevel + 1)
+
+
+def callers_level() -> int:
+    """The ``stacklevel`` at which a warning points to the user's line, past this library and those between."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in ("valuembed", *_BETWEEN):
+        frame, level = frame.f_back, level + 1
+    return level

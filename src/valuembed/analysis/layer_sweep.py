@@ -21,10 +21,10 @@ from valuembed._utils.torch_settings import default_device_and_precision
 from valuembed.data import StsFile, read_scored
 from valuembed.errors import LayerError, ReadingError, RecipeError
 from valuembed.evaluation import spearman
+from valuembed.execution import EncodeReport
 from valuembed.models import (
     SIGNALS,
     CheckpointView,
-    EncodeReport,
     MultiReadout,
     described,
     every_layer,

@@ -22,7 +22,8 @@ from valuembed.analysis.segments import Segments, match
 from valuembed.data import StsFile, read_sts, splits_of
 from valuembed.errors import InputError
 from valuembed.evaluation import spearman
-from valuembed.models import EncodeReport, MultiReadout, not_finite, read_pair_windows, warn_truncated
+from valuembed.execution import EncodeReport
+from valuembed.models import MultiReadout, not_finite, read_pair_windows, warn_truncated
 
 LEAST_PAIRS = 20
 """Pairs below which halves say nothing."""

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from valuembed.backbone import DecoderSpec, Plan
-from valuembed.execution import TOKENS_PER_STEP, pad_right, plan_steps, reset_dynamic_rope, rope_groups, usual_step
-from valuembed.readout import PaddedLayout, Readout, SignalKey, span_mask
+from valuembed.execution import TOKENS_PER_STEP, Executor
+from valuembed.readout import PaddedLayout, Readout, SignalKey
 from valuembed.recipes import Recipe, Signal
 from valuembed.tokenization import TokenSequence
 
@@ -66,7 +66,7 @@ class TokenReadout(Readout):
         model: the decoder.
         decoder_spec: its anatomy.
         layers: whose values (where they have any) and hidden states are read; None is the final norm's output.
-        mask: ``[b, t]`` tokens that a prefix covers.
+        layout: of the texts, whose spans the prefixes cover.
         chosen: ``[b, t]`` bool, p positions.
         reduce: applied to each signal as it appears.
     """
@@ -76,7 +76,7 @@ class TokenReadout(Readout):
         model: PreTrainedModel,
         decoder_spec: DecoderSpec,
         layers: Sequence[int | None],
-        mask: Tensor,
+        layout: PaddedLayout,
         chosen: Tensor,
         reduce: Reduce | None = None,
     ) -> None:
@@ -88,8 +88,8 @@ class TokenReadout(Readout):
             Plan(Recipe(signal=signal, weights="mean"), () if layer is None else (layer,), decoder_spec)
             for signal, layer in self.wanted
         ]
-        super().__init__(model, plans, PaddedLayout(mask.new_zeros(len(mask), dtype=torch.long), mask))
-        self.mask = mask
+        super().__init__(model, plans, layout)
+        self.mask = layout.mask
         self.chosen = chosen
         self.reduce = reduce or (lambda signal, vectors: vectors)
 
@@ -160,19 +160,14 @@ def read_tokens(
     Yields:
         Which texts, and for each signal ``[p, width]`` float32: their positions, text by text.
     """
-    _, cost = usual_step(model.device)
-    for step in plan_steps([len(row.ids) for row in rows], tokens_per_step, cost, rope_groups(model)):
-        reset_dynamic_rope(model)
-        ids, _ = pad_right([rows[index].ids for index in step])
-        t = ids.shape[1]
-        mask = span_mask(torch.tensor([rows[index].span for index in step]), t)
-        chosen = torch.zeros(len(step), t, dtype=torch.bool)
-        for row, index in enumerate(step):
+    executor = Executor(model, Plan(Recipe(signal="hidden", weights="mean"), (), decoder_spec))
+    executor.tokens_per_step = tokens_per_step
+    for batch in executor.schedule([(row,) for row in rows]):
+        (step,) = batch.steps
+        layout, inputs = executor.lay_out(step)
+        assert isinstance(layout, PaddedLayout)
+        chosen = torch.zeros(layout.values_shape, dtype=torch.bool)
+        for row, index in enumerate(batch.rows):
             chosen[row, list(positions[index])] = True
-        device = model.device
-        readout = TokenReadout(model, decoder_spec, layers, mask.to(device), chosen.to(device), reduce)
-        # No attention mask: the rows are padded on the right, where nothing attends to.
-        yield (
-            step,
-            readout.signals(input_ids=ids.to(device), position_ids=torch.arange(t, device=device).expand(len(step), t)),
-        )
+        readout = TokenReadout(model, decoder_spec, layers, layout, chosen.to(model.device), reduce)
+        yield batch.rows, readout.signals(**inputs)

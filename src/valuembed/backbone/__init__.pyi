@@ -25,4 +25,5 @@ from .quantizing import (
     split_dtype as split_dtype,
 )
 from .resolution import prepare as prepare
+from .rope import reset_dynamic_rope as reset_dynamic_rope, rope_groups as rope_groups
 from .tracing import trace_architecture as trace_architecture

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import asdict
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,14 +25,6 @@ if TYPE_CHECKING:
 
 JSON_EVERY = 10.0
 """Seconds between two lines of progress for machines."""
-
-
-class Compile(str, Enum):
-    """When layers are compiled."""
-
-    auto = "auto"
-    yes = "yes"
-    no = "no"
 
 
 FOLDER = "Chunks and shards (where OUTPUT is a folder)"
@@ -130,14 +121,13 @@ def embed(
         ),
     ] = False,
     compiled: Annotated[
-        Compile,
+        bool,
         typer.Option(
             "--compile",
-            help="Compile the model's layers, which takes time and makes them faster: yes, no, or auto for when the "
-            "work left is worth it.",
+            help="Compile the model's layers first, which takes from seconds to a minute and makes them faster.",
             rich_help_panel=LOADING,
         ),
-    ] = Compile.auto,
+    ] = False,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace OUTPUT if it is a file that exists already.", rich_help_panel=OUTPUT),
@@ -247,7 +237,7 @@ def embed(
     """
     if precision is not None:
         check_precision(precision)
-    options["compile"] = {"yes": True, "no": False}.get(compiled.value, compiled.value)
+    options["compile"] = compiled
     job: dict[str, Any] = {"text_column": text_column, "id_column": id_column}
     columns = None if keep in (None, [], ["all"]) else [] if keep == ["none"] else keep
     kept: dict[str, Any] = {"precision": precision, "dim": dim, "keep": columns}

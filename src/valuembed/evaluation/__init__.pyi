@@ -1,4 +1,10 @@
 from .local_tasks import parse_task as parse_task
 from .metrics import spearman as spearman
-from .results import Evaluation as Evaluation, best_of as best_of, percent as percent, versions as versions
+from .results import (
+    Evaluation as Evaluation,
+    best_of as best_of,
+    check_finite as check_finite,
+    percent as percent,
+    versions as versions,
+)
 from .runner import evaluate as evaluate

@@ -25,7 +25,8 @@ from valuembed._utils.progress import track
 from valuembed._utils.text import counted
 from valuembed._utils.text_warnings import text_warnings_held_back
 from valuembed.errors import OutputError, ReadingError
-from valuembed.models import EncodeReport, ValueEncoder
+from valuembed.execution import EncodeReport
+from valuembed.models import ValueEncoder
 from valuembed.recipes import Recipe
 
 if TYPE_CHECKING:

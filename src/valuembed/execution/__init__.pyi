@@ -1,25 +1,13 @@
 from . import cpu_memory as cpu_memory
-from .arrivals import AsyncGather as AsyncGather
-from .capabilities import (
-    LayoutName as LayoutName,
-    packed_up_to as packed_up_to,
-    prefix_unsupported_reason as prefix_unsupported_reason,
-)
-from .compilation import CompilePolicy as CompilePolicy, Compiling as Compiling
-from .executor import read_within_memory as read_within_memory
-from .prefix_cache import PrefixCache as PrefixCache
+from .capabilities import LayoutName as LayoutName
+from .compilation import check_compile as check_compile
+from .executor import SHARED_FROM as SHARED_FROM, Executor as Executor, PrefixCache as PrefixCache
+from .report import EncodeReport as EncodeReport, not_finite_error as not_finite_error, warn_of as warn_of
 from .scheduler import (
     TOKENS_PER_STEP as TOKENS_PER_STEP,
-    pad_right as pad_right,
+    Batch as Batch,
     plan_steps as plan_steps,
-    reset_dynamic_rope as reset_dynamic_rope,
-    rope_groups as rope_groups,
+    shared_tokens as shared_tokens,
     usual_step as usual_step,
 )
-from .stream import (
-    SHARED_FROM as SHARED_FROM,
-    Batch as Batch,
-    batches as batches,
-    cached_tokens as cached_tokens,
-    shared_prefixes as shared_prefixes,
-)
+from .stream import BatchResult as BatchResult, collect as collect, stream as stream

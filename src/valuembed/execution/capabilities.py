@@ -1,4 +1,4 @@
-"""Which way a decoder's texts take: packed or padded; behind what they all begin with, or whole."""
+"""How a decoder's texts can be read: packed or padded, behind a shared prefix or whole. What is fast has to agree."""
 
 from __future__ import annotations
 
@@ -6,19 +6,69 @@ import logging
 import sys
 from typing import Literal
 
-from transformers import PreTrainedModel
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
-from valuembed.backbone import Plan
-from valuembed.execution import parity, prefix_cache
-from valuembed.readout import varlen
+from valuembed.backbone import Plan, rope_groups
+from valuembed.readout import ATTENTION_PREFIX, Readout, lay_out, read_prefix, varlen
+from valuembed.recipes import Recipe
 
 logger = logging.getLogger(__name__)
 
 LayoutName = Literal["auto", "padded", "packed"]
 
+LENGTHS = (47, 47, 47, 8)
+"""Tokens of the texts of a parity check. They are unlike any number of heads, and the last one's place in a packed row
+is far from its beginning."""
+
+SHARED_TOKENS = 4
+"""Tokens that all of them begin with."""
+
+SHAREABLE_KERNELS = ("eager", "sdpa")
+"""Kernels that have been tried with queries that are fewer than keys."""
+
+RELATIVE_ERRORS = {torch.float32: 1e-3, torch.float16: 0.01, torch.bfloat16: 0.05}
+"""Relative error up to which two ways are the same: rounding stays below, a look at the neighbour does not."""
+
+
+@torch.inference_mode()
+def probe(model: PreTrainedModel, plan: Plan, *, packed: bool = False, share: bool = False) -> Tensor:
+    """Read a few short texts, after all layers that are loaded.
+
+    Args:
+        model: the decoder.
+        plan: any of its plans.
+        packed: in one row without padding.
+        share: with the tokens that all texts begin with computed once for all of them.
+
+    Returns:
+        ``[b, width]``.
+    """
+    config = model.config.get_text_config()
+    last = int(config.num_hidden_layers) - 1
+    whole = Plan(Recipe(signal="hidden", weights="last", layers=[last]), (last,), plan.decoder_spec)
+    longest = min(max(LENGTHS), varlen.longest_text(model) or max(LENGTHS))
+    rows = [
+        [(row * longest + place) * 7919 % int(config.vocab_size) for place in range(min(length, longest))]
+        for row, length in enumerate(LENGTHS)
+    ]
+    rows = [rows[0][:SHARED_TOKENS] + row[SHARED_TOKENS:] for row in rows]
+    prefix = read_prefix(model, plan.decoder_spec, rows[0][:SHARED_TOKENS]) if share else None
+    spans = [(0 if prefix is None else SHARED_TOKENS, len(row)) for row in rows]
+    layout, inputs = lay_out(rows, spans, prefix, packed=packed, device=model.device, dtype=model.dtype)
+    return Readout(model, [whole], layout).run(**inputs)[0]
+
+
+def relative_error(one: Tensor, other: Tensor, dtype: torch.dtype) -> str | None:
+    """How far two results ``[b, width]`` are apart, in words; None where that is rounding in a dtype."""
+    error = float(((one - other).norm(dim=1) / one.norm(dim=1)).max())
+    return None if error < RELATIVE_ERRORS.get(dtype, 1e-3) else f"off by {error:.2g}"
+
 
 def packed_up_to(model: PreTrainedModel, plan: Plan, layout: LayoutName = "auto") -> int:
-    """Tokens up to which a sequence takes the packed lane; 0 where none does.
+    """Tokens up to which a sequence is packed; 0 where none is.
 
     Args:
         model: the decoder.
@@ -27,7 +77,11 @@ def packed_up_to(model: PreTrainedModel, plan: Plan, layout: LayoutName = "auto"
     """
     if layout == "padded" or (layout == "auto" and model.device.type != "cuda"):
         return 0
-    reason = varlen.why_not(model, plan.decoder_spec) or _no_kernel(model, layout) or _disagreement(model, plan)
+    reason = (
+        varlen.unsupported_reason(model, plan.decoder_spec)
+        or _no_kernel(model, layout)
+        or _disagreement(model, plan, "the packed layout", packed=True)
+    )
     if reason:
         logger.warning("texts are padded, for in %s %s", type(model).__name__, reason)
         return 0
@@ -37,19 +91,31 @@ def packed_up_to(model: PreTrainedModel, plan: Plan, layout: LayoutName = "auto"
 def prefix_unsupported_reason(model: PreTrainedModel, plan: Plan) -> str | None:
     """Why what many texts begin with cannot be computed once for all of them; None where it can.
 
+    It can where a layer looks at keys and values and nothing else: not in layers with a recurrent state, nor where
+    windows hide tokens or rotary frequencies follow the longest text.
+
     Args:
         model: the decoder.
         plan: any of its plans.
     """
-    if reason := prefix_cache.why_not(model):
-        return reason
-    try:
-        whole, shared = (parity.run(model, plan, shared=shared) for shared in (False, True))
-        reason = parity.difference(whole, shared, model.dtype)
-    except Exception as error:
-        # Whatever a family does not take this way, it takes whole.
-        return f"a trial of it failed: {type(error).__name__}"
-    return reason and f"a trial of it was {reason}"
+    return _looks_further(model) or _disagreement(model, plan, "it", share=True)
+
+
+def _looks_further(model: PreTrainedModel) -> str | None:
+    """Why keys and values of a prefix are not all that a layer looks at; None where they are."""
+    # What transformers itself would keep for a layer tells what the layer is.
+    kept = {type(layer) for layer in DynamicCache(config=model.config).layers}
+    if any(issubclass(kind, LinearAttentionCacheLayerMixin) for kind in kept):
+        return "it has layers that keep a state instead of keys and values"
+    if kept - {DynamicLayer}:
+        return "its attention has windows"
+    # A decoder whose frequencies depend on the length tells lengths apart.
+    if rope_groups(model)(1) != ():
+        return "its rotary frequencies depend on the longest text"
+    kernel = str(model.config._attn_implementation).removeprefix(ATTENTION_PREFIX)
+    if kernel not in SHAREABLE_KERNELS:
+        return f"the kernel {kernel} has not been tried for it"
+    return None
 
 
 def _no_kernel(model: PreTrainedModel, layout: LayoutName) -> str | None:
@@ -58,12 +124,14 @@ def _no_kernel(model: PreTrainedModel, layout: LayoutName) -> str | None:
     return f"no kernel packs {str(model.dtype).removeprefix('torch.')} on this device"
 
 
-def _disagreement(model: PreTrainedModel, plan: Plan) -> str | None:
-    """What short texts show that no configuration tells; None where both lanes give the same."""
+def _disagreement(
+    model: PreTrainedModel, plan: Plan, what: str, *, packed: bool = False, share: bool = False
+) -> str | None:
+    """What short texts show that no configuration tells; None where both ways give the same."""
     try:
-        padded, packed = (parity.run(model, plan, up_to) for up_to in (0, max(parity.LENGTHS)))
+        plain, other = probe(model, plan), probe(model, plan, packed=packed, share=share)
     except Exception as error:
-        # Whatever a family does not take in this lane, it takes in the other.
-        return f"a trial of the packed lane failed: {type(error).__name__}"
-    reason = parity.difference(padded, packed, model.dtype)
-    return reason and f"a trial of the packed lane was {reason}"
+        # Whatever a family does not take in one way, it takes in the other.
+        return f"a trial of {what} failed: {type(error).__name__}"
+    reason = relative_error(plain, other, model.dtype)
+    return reason and f"a trial of {what} was {reason}"

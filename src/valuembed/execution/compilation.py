@@ -1,73 +1,29 @@
-"""Compile a decoder's layers, one by one and for every shape, when that is asked for or pays."""
+"""Compile a decoder's layers, one by one and for every size of a step."""
 
 from __future__ import annotations
-
-import logging
-from typing import Literal
 
 from transformers import PreTrainedModel
 
 from valuembed.backbone import Plan
 from valuembed.errors import RecipeError
-from valuembed.execution import parity
-from valuembed.readout import is_compiled
-
-logger = logging.getLogger(__name__)
-
-CompilePolicy = bool | Literal["auto"]
-COST = 30.0
-"""Seconds that compiling takes, about; it depends on the machine and little on the model."""
-SAVED = {"cpu": 0.35, "cuda": 0.15}
-"""Share of the time that compiled layers save, about."""
-
+from valuembed.execution.capabilities import probe, relative_error
 
 MESSAGE_LINES = 2
 """Of what a compiler complains: where it happened, then what."""
 
 
-class Compiling:
-    """When a decoder's layers are compiled.
-
-    Args:
-        wish: True compiles before the first pass; ``"auto"`` when the work that is left at the pace seen, or the work
-            done so far, would have saved more time than compiling costs; False never.
+def check_compile(compile: bool) -> bool:
+    """Whether layers are to be compiled.
 
     Raises:
-        RecipeError: another wish.
+        RecipeError: it is neither True nor False.
     """
-
-    def __init__(self, wish: CompilePolicy = False) -> None:
-        if wish not in (True, False, "auto"):
-            raise RecipeError(f"compile={wish!r} is unknown; legal: True, False, 'auto'")
-        self.wish = wish
-        self._spent = 0.0
-
-    def at_start(self, model: PreTrainedModel, plan: Plan, packed_up_to: int) -> None:
-        """Compile where that was asked for; arguments as for :func:`compile_layers`."""
-        if self.wish is True:
-            self._compile(model, plan, packed_up_to)
-
-    def after(self, model: PreTrainedModel, plan: Plan, packed_up_to: int, seconds: float, left: float) -> None:
-        """Compile where it has come to pay.
-
-        Args:
-            model, plan, packed_up_to: as for :func:`compile_layers`.
-            seconds: that a part of the work took.
-            left: seconds that the rest of it will take, as far as is known.
-        """
-        if self.wish != "auto" or is_compiled(model):
-            return
-        self._spent += seconds
-        if max(self._spent, left) * SAVED.get(model.device.type, 0.0) > COST:
-            self._compile(model, plan, packed_up_to)
-
-    def _compile(self, model: PreTrainedModel, plan: Plan, packed_up_to: int) -> None:
-        if not is_compiled(model) and (reason := compile_layers(model, plan, packed_up_to)):
-            logger.warning("layers are not compiled: %s", reason)
-            self.wish = False
+    if not isinstance(compile, bool):
+        raise RecipeError(f"compile={compile!r} is unknown; legal: True, False")
+    return compile
 
 
-def compile_layers(model: PreTrainedModel, plan: Plan, packed_up_to: int = 0) -> str | None:
+def compile_layers(model: PreTrainedModel, plan: Plan, *, packed: bool = False) -> str | None:
     """Compile each layer of a decoder, and hold it to what it gave before.
 
     Layers are alike, so all of them share what is compiled once. Attention and reading stay as they are.
@@ -75,17 +31,17 @@ def compile_layers(model: PreTrainedModel, plan: Plan, packed_up_to: int = 0) ->
     Args:
         model: the decoder.
         plan: any of its plans.
-        packed_up_to: as in :func:`valuembed.execution.executor.read`: which lane its texts take.
+        packed: whether short texts lie packed in one row.
 
     Returns:
         Why the layers are as they were; None where they are compiled.
     """
     layers = list(model.get_submodule(plan.decoder_spec.layers_path).children())
-    before = parity.run(model, plan, packed_up_to)
+    before = probe(model, plan, packed=packed)
     for layer in layers:
         layer.compile(dynamic=True)
     try:
-        reason = parity.difference(before, parity.run(model, plan, packed_up_to), model.dtype)
+        reason = relative_error(before, probe(model, plan, packed=packed), model.dtype)
     except Exception as error:
         # A compiler that is missing or fails must not stop anyone: what it would have made faster runs without it.
         said = " ".join(line.strip() for line in str(error).strip().splitlines()[:MESSAGE_LINES])

@@ -1,210 +1,201 @@
-"""One batch of sequences through a decoder: cut into steps, each read in one pass, put back into order."""
+"""Steps through a decoder: each laid out, read in one forward pass, and made to fit into memory."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from valuembed._utils.text import counted
-from valuembed.backbone import Plan
-from valuembed.errors import InputError, ReadingError
-from valuembed.execution.prefix_cache import PrefixCache
-from valuembed.execution.scheduler import plan_steps, reset_dynamic_rope, rope_groups, usual_step
-from valuembed.readout import BatchLayout, PackedLayout, PaddedLayout, PrefixKV, Readout, span_mask
+from valuembed._utils.torch_settings import default_device_and_precision
+from valuembed.backbone import DecoderSpec, Plan, rope_groups
+from valuembed.errors import ReadingError
+from valuembed.execution.capabilities import LayoutName, packed_up_to, prefix_unsupported_reason
+from valuembed.execution.compilation import compile_layers
+from valuembed.execution.scheduler import Batch, Step, schedule, usual_step
+from valuembed.readout import BatchLayout, PrefixKV, Readout, is_compiled, lay_out, read_prefix
+from valuembed.recipes import Recipe
+from valuembed.tokenization import TokenSequence
 
 logger = logging.getLogger(__name__)
 
+SHARED_FROM = 8
+"""Texts of a call from which on what a template puts in front of them is computed once."""
 
-def read_within_memory(
-    model: PreTrainedModel, plans: Sequence[Plan], features: Mapping[str, Any], budget: int, packed_up_to: int = 0
-) -> tuple[list[Tensor], int]:
-    """As :func:`read`; where a step does not fit into memory, with half the budget, and so on.
 
-    Returns:
-        The vectors, and the budget that did.
+@dataclass(frozen=True)
+class PrefixCache:
+    """The keys and values of constant prefixes, for one call: they hold as long as the weights do.
 
-    Raises:
-        ReadingError: a single text does not fit into memory.
+    Attributes:
+        model: the decoder, whose texts can share a prefix.
+        decoder_spec: what it is made of.
     """
-    while True:
+
+    model: PreTrainedModel
+    decoder_spec: DecoderSpec
+    _known: dict[tuple[int, ...], PrefixKV] = field(default_factory=dict)
+
+    def behind(self, prefix: tuple[int, ...]) -> PrefixKV:
+        """Keys and values of a prefix of token ids, computed the first time that it is asked for."""
+        if prefix not in self._known:
+            self._known[prefix] = read_prefix(self.model, self.decoder_spec, prefix)
+        return self._known[prefix]
+
+
+class Executor:
+    """Runs steps through a decoder.
+
+    Args:
+        model: the decoder, with attention hooks.
+        plan: any of its plans.
+
+    Attributes:
+        layout: how texts lie in a step: ``"auto"``, ``"padded"`` or ``"packed"``.
+        compile: whether layers are compiled before the first pass.
+    """
+
+    def __init__(self, model: PreTrainedModel, plan: Plan) -> None:
+        self.model = model
+        self.plan = plan
+        self.layout: LayoutName = "auto"
+        self.compile = False
+        self._tokens_per_step: int | None = None
+        self._packing: dict[object, int] = {}
+        self._whole: dict[object, str | None] = {}
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Padded tokens computed in one step: what suits the device, or less where memory did not suffice."""
+        return self._tokens_per_step or usual_step(self.model.device)[0]
+
+    @tokens_per_step.setter
+    def tokens_per_step(self, value: int) -> None:
+        self._tokens_per_step = value
+
+    @default_device_and_precision()
+    def packed_up_to(self) -> int:
+        """Tokens up to which a text is packed; found out once for each place the decoder is in."""
+        if torch.is_grad_enabled():
+            return 0
+        place = (self.layout, self.model.device, self.model.dtype)
+        if place not in self._packing:
+            self._packing[place] = packed_up_to(self.model, self.plan, self.layout)
+        return self._packing[place]
+
+    @default_device_and_precision()
+    def prefix_unsupported_reason(self) -> str | None:
+        """Why texts cannot share what they begin with; found out once for each place the decoder is in."""
+        place = (self.model.config._attn_implementation, self.model.device, self.model.dtype)
+        if place not in self._whole:
+            self._whole[place] = prefix_unsupported_reason(self.model, self.plan)
+        return self._whole[place]
+
+    def prefixes(self, texts: int, recipe: Recipe) -> PrefixCache | None:
+        """Where the prefixes of a call's sequences are kept; None where each text is to be run whole.
+
+        Args:
+            texts: how many the call has.
+            recipe: that they are read by.
+        """
+        whole = texts < SHARED_FROM or (recipe.span == "all" and recipe.weights == "mean")
+        if whole or torch.is_grad_enabled() or self.prefix_unsupported_reason():
+            return None
+        return PrefixCache(self.model, self.plan.decoder_spec)
+
+    def schedule(
+        self, texts: Sequence[Sequence[TokenSequence]], packed_up_to: int = 0, *, share: bool = False
+    ) -> list[Batch]:
+        """Plan how the k sequences of each of b texts are read; see :func:`valuembed.execution.scheduler.schedule`."""
+        _, cost = usual_step(self.model.device)
+        return schedule(
+            texts, self.tokens_per_step, cost, rope_groups(self.model), packed_up_to=packed_up_to, share=share
+        )
+
+    def batch(self, texts: Sequence[Sequence[TokenSequence]], *, share: bool = False) -> Batch:
+        """The k sequences of each of b texts as one batch, where others have planned which texts are read together."""
+        packed = max(len(one.ids) for text in texts for one in text) <= self.packed_up_to()
+        return Batch.of(range(len(texts)), texts, rope_groups(self.model), packed=packed, share=share)
+
+    @default_device_and_precision()
+    def read(self, batch: Batch, plans: Sequence[Plan], prefixes: PrefixCache | None = None) -> list[Tensor]:
+        """Read one or several plans of a batch in the same forward passes.
+
+        Args:
+            batch: its steps.
+            plans: of this decoder, with the same span; a pass ends after what the deepest of them reads.
+            prefixes: of the steps that share one.
+
+        Returns:
+            For each plan ``[len(batch.rows), width]`` float32: the mean over a text's sequences.
+
+        Raises:
+            ReadingError: a single text does not fit into memory; or see :class:`valuembed.readout.Readout`.
+        """
+        if self.compile and not torch.is_grad_enabled():
+            self._compile()
+        read = [done for step in batch.steps for done in self._within_memory(step, plans, prefixes)]
+        order = torch.tensor([place for step, _ in read for place in step.places]).argsort()
+        vectors = []
+        for of_plan in zip(*(vectors for _, vectors in read), strict=True):
+            rows = torch.cat(of_plan)[order.to(of_plan[0].device)]
+            vectors.append(rows.view(-1, batch.k, rows.shape[1]).mean(dim=1))
+        return vectors
+
+    def lay_out(
+        self, step: Step, prefixes: PrefixCache | None = None, *, whole: bool = False
+    ) -> tuple[BatchLayout, dict[str, object]]:
+        """A step as the decoder's input, and where its texts' tokens are in it.
+
+        Args:
+            step: its sequences.
+            prefixes: where keys and values of the prefix are, if it has one.
+            whole: a mean covers every token.
+        """
+        return lay_out(
+            [sequence.ids for sequence in step.sequences],
+            [(0, len(sequence.ids)) if whole else sequence.span for sequence in step.sequences],
+            prefixes.behind(step.prefix) if prefixes is not None and step.p else None,
+            packed=step.packed,
+            device=self.model.device,
+            dtype=self.model.dtype,
+        )
+
+    def _within_memory(
+        self, step: Step, plans: Sequence[Plan], prefixes: PrefixCache | None
+    ) -> list[tuple[Step, list[Tensor]]]:
+        """Read a step; where it does not fit into memory, in steps of half as many tokens, and so on from there."""
+        _, cost = usual_step(self.model.device)
+        parts = step.cut(self.tokens_per_step, cost, rope_groups(self.model))
+        if len(parts) > 1:
+            return [done for part in parts for done in self._within_memory(part, plans, prefixes)]
         try:
-            return read(model, plans, features, budget, packed_up_to), budget
+            layout, inputs = self.lay_out(step, prefixes, whole=plans[0].recipe.span == "all")
+            return [(step, Readout(self.model, plans, layout).run(**inputs))]
         except RuntimeError as error:
             full = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
             # In training the trainer decides what a batch is.
             if not full or torch.is_grad_enabled():
                 raise
-            longest = int(features["attention_mask"].sum(dim=1).max())
-            if budget <= longest:
+            if self.tokens_per_step <= step.longest:
                 raise ReadingError(
-                    f"a text of {counted(longest, 'token')}, template included, does not fit into the memory of "
-                    f"{model.device}; cut texts with max_tokens, or use a smaller dtype"
+                    f"a text of {counted(step.longest, 'token')}, template included, does not fit into the memory of "
+                    f"{self.model.device}; cut texts with max_tokens, or use a smaller dtype"
                 ) from error
         # Only here the tensors of the step that failed are gone.
-        budget = max(1, budget // 2)
-        logger.warning("out of memory: going on with steps of %d tokens", budget)
-        if model.device.type == "cuda":
+        self.tokens_per_step = max(1, self.tokens_per_step // 2)
+        logger.warning("out of memory: going on with steps of %d tokens", self.tokens_per_step)
+        if self.model.device.type == "cuda":
             torch.cuda.empty_cache()
+        return self._within_memory(step, plans, prefixes)
 
-
-def read(
-    model: PreTrainedModel, plans: Sequence[Plan], features: Mapping[str, Any], budget: int, packed_up_to: int = 0
-) -> list[Tensor]:
-    """Read one or several plans in the same forward passes.
-
-    Args:
-        model: the decoder.
-        plans: of this decoder, with the same span; a pass ends after what the deepest of them reads.
-        features: ``input_ids`` and ``attention_mask`` ``[b, t]``, padded on the right; where there are several
-            sequences a text, ``sequence_ends`` ``[b, k]``; ``text_span`` ``[b, k, 2]``, without which a mean covers
-            every token; and with ``prefixes``, ``cached`` ``[b, k]``: how many tokens of each are kept there.
-        budget: padded tokens of a step.
-        packed_up_to: sequences of at most so many tokens take the packed lane.
-
-    Returns:
-        For each plan ``[b, width]``, float32.
-
-    Raises:
-        InputError: rows are padded on the left.
-        ReadingError: see :class:`valuembed.readout.Readout`.
-    """
-    sequences = _Sequences.of(features, whole=plans[0].recipe.span == "all")
-    vectors = []
-    steps = _steps(model, sequences, budget, packed_up_to)
-    for step in steps:
-        reset_dynamic_rope(model)
-        packed = sequences.lengths[step[0]] <= packed_up_to
-        layout, given = (_packed if packed else _padded)(model, sequences, step)
-        vectors.append(Readout(model, plans, layout).run(**given))
-    order = torch.tensor([row for step in steps for row in step]).argsort()
-    rows = [torch.cat(of_plan)[order.to(of_plan[0].device)] for of_plan in zip(*vectors, strict=True)]
-    return [of_plan.view(-1, sequences.k, of_plan.shape[1]).mean(dim=1) for of_plan in rows]
-
-
-@dataclass(frozen=True)
-class _Sequences:
-    """What a batch feeds, on the CPU, where steps are planned without waiting for a device.
-
-    Attributes:
-        ids: ``[b*k, longest]``, arbitrary to the right of each sequence.
-        lengths: of each.
-        spans: the tokens of a mean in each.
-        cached: how many tokens at the beginning of each stand in ``prefixes``.
-        k: sequences of a text.
-        prefixes: constant beginnings.
-    """
-
-    ids: Tensor
-    lengths: list[int]
-    spans: list[tuple[int, int]]
-    cached: list[int]
-    k: int
-    prefixes: PrefixCache | None
-
-    @classmethod
-    def of(cls, features: Mapping[str, Any], *, whole: bool) -> _Sequences:
-        mask = features["attention_mask"].cpu()
-        if bool((mask[:, 0] == 0).any()):
-            raise InputError(
-                "attention_mask pads on the left; this module wants rows padded on the right, as preprocess() does"
-            )
-        ends = features.get("sequence_ends", mask.sum(dim=1, keepdim=True)).cpu()
-        ids, sizes = _apart(features["input_ids"].cpu(), ends)
-        lengths = sizes.tolist()
-        span = features.get("text_span")
-        spans = [(0, length) for length in lengths] if span is None or whole else span.reshape(-1, 2).tolist()
-        prefixes = features.get("prefixes")
-        cached = features["cached"].flatten().tolist() if prefixes else [0] * len(lengths)
-        return cls(ids, lengths, spans, cached, ends.shape[1], prefixes)
-
-
-def _apart(ids: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
-    """Sequences that stand one after the other in a row, as rows of their own.
-
-    Args:
-        ids: ``[b, t]``.
-        ends: ``[b, k]`` where each sequence ends.
-
-    Returns:
-        ids ``[b*k, longest]``, arbitrary to the right of each sequence, and lengths ``[b*k]``.
-    """
-    starts = torch.cat((torch.zeros_like(ends[:, :1]), ends[:, :-1]), dim=1)
-    lengths = (ends - starts).flatten()
-    places = starts[:, :, None] + torch.arange(int(lengths.max()))
-    places = places.clamp(max=ids.shape[1] - 1)
-    return ids.gather(1, places.flatten(1)).view(len(lengths), -1), lengths
-
-
-def _steps(model: PreTrainedModel, sequences: _Sequences, budget: int, packed_up_to: int) -> list[list[int]]:
-    """Rows for each step: those that are fed whole, and by template those that are not; each on one lane."""
-    alike: dict[tuple[int, int, bool], list[int]] = {}
-    for row, (length, p) in enumerate(zip(sequences.lengths, sequences.cached, strict=True)):
-        template = row % sequences.k if p else 0
-        alike.setdefault((template, p, length <= packed_up_to), []).append(row)
-    cost, group = usual_step(model.device)[1], rope_groups(model)
-    return [
-        [members[i] for i in step]
-        for (_, p, packed), members in alike.items()
-        for step in plan_steps([sequences.lengths[i] - p for i in members], budget, cost, group, packed=packed)
-    ]
-
-
-# Under causal attention a token never sees what stands to its right, so padding on the right changes nothing, and
-# kernels are at their fastest without a mask. Positions are passed, as some families number them wrongly by themselves.
-
-
-def _padded(model: PreTrainedModel, sequences: _Sequences, step: list[int]) -> tuple[BatchLayout, dict[str, Any]]:
-    """A step with a row for each sequence: lane, and what the decoder is given."""
-    device, prefix = model.device, _beginning(sequences, step)
-    p = prefix.tokens if prefix else 0
-    lengths = torch.tensor([sequences.lengths[row] for row in step])
-    t = int(lengths.max())
-    span = torch.tensor([sequences.spans[row] for row in step])
-    layout = PaddedLayout(_to(lengths - 1, device), span_mask(_to(span, device), t), prefix)
-    given: dict[str, Any] = {
-        "input_ids": _to(sequences.ids[step, p:t], device),
-        # With a row of its own for each text, as compiled layers tell tensors apart by how they lie in memory.
-        "position_ids": torch.arange(p, t, device=device).repeat(len(step), 1),
-    }
-    if prefix:
-        seen = torch.ones(t - p, t, dtype=torch.bool, device=device).tril(diagonal=p)
-        hidden = torch.zeros(t - p, t, dtype=model.dtype, device=device)
-        # A mask in its final form is passed on as it is: each token sees the beginning, and its own text up to itself.
-        given["attention_mask"] = hidden.masked_fill_(~seen, torch.finfo(model.dtype).min)[None, None]
-    return layout, given
-
-
-def _packed(model: PreTrainedModel, sequences: _Sequences, step: list[int]) -> tuple[BatchLayout, dict[str, Any]]:
-    """A step with all sequences in one row: lane, and what the decoder is given."""
-    device, prefix = model.device, _beginning(sequences, step)
-    p = prefix.tokens if prefix else 0
-    lengths = [sequences.lengths[row] for row in step]
-    spans = [sequences.spans[row] for row in step]
-    layout = PackedLayout([length - p for length in lengths], spans, prefix, device)
-    ids = torch.cat([sequences.ids[row, p:length] for row, length in zip(step, lengths, strict=True)])
-    given: dict[str, Any] = {
-        "input_ids": _to(ids[None], device),
-        "position_ids": layout.positions,
-        # The lane's attention needs no mask, and nobody makes one where there is one in its final form.
-        "attention_mask": torch.zeros(1, 1, 1, 1, dtype=model.dtype, device=device),
-    }
-    return layout, given
-
-
-def _beginning(sequences: _Sequences, step: list[int]) -> PrefixKV | None:
-    """What a step's sequences stand behind; None where they are fed whole."""
-    p = sequences.cached[step[0]]
-    if not p or sequences.prefixes is None:
-        return None
-    return sequences.prefixes.behind(sequences.ids[step[0], :p].tolist())
-
-
-def _to(tensor: Tensor, device: torch.device) -> Tensor:
-    """To a device, without waiting for what it is busy with."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    def _compile(self) -> None:
+        if not is_compiled(self.model) and (
+            reason := compile_layers(self.model, self.plan, packed=self.packed_up_to() > 0)
+        ):
+            logger.warning("layers are not compiled: %s", reason)
+            self.compile = False

@@ -1,14 +1,14 @@
-"""Cutting many rows into steps by a budget of tokens, so that padding stays small and memory stays bounded."""
+"""The schedule of a call: texts cut into steps by a budget of tokens, so that padding and memory stay small."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+
+from valuembed.tokenization import TokenSequence
 
 TOKENS_PER_STEP = 8192
 """Padded tokens computed in one step. Larger steps gain little on any device; memory grows with them."""
@@ -18,6 +18,9 @@ TOKENS_PER_STEP_ON_CPU = 2048
 
 STEP_COST, STEP_COST_ON_CPU = 256, 128
 """What a step costs beside its tokens, in tokens: a GPU is slow to start and then fast, on a CPU tokens cost most."""
+
+LEAST_TOKENS = 4
+"""A shorter prefix is not worth the joining of its keys and values to every text's."""
 
 
 def usual_step(device: torch.device) -> tuple[int, int]:
@@ -82,59 +85,134 @@ def _ends_of_groups(lengths: Sequence[int], group: Callable[[int], Hashable]) ->
         yield first, end
 
 
-def rope_groups(model: PreTrainedModel) -> Callable[[int], Hashable]:
-    """Which lengths may share a step in a model whose rotary frequencies follow the longest text of a batch.
+def shared_tokens(sequence: TokenSequence, share: bool = True) -> int:
+    """How many tokens at the beginning of a sequence are computed once for many, where prefixes are shared."""
+    return sequence.prefix if share and sequence.prefix >= LEAST_TOKENS else 0
 
-    Longrope has two sets of frequencies, so texts on the two sides of the switch are kept apart; dynamic scaling has
-    another set for each length beyond the switch. In every other model all lengths are alike.
+
+@dataclass(frozen=True)
+class Step:
+    """Sequences that are read in one forward pass.
+
+    Attributes:
+        sequences: b of them.
+        places: of each, among the sequences of its batch.
+        packed: whether they lie in one row without padding.
+        p: tokens at the beginning of each, the same in all, that are computed once for many steps.
     """
-    switches: set[tuple[str, int]] = set()
-    for module, layer_type, rope_type in _changing_ropes(model):
-        if rope_type == "longrope":
-            parameters = module.config.rope_parameters
-            parameters = parameters if layer_type is None else parameters[layer_type]
-            switches.add((rope_type, parameters["original_max_position_embeddings"]))
-        else:
-            switches.add((rope_type, module.original_max_seq_len))
-    ordered = sorted(switches)
-    return lambda length: tuple(
-        (length > switch) if rope_type == "longrope" else max(length - switch, 0) for rope_type, switch in ordered
-    )
+
+    sequences: list[TokenSequence]
+    places: list[int]
+    packed: bool = False
+    p: int = 0
+
+    @property
+    def prefix(self) -> tuple[int, ...]:
+        """The ids that all sequences begin with."""
+        return tuple(self.sequences[0].ids[: self.p])
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return max(len(sequence.ids) for sequence in self.sequences)
+
+    def cut(self, budget: int, cost: int, group: Callable[[int], Hashable]) -> list[Step]:
+        """Steps of the same sequences within a budget; arguments as for :func:`plan_steps`."""
+        fed = [len(sequence.ids) - self.p for sequence in self.sequences]
+        computed = sum(fed) if self.packed else len(fed) * max(fed)
+        if computed <= budget or len(fed) == 1:
+            return [self]
+        return [
+            replace(self, sequences=[self.sequences[i] for i in rows], places=[self.places[i] for i in rows])
+            for rows in plan_steps(fed, budget, cost, group, packed=self.packed)
+        ]
 
 
-def reset_dynamic_rope(model: PreTrainedModel) -> None:
-    """Forget the frequencies of earlier, longer texts, which dynamic scaling would go on using."""
-    for module, layer_type, rope_type in _changing_ropes(model):
-        if rope_type == "longrope":
-            continue
-        prefix = "" if layer_type is None else f"{layer_type}_"
-        setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)
-        current: Tensor = getattr(module, f"{prefix}inv_freq")
-        original: Tensor = getattr(module, f"{prefix}original_inv_freq")
-        module.register_buffer(f"{prefix}inv_freq", original.to(current.device, copy=True), persistent=False)
+@dataclass(frozen=True)
+class Batch:
+    """Texts of about one length, which come to their vectors together.
+
+    Attributes:
+        rows: which of the texts they are.
+        k: sequences of a text, whose vectors are averaged.
+        steps: that all their sequences are read in, ``k * len(rows)`` of them, text by text.
+        truncated: which of the texts lost tokens of their end.
+    """
+
+    rows: list[int]
+    k: int
+    steps: list[Step]
+    truncated: list[int]
+
+    @classmethod
+    def of(
+        cls,
+        rows: Sequence[int],
+        texts: Sequence[Sequence[TokenSequence]],
+        group: Callable[[int], Hashable] = lambda length: None,
+        *,
+        packed: bool = False,
+        share: bool = False,
+    ) -> Batch:
+        """The batch of some texts, in as few steps as their sequences allow.
+
+        Args:
+            rows: which texts they are.
+            texts: the k sequences of each.
+            group, share: as for :func:`schedule`.
+            packed: whether they lie in one row.
+        """
+        alike: dict[Hashable, Step] = {}
+        for place, one in enumerate(one for text in texts for one in text):
+            p = shared_tokens(one, share)
+            step = alike.setdefault((tuple(one.ids[:p]), group(len(one.ids) - p)), Step([], [], packed, p))
+            step.sequences.append(one)
+            step.places.append(place)
+        truncated = [row for row, text in zip(rows, texts, strict=True) if any(one.truncated for one in text)]
+        return cls(list(rows), len(texts[0]), list(alike.values()), truncated)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all sequences, templates included."""
+        return sum(len(sequence.ids) for step in self.steps for sequence in step.sequences)
+
+    def moved(self, start: int) -> Batch:
+        """The same batch in a list of texts where so many stand before its own."""
+        return replace(self, rows=[start + row for row in self.rows], truncated=[start + row for row in self.truncated])
+
+    @property
+    def reused(self) -> int:
+        """Of these, tokens of prefixes that are computed once for all texts of a call."""
+        return sum(step.p * len(step.sequences) for step in self.steps)
 
 
-def _changing_ropes(model: nn.Module) -> Iterator[tuple[Any, str | None, str]]:
-    for module in model.modules():
-        types = getattr(module, "rope_type", None)
-        named = types.items() if isinstance(types, dict) else [(None, types)]
-        for layer_type, rope_type in named:
-            if isinstance(rope_type, str) and (rope_type == "longrope" or "dynamic" in rope_type):
-                yield module, layer_type, rope_type
-
-
-def pad_right(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Rows of ids as one tensor, shorter ones filled on the right with their own last id.
-
-    Nothing ever attends to the filling, so no padding token is needed, and no model wonders about one.
+def schedule(
+    texts: Sequence[Sequence[TokenSequence]],
+    budget: int,
+    cost: int,
+    group: Callable[[int], Hashable] = lambda length: None,
+    *,
+    packed_up_to: int = 0,
+    share: bool = False,
+) -> list[Batch]:
+    """Plan how texts are read: batches of about one length, longest first, each in as few steps as its sequences allow.
 
     Args:
-        rows: b rows of at least one and at most t ids.
-
-    Returns:
-        ids ``[b, t]`` and mask ``[b, t]``, 1 where there is a token.
+        texts: the k sequences of each of b texts.
+        budget, cost, group: of a step, as for :func:`plan_steps`.
+        packed_up_to: texts of at most so many tokens lie packed in one row.
+        share: compute the prefixes that the sequences tell of once; those that share one are read in a step of their
+            own.
     """
-    longest = max(map(len, rows))
-    ids = torch.tensor([[*row, *[row[-1]] * (longest - len(row))] for row in rows], dtype=torch.long)
-    lengths = torch.tensor([len(row) for row in rows])
-    return ids, (torch.arange(longest) < lengths[:, None]).long()
+    k = len(texts[0]) if texts else 1
+    fed = [max(len(one.ids) - shared_tokens(one, share) for one in text) for text in texts]
+    packs = [max(len(one.ids) for one in text) <= packed_up_to for text in texts]
+    # Without prefixes the k sequences of a text are in one step.
+    within = budget if share else max(1, budget // k)
+    batches = []
+    for packed in (False, True):
+        members = [row for row, takes in enumerate(packs) if takes is packed]
+        for cut in plan_steps([fed[row] for row in members], within, cost, group, packed=packed):
+            rows = [members[i] for i in cut]
+            batches.append(Batch.of(rows, [texts[row] for row in rows], group, packed=packed, share=share))
+    return batches

@@ -1,72 +1,182 @@
-"""Texts on their way into a decoder: tokenized and cut into steps, a little ahead of what is computed."""
+"""The one loop from texts to vectors: tokenized and scheduled a little ahead of what is computed, then collected."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
+from valuembed._utils.progress import step_done
+from valuembed.backbone import Plan
 from valuembed.errors import UnknownTokenError
-from valuembed.execution.prefix_cache import LEAST_TOKENS, PrefixCache
-from valuembed.execution.scheduler import plan_steps, rope_groups, usual_step
-from valuembed.recipes import Recipe
-from valuembed.tokenization import TokenSequence
-
-if TYPE_CHECKING:
-    from valuembed.models import ValueReader
+from valuembed.execution.executor import Executor
+from valuembed.execution.report import EncodeReport
+from valuembed.execution.scheduler import Batch
+from valuembed.tokenization import TextTokenizer
 
 TEXTS_PER_WINDOW = 8192
 """Texts that are tokenized and sorted together: enough to keep padding small, few enough to keep memory flat."""
 
-SHARED_FROM = 8
-"""Texts of a call from which on what a template puts in front of them is computed once."""
-
-AHEAD_FROM = 64
+PREFETCH_FROM = 64
 """Texts of a call from which on a thread of its own pays for itself."""
+
+COPIES_UNDER_WAY = 2
+"""Copies out of a device that may be under way while later steps are computed."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Texts of about one length, ready to be read in one step.
+class BatchResult:
+    """The vectors of a batch of texts.
 
     Attributes:
         rows: which of the texts they are.
-        features: as :meth:`valuembed.models.ValueReader.features` makes them.
+        vectors: for each plan ``[len(rows), width]`` float32, on the decoder's device.
         tokens: tokens of their sequences, templates included.
-        reused: of these, tokens of beginnings that are computed once for all texts of the call.
-        truncated: how many of them lost tokens of their end.
+        reused: of these, tokens of prefixes that were computed once for all texts of the call.
+        truncated: which of the texts lost tokens of their end.
     """
 
     rows: list[int]
-    features: dict[str, Tensor]
+    vectors: list[Tensor]
     tokens: int
     reused: int
-    truncated: int
+    truncated: list[int]
 
 
-def batches(
-    reader: ValueReader, texts: Sequence[str], prompt: str | None, role: str | None, recipe: Recipe
-) -> Iterator[Batch]:
-    """Texts cut into steps of a token budget, longest first within windows of :data:`TEXTS_PER_WINDOW`.
+def stream(
+    executor: Executor,
+    tokenizer: TextTokenizer,
+    texts: Sequence[str],
+    plans: Sequence[Plan],
+    *,
+    role: str | None = None,
+    prompt: str | None = None,
+    max_tokens: int | None = None,
+) -> Iterator[BatchResult]:
+    """Read texts in batches of a token budget, longest first within windows of :data:`TEXTS_PER_WINDOW`.
 
     Args:
-        reader: whose tokenizer and decoder.
+        executor: of the decoder.
+        tokenizer: of the texts.
         texts: b texts, known to be texts.
-        prompt, role, recipe: as in :meth:`valuembed.models.ValueReader.tokenize_texts`.
+        plans: of this decoder, which feed the same tokens.
+        role: ``"query"``, ``"document"`` or None: whose templates.
+        prompt: an instruction, or None.
+        max_tokens: the longest sequence that is fed.
+
+    Raises:
+        UnknownTokenError: texts with tokens for which the decoder has no embedding, by their rows.
     """
+    prefixes = executor.prefixes(len(texts), plans[0].recipe)
     # Here and not in the thread that makes the batches, where gradients would always seem to be wanted.
-    shared = shared_prefixes(reader, len(texts), recipe)
-    made = _made(reader, texts, prompt, role, recipe, shared, reader.packed_up_to())
-    return prefetch(made) if len(texts) >= AHEAD_FROM else made
+    packed_up_to = executor.packed_up_to()
+
+    def scheduled() -> Iterator[Batch]:
+        for start in range(0, len(texts), TEXTS_PER_WINDOW):
+            try:
+                by_template = tokenizer.sequences(
+                    texts[start : start + TEXTS_PER_WINDOW],
+                    plans[0].recipe,
+                    role,
+                    prompt,
+                    max_tokens=max_tokens,
+                    prefixes=prefixes is not None,
+                )
+            except UnknownTokenError as error:
+                raise error.moved(start, len(texts)) from None
+            batches = executor.schedule(list(zip(*by_template, strict=True)), packed_up_to, share=prefixes is not None)
+            yield from (batch.moved(start) for batch in batches)
+
+    for batch in prefetch(scheduled()) if len(texts) >= PREFETCH_FROM else scheduled():
+        vectors = executor.read(batch, plans, prefixes)
+        yield BatchResult(batch.rows, vectors, batch.tokens, batch.reused, batch.truncated)
+
+
+def collect(
+    results: Iterable[BatchResult],
+    texts: Sequence[str],
+    device: torch.device | str,
+    finish: Callable[[list[Tensor]], list[Tensor]] = lambda vectors: vectors,
+    bar: Any = None,
+) -> tuple[list[Tensor], EncodeReport]:
+    """Gather the vectors of a call, in the order of its texts.
+
+    Args:
+        results: as :func:`stream` gives them.
+        texts: b of them.
+        device: where the vectors are wanted.
+        finish: from a batch's vectors to those that are returned.
+        bar: a progress bar, which moves on by a text.
+
+    Returns:
+        For each plan ``[b, width]`` float32, ``[0, 0]`` where there are no texts; and what was done.
+    """
+    gathers: list[AsyncGather] = []
+    tokens = reused = truncated = 0
+    for result in results:
+        finished = finish(result.vectors)
+        gathers = gathers or [AsyncGather(len(texts), device) for _ in finished]
+        for gather, vectors in zip(gathers, finished, strict=True):
+            gather.put(result.rows, vectors)
+        tokens += result.tokens
+        reused += result.reused
+        truncated += len(result.truncated)
+        if bar is not None:
+            bar.update(len(result.rows))
+        step_done(len(result.rows))
+    blank = sum(not text.strip() for text in texts)
+    return [gather.all() for gather in gathers], EncodeReport(len(texts), tokens, truncated, blank, reused)
+
+
+class AsyncGather:
+    """The vectors of a call, filled in batch by batch without making the device wait.
+
+    Args:
+        rows: b, how many there will be.
+        device: where they are wanted.
+    """
+
+    def __init__(self, rows: int, device: torch.device | str) -> None:
+        self._rows = rows
+        self._device = torch.device(device)
+        self._vectors: Tensor | None = None
+        self._under_way: deque[tuple[list[int], Tensor, torch.cuda.Event]] = deque()
+
+    def put(self, rows: list[int], vectors: Tensor) -> None:
+        """Take the vectors ``[len(rows), width]`` of some rows; a copy out of a CUDA device is only begun."""
+        if self._vectors is None:
+            self._vectors = torch.empty(self._rows, vectors.shape[1], dtype=torch.float32, device=self._device)
+        if vectors.device.type != "cuda" or self._device.type != "cpu":
+            self._vectors[rows] = vectors.to(self._device, torch.float32)
+            return
+        landed = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
+        landed.copy_(vectors, non_blocking=True)
+        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        arrived.record(torch.cuda.current_stream(vectors.device))
+        self._under_way.append((rows, landed, arrived))
+        while len(self._under_way) > COPIES_UNDER_WAY:
+            self._wait_oldest()
+
+    def all(self) -> Tensor:
+        """``[b, width]`` float32, once every row has been put; ``[0, 0]`` where there are none."""
+        while self._under_way:
+            self._wait_oldest()
+        return torch.empty(0, 0, dtype=torch.float32) if self._vectors is None else self._vectors
+
+    def _wait_oldest(self) -> None:
+        rows, landed, arrived = self._under_way.popleft()
+        arrived.synchronize()
+        assert self._vectors is not None
+        self._vectors[rows] = landed.float()
 
 
 def prefetch(items: Iterator[T], most: int = 4) -> Iterator[T]:
@@ -107,86 +217,3 @@ def prefetch(items: Iterator[T], most: int = 4) -> Iterator[T]:
             closed.set()
 
     return given()
-
-
-def _made(
-    reader: ValueReader,
-    texts: Sequence[str],
-    prompt: str | None,
-    role: str | None,
-    recipe: Recipe,
-    shared: PrefixCache | None,
-    packed_up_to: int,
-) -> Iterator[Batch]:
-    for start in range(0, len(texts), TEXTS_PER_WINDOW):
-        try:
-            rows = reader.tokenize_texts(texts[start : start + TEXTS_PER_WINDOW], prompt, role, recipe=recipe)
-        except UnknownTokenError as error:
-            raise error.moved(start, len(texts)) from None
-        by_text = list(zip(*rows, strict=True))
-        cached = cached_tokens(reader, rows, prompt, role, recipe, shared)
-        fed = [max(map(_fed, of_text, skipped)) for of_text, skipped in zip(by_text, cached, strict=True)]
-        packed = [max(len(row.ids) for row in of_text) <= packed_up_to for of_text in by_text]
-        # Sequences behind different beginnings go into steps of their own, others share theirs.
-        budget = reader.tokens_per_step if shared else max(1, reader.tokens_per_step // len(rows))
-        for step in _steps(reader.model, fed, packed, budget):
-            features: dict[str, Any] = reader.features([[part[i] for i in step] for part in rows])
-            if shared:
-                features["cached"] = torch.tensor([cached[i] for i in step])
-                features["prefixes"] = shared
-            yield Batch(
-                rows=[start + i for i in step],
-                features=features,
-                tokens=sum(len(row.ids) for i in step for row in by_text[i]),
-                reused=sum(sum(cached[i]) for i in step),
-                truncated=sum(any(row.truncated for row in by_text[i]) for i in step),
-            )
-
-
-def _steps(model: PreTrainedModel, fed: list[int], packed: list[bool], budget: int) -> list[list[int]]:
-    """Texts for each step, those of the padded lane first."""
-    _, cost = usual_step(model.device)
-    steps = []
-    for layout in (False, True):
-        members = [text for text, takes in enumerate(packed) if takes is layout]
-        found = plan_steps([fed[text] for text in members], budget, cost, rope_groups(model), packed=layout)
-        steps += [[members[i] for i in step] for step in found]
-    return steps
-
-
-def _fed(row: TokenSequence, cached: int) -> int:
-    return len(row.ids) - cached
-
-
-def shared_prefixes(reader: ValueReader, texts: int, recipe: Recipe) -> PrefixCache | None:
-    """Where the beginnings of a call's sequences are kept; None where each text is to be run whole."""
-    whole = texts < SHARED_FROM or (recipe.span == "all" and recipe.weights == "mean")
-    if whole or torch.is_grad_enabled() or reader.prefix_unsupported_reason():
-        return None
-    return PrefixCache(reader.model, reader.plan.decoder_spec)
-
-
-def cached_tokens(
-    reader: ValueReader,
-    rows: list[list[TokenSequence]],
-    prompt: str | None,
-    role: str | None,
-    recipe: Recipe,
-    shared: PrefixCache | None,
-) -> list[list[int]]:
-    """How many tokens at the beginning of each sequence are its template's own, ``[b, k]``; 0 for few or others.
-
-    Args:
-        reader: whose tokenizer.
-        rows: for each of the k templates, b sequences.
-        prompt, role, recipe: that they were tokenized with.
-        shared: where beginnings are kept; None where they are not.
-    """
-    if shared is None:
-        return [[0] * len(rows)] * len(rows[0])
-    found = []
-    for template, of_template in zip(recipe.templates_for(role), rows, strict=True):
-        prefix = list(reader.texts.prefix(template, prompt or ""))
-        p = len(prefix) if len(prefix) >= LEAST_TOKENS else 0
-        found.append([p if p <= row.span[0] and row.ids[:p] == prefix[:p] else 0 for row in of_template])
-    return [list(of_text) for of_text in zip(*found, strict=True)]

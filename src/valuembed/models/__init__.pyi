@@ -18,7 +18,6 @@ from .checks import (
     warn_truncated as warn_truncated,
 )
 from .encoder import ValueEncoder as ValueEncoder
-from .encoding import EncodeReport as EncodeReport, check_finite as check_finite
 from .explanation import Explanation as Explanation, Token as Token, TokenWeights as TokenWeights, explain as explain
 from .inspection import CheckpointView as CheckpointView, inspect_checkpoint as inspect_checkpoint
 from .loading import load as load

@@ -16,7 +16,6 @@ from transformers import PreTrainedModel
 from valuembed._utils.torch_settings import default_device_and_precision
 from valuembed.backbone import DecoderSpec, Plan
 from valuembed.errors import UnsupportedModelError
-from valuembed.execution import reset_dynamic_rope
 from valuembed.readout import AttentionCall, PaddedLayout, Readout, SignalKey, expand_heads, find_kernel
 from valuembed.recipes import Recipe
 
@@ -120,7 +119,6 @@ def read_weights(
         ReadingError: a layer did not report exactly once, or with another shape than expected.
         UnsupportedModelError: as :func:`last_row`.
     """
-    reset_dynamic_rope(model)
     t = len(ids)
     readout = WeightReading(model, decoder_spec, layers, t)
     pairs = readout.run(

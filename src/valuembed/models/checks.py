@@ -11,7 +11,7 @@ import torch
 from valuembed._utils.text import counted, inflected
 from valuembed._utils.version import __version__
 from valuembed.errors import ReadingError, TruncationWarning
-from valuembed.models.encoding import EncodeReport
+from valuembed.execution import EncodeReport
 from valuembed.models.value_reader import ValueReader
 
 

@@ -14,6 +14,7 @@ from sentence_transformers.util import truncate_embeddings
 from torch import Tensor
 
 from valuembed._utils.devices import check_device
+from valuembed._utils.progress import text_bar
 from valuembed._utils.torch_settings import default_device_and_precision
 from valuembed.backbone import compute_dtype_of
 from valuembed.backbone.checkpoints import (
@@ -24,9 +25,8 @@ from valuembed.backbone.checkpoints import (
 )
 from valuembed.data import as_text, as_texts, check_texts
 from valuembed.errors import InputError, RecipeError
-from valuembed.execution import cpu_memory
+from valuembed.execution import EncodeReport, collect, cpu_memory, not_finite_error, stream, warn_of
 from valuembed.models import calibration, model_card
-from valuembed.models.encoding import EncodeReport, check_finite, encode_texts, warn_of
 from valuembed.models.value_transformer import ValueTransformer
 from valuembed.recipes import Recipe
 from valuembed.tokenization import NO_LIMIT
@@ -200,7 +200,7 @@ class ValueEncoder(SentenceTransformer):
         if kwargs["output_value"] is None:
             items: Any = super()._inference(inputs, **kwargs)
             if items:
-                check_finite(torch.stack([item["sentence_embedding"] for item in items]), self.reader)
+                self._check_finite(torch.stack([item["sentence_embedding"] for item in items]))
             return items
         return self._finish(*self._embed(inputs, **kwargs))
 
@@ -223,30 +223,43 @@ class ValueEncoder(SentenceTransformer):
         if processing_kwargs is not None:
             raise InputError("processing_kwargs cannot be used: texts are cut by max_tokens, see load()")
         target = self._resolve_inference_device(device)
-        self.eval()
+        reader = self.reader
+        if self.training or reader.training or reader.model.training:
+            self.eval()
 
-        def finish(features: dict[str, Any]) -> Tensor:
-            vectors: Tensor = self(features)["sentence_embedding"]
+        def finish(vectors: list[Tensor]) -> list[Tensor]:
+            last = self.finish(vectors[0])
             if truncate_dim is not None:
-                vectors = truncate_embeddings(vectors, truncate_dim)
-            return torch.nn.functional.normalize(vectors, p=2, dim=1) if normalize_embeddings else vectors
+                last = truncate_embeddings(last, truncate_dim)
+            return [torch.nn.functional.normalize(last, p=2, dim=1) if normalize_embeddings else last]
 
-        return encode_texts(
-            self.reader,
-            texts,
-            finish,
-            prompt=prompt,
-            task=task,
-            target="cpu" if save_to_cpu else target,
-            show_progress_bar=show_progress_bar,
-        )
+        with torch.inference_mode(), text_bar(len(texts), show_progress_bar) as bar:
+            results = stream(
+                reader.executor, reader.texts, texts, [reader.plan],
+                role=task, prompt=prompt, max_tokens=reader.max_tokens,
+            )  # fmt: skip
+            found, report = collect(results, texts, "cpu" if save_to_cpu else target, finish, bar)
+        return (found[0] if found else torch.empty(0, 0)), report
+
+    def finish(self, vectors: Tensor) -> Tensor:
+        """What the modules after the reader make of its vectors ``[b, width]``, such as a calibration."""
+        features: dict[str, Any] = {"sentence_embedding": vectors}
+        for module in list(self)[1:]:
+            features = module(features)
+        last: Tensor = features["sentence_embedding"]
+        return last
 
     def _finish(self, vectors: Tensor, report: EncodeReport) -> Tensor:
         """Check what one call gave, and report it once."""
-        check_finite(vectors, self.reader)
+        self._check_finite(vectors)
         self.report = report
-        warn_of(report, self.reader.max_tokens)
+        if report.truncated or report.blank:
+            warn_of(report, self.reader.max_tokens)
         return vectors
+
+    def _check_finite(self, vectors: Tensor) -> None:
+        if not torch.isfinite(vectors).all():
+            raise not_finite_error(vectors, self.reader.model.dtype)
 
     def _resolve_inference_device(self, device: int | str | torch.device | None) -> torch.device:
         return super()._resolve_inference_device(check_device(device))

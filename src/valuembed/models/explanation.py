@@ -234,7 +234,7 @@ def explain(
     sequences = []
     for template in recipe.templates_for(role):
         row, pieces = reader.texts.pieces(cleaned, template, prompt or "", max_tokens=reader.max_tokens)
-        reader.check_tokens([row], template)
+        reader.texts.check([row], template)
         read = read_weights(reader.model, decoder_spec, layers, row.ids)
         weights = torch.stack([_weights(*pair, by) for pair in read]).numpy()
         tokens = _tokens(row, pieces, reader.texts.names(row.ids))

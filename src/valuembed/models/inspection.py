@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from valuembed._utils.text import inflected
-from valuembed._utils.torch_settings import default_device_and_precision
 from valuembed.backbone import DecoderSpec, prepare
 from valuembed.backbone.checkpoints import Origin, find_origin, hub_options, locate, saved_config
 from valuembed.errors import LayerError
-from valuembed.models.encoding import EncodeReport
-from valuembed.models.multi_readout import MultiReadout
 from valuembed.models.recipe_choice import DEFAULT_METHOD, resolve_for
 from valuembed.recipes import LayerSpec, Recipe, TemplateSpec, named_layers, preset_for, resolve_layers
 
@@ -88,37 +82,3 @@ def inspect_checkpoint(
         not cut,
         recipe,
     )
-
-
-@torch.inference_mode()
-@default_device_and_precision()
-def read_tensors(
-    readouts: MultiReadout, texts: Sequence[str], bar: Any = None
-) -> tuple[dict[str, Tensor], EncodeReport]:
-    """The raw vectors of every recipe, left on the device where the model runs.
-
-    Args:
-        readouts: what to read.
-        texts: b texts, known to be texts.
-        bar: a progress bar, which moves on by a text for each group of recipes.
-
-    Returns:
-        By name ``[b, width]`` float32, and what was done.
-    """
-    reader = readouts.reader.eval()
-    found: dict[str, Tensor] = {}
-    tokens = reused = truncated = 0
-    for group in readouts.groups():
-        plans = [readouts.plans[name] for name in group]
-        for batch in reader.batches(texts, None, None, plans[0].recipe):
-            for name, vectors in zip(group, reader.read(batch.features, plans), strict=True):
-                if name not in found:
-                    found[name] = vectors.new_empty(len(texts), vectors.shape[1])
-                found[name][batch.rows] = vectors
-            tokens += batch.tokens
-            reused += batch.reused
-            truncated += batch.truncated
-            if bar is not None:
-                bar.update(len(batch.rows))
-    blank = sum(not text.strip() for text in texts)
-    return found, EncodeReport(len(texts), tokens, truncated, blank, reused)

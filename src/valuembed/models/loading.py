@@ -11,7 +11,6 @@ from sentence_transformers.base.modules import Normalize
 
 from valuembed._utils.torch_settings import building, default_device_and_precision
 from valuembed.backbone.checkpoints import EARLY_TRANSFORMER_TYPE, TRANSFORMER_TYPE, Checkpoint
-from valuembed.execution import CompilePolicy
 from valuembed.models.encoder import ValueEncoder
 from valuembed.models.reader_loading import check_prompts, load_reader
 from valuembed.models.recipe_choice import DEFAULT_METHOD
@@ -31,7 +30,7 @@ def load(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
     max_tokens: int | None = None,
-    compile: CompilePolicy = False,
+    compile: bool = False,
     revision: str | None = None,
     token: bool | str | None = None,
     cache_folder: str | None = None,
@@ -63,8 +62,7 @@ def load(
         device: None picks a GPU where there is one.
         max_tokens: longest sequence fed, template included; None is the model's own limit.
         compile: True compiles the layers with torch before the first pass, which takes from seconds to a minute and
-            makes every later pass faster; ``"auto"`` does so once a call's work is worth it. Where compiling fails, the
-            layers run as they are, and a warning says why.
+            makes every later pass faster. Where compiling fails, the layers run as they are, and a warning says why.
         revision, token, cache_folder, local_files_only: as on the hub.
         trust_remote_code: run code that comes with the checkpoint. Never needed for this library's own folders.
         model_kwargs: for transformers' ``from_pretrained``: ``attn_implementation``, ``device_map``, quantization, ...

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from valuembed._utils.devices import check_device, default_device
 from valuembed._utils.progress import track
@@ -18,8 +20,8 @@ from valuembed.backbone import DecoderSpec, Plan, prepare, resolve_plan, split_d
 from valuembed.backbone.checkpoints import check_recipe, locate, saved_config
 from valuembed.data import as_texts, check_texts
 from valuembed.errors import RecipeError
+from valuembed.execution import BatchResult, EncodeReport, collect, not_finite_error, stream
 from valuembed.models.calibration import Calibration
-from valuembed.models.encoding import EncodeReport, check_finite
 from valuembed.models.recipe_choice import resolve_for
 from valuembed.models.value_reader import ValueReader, build
 from valuembed.recipes import Recipe, preset_for
@@ -191,26 +193,71 @@ class MultiReadout:
             raise RecipeError(f"no recipe is named {unknown[0]!r}; there are {', '.join(self.plans)}")
         groups = [[name for name in group if name in wanted] for group in self.groups(role)]
         groups = [group for group in groups if group]
-        result = {name: np.empty((len(texts), widths[name]), np.float32) for name in wanted}
-        tokens, reused, truncated = 0, 0, np.zeros(len(texts), bool)
-        self.reader.eval()
+        result: dict[str, NDArray[np.float32]] = {}
         with track(progress, total=len(texts) * len(groups), desc="Texts", unit="text") as bar:
-            for group in groups:
-                plans = [self.plans[name] for name in group]
-                for batch in self.reader.batches(texts, prompt, role, plans[0].recipe):
-                    for name, read in zip(group, self.reader.read(batch.features, plans), strict=True):
-                        if (calibration := self.calibrations.get(name)) is not None:
-                            read = calibration({"sentence_embedding": read})["sentence_embedding"]
-                        result[name][batch.rows] = read.cpu().numpy()
-                    tokens += batch.tokens
-                    reused += batch.reused
-                    truncated[batch.rows] |= batch.features["truncated"].numpy()
-                    bar.update(len(batch.rows))
-        for vectors in result.values():
-            check_finite(torch.from_numpy(vectors), self.reader)
+            found, self.report = self.tensors(
+                texts, groups, role=role, prompt=prompt, device="cpu", finished=True, bar=bar
+            )
+        for name, vectors in found.items():
+            if not torch.isfinite(vectors).all():
+                raise not_finite_error(vectors, self.reader.model.dtype)
+            result[name] = vectors.reshape(len(texts), widths[name]).numpy()
+        return {name: result[name] for name in wanted}
+
+    @torch.inference_mode()
+    @default_device_and_precision()
+    def tensors(
+        self,
+        texts: Sequence[str],
+        groups: Sequence[Sequence[str]] | None = None,
+        *,
+        role: str | None = None,
+        prompt: str | None = None,
+        device: torch.device | str | None = None,
+        finished: bool = False,
+        bar: Any = None,
+    ) -> tuple[dict[str, Tensor], EncodeReport]:
+        """The vectors of the recipes as tensors, a pass for each group.
+
+        Args:
+            texts: b texts, known to be texts.
+            groups: names of the recipes that share a pass; None is :meth:`groups`.
+            role, prompt: as in :meth:`encode`.
+            device: where the vectors are wanted; None is where the model runs.
+            finished: with the calibrations of those that have one; else raw.
+            bar: a progress bar, which moves on by a text for each group.
+
+        Returns:
+            By name ``[b, width]`` float32, and what was done, tokens over all passes.
+        """
+        reader = self.reader.eval()
+        found: dict[str, Tensor] = {}
+        truncated: set[int] = set()
+        tokens = reused = 0
+
+        def noted(results: Iterator[BatchResult]) -> Iterator[BatchResult]:
+            for result in results:
+                truncated.update(result.truncated)
+                yield result
+
+        for group in self.groups(role) if groups is None else groups:
+            plans = [self.plans[name] for name in group]
+            results = stream(
+                reader.executor, reader.texts, texts, plans, role=role, prompt=prompt, max_tokens=reader.max_tokens
+            )
+            finish = partial(self._calibrated, group) if finished else list
+            read, report = collect(noted(results), texts, device or reader.model.device, finish, bar)
+            found |= dict(zip(group, read or [torch.empty(0, 0)] * len(group), strict=True))
+            tokens, reused = tokens + report.tokens, reused + report.reused
         blank = sum(not text.strip() for text in texts)
-        self.report = EncodeReport(len(texts), tokens, int(truncated.sum()), blank, reused)
-        return result
+        return found, EncodeReport(len(texts), tokens, len(truncated), blank, reused)
+
+    def _calibrated(self, names: Sequence[str], vectors: list[Tensor]) -> list[Tensor]:
+        return [
+            read if (module := self.calibrations.get(name)) is None
+            else module({"sentence_embedding": read})["sentence_embedding"]
+            for name, read in zip(names, vectors, strict=True)
+        ]  # fmt: skip
 
 
 def every_layer(

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from valuembed._utils.progress import track
-from valuembed.models.encoding import EncodeReport
-from valuembed.models.inspection import read_tensors
+from valuembed.execution import EncodeReport
 from valuembed.models.multi_readout import MultiReadout
 
 
@@ -73,4 +72,4 @@ def read_pair_windows(
     total = len(readouts.groups()) * sum(len(window.texts) for window in windows)
     with track(progress, total=total, desc="Texts", unit="text") as bar:
         for window in windows:
-            yield window, *read_tensors(readouts, window.texts, bar)
+            yield window, *readouts.tensors(window.texts, bar=bar)

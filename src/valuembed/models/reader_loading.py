@@ -11,11 +11,11 @@ from typing import Any, Generic
 import torch
 
 from valuembed._utils.devices import check_device
+from valuembed._utils.text_warnings import callers_level
 from valuembed.backbone import prepare, split_dtype
 from valuembed.backbone.checkpoints import Checkpoint, SavedSettings, locate, saved_config, saved_settings
 from valuembed.errors import RecipeError, UnusedModulesWarning
-from valuembed.execution import CompilePolicy, Compiling
-from valuembed.models.encoding import callers_level
+from valuembed.execution import check_compile
 from valuembed.models.recipe_choice import DEFAULT_METHOD, calibration_of, resolve_for
 from valuembed.models.value_reader import Reader, build
 from valuembed.recipes import LayerSpec, Recipe, TemplateSpec
@@ -61,7 +61,7 @@ def load_reader(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
     max_tokens: int | None = None,
-    compile: CompilePolicy = False,
+    compile: bool = False,
     revision: str | None = None,
     token: bool | str | None = None,
     cache_folder: str | None = None,
@@ -79,7 +79,7 @@ def load_reader(
     Raises:
         RecipeError, DeviceError, CheckpointError, UnsupportedModelError: as :func:`valuembed.load`.
     """
-    device, compiling = check_device(device), Compiling(compile)
+    device, compile = check_device(device), check_compile(compile)
     checkpoint = locate(
         model,
         revision=revision,
@@ -107,7 +107,7 @@ def load_reader(
         device=device if device_map is None else None,
         model_kwargs=model_kwargs,
     )
-    reader.compiling = compiling
+    reader.executor.compile = compile
     if unused := settings.not_used():
         warnings.warn(f"model {checkpoint.name!r} was {unused}", UnusedModulesWarning, stacklevel=callers_level())
     if max_tokens is None and settings.max_tokens is not None:

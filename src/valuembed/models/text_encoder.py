@@ -6,16 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from valuembed._utils.devices import default_device
+from valuembed._utils.progress import text_bar
 from valuembed._utils.torch_settings import building, default_device_and_precision
 from valuembed.backbone import compute_dtype_of
 from valuembed.backbone.checkpoints import hub_options, locate, saved_config
 from valuembed.data import as_text, as_texts, check_texts
-from valuembed.models.encoding import EncodeReport, check_finite, encode_texts, warn_of
+from valuembed.execution import EncodeReport, collect, not_finite_error, stream, warn_of
 from valuembed.models.reader_loading import load_reader
 from valuembed.models.recipe_choice import DEFAULT_METHOD
 from valuembed.models.value_reader import ValueReader
@@ -83,33 +85,35 @@ class TextEncoder:
         """Embed texts that are searched; as :meth:`encode`."""
         return self._encode(inputs, "document", show_progress_bar)
 
+    @default_device_and_precision()
     def _encode(self, inputs: Any, role: str | None, show_progress_bar: bool | None) -> NDArray[np.float32]:
         self.report = None
         given = as_text(inputs)
         texts = [given] if isinstance(given, str) else as_texts(given)
         check_texts(texts)
-        vectors, report = encode_texts(
-            self.reader,
-            texts,
-            self._finish,
-            prompt=self._prompt(role),
-            task=role,
-            show_progress_bar=bool(show_progress_bar),
-        )
-        check_finite(vectors, self.reader)
+        reader = self.reader
+        with torch.inference_mode(), text_bar(len(texts), bool(show_progress_bar)) as bar:
+            results = stream(
+                reader.executor, reader.texts, texts, [reader.plan],
+                role=role, prompt=self._prompt(role), max_tokens=reader.max_tokens,
+            )  # fmt: skip
+            read, report = collect(results, texts, "cpu", _finish, bar)
+        vectors = read[0] if read else torch.empty(0, 0)
+        if not torch.isfinite(vectors).all():
+            raise not_finite_error(vectors, reader.model.dtype)
         self.report = report
         warn_of(report, self.max_seq_length)
         found: NDArray[np.float32] = vectors.reshape(len(texts), self.get_embedding_dimension()).numpy()
         return found[0] if isinstance(given, str) else found
 
-    def _finish(self, features: dict[str, Any]) -> Tensor:
-        vectors: Tensor = self.reader(features)["sentence_embedding"]
-        return normalize(vectors, p=2, dim=1)
-
     def _prompt(self, role: str | None) -> str | None:
         # With a role but no instruction for it, the default one is used; sentence-transformers' own empty ones count.
         names = (*PROMPT_NAMES.get(role or "", ()), self.default_prompt_name)
         return next((self.prompts[name] for name in names if name in self.prompts), None)
+
+
+def _finish(vectors: list[Tensor]) -> list[Tensor]:
+    return [normalize(read, p=2, dim=1) for read in vectors]
 
 
 @default_device_and_precision()

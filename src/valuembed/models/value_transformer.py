@@ -1,22 +1,25 @@
-"""The sentence-transformers module: texts in, one vector a text out, read from inside the decoder."""
+"""The adapter between sentence-transformers' features and steps through the decoder."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from sentence_transformers.base.modules import Transformer
 from torch import Tensor
 
 from valuembed._utils.torch_settings import default_device_and_precision
-from valuembed.backbone import adapters
+from valuembed.backbone import Plan, adapters
 from valuembed.backbone.checkpoints import CONFIG_FILE, locate, remove_saved, saved_config
 from valuembed.data import as_text, as_texts, check_texts
 from valuembed.errors import CheckpointError, InputError, RecipeError, UnsupportedModelError
 from valuembed.models.value_reader import ValueReader, build
+from valuembed.readout import pad_right
 from valuembed.recipes import Recipe
-from valuembed.tokenization import CHAT_TEMPLATE, TOKENIZER_FILES
+from valuembed.tokenization import CHAT_TEMPLATE, TOKENIZER_FILES, TokenSequence
 
 
 class ValueTransformer(ValueReader, Transformer):
@@ -61,6 +64,60 @@ class ValueTransformer(ValueReader, Transformer):
         texts = [given] if isinstance(given, str) else as_texts(given)
         check_texts(texts)
         return self.features(self.tokenize_texts(texts, prompt, task, max_tokens=limit))
+
+    def features(self, rows: list[list[TokenSequence]]) -> dict[str, Tensor]:
+        """Put sequences into batch-first tensors, as losses and trainers slice and measure them.
+
+        Args:
+            rows: for each of the k templates, b sequences.
+
+        Returns:
+            ``input_ids`` and ``attention_mask`` ``[b, t]``: the k sequences of a text one after the other, padded on
+            the right; ``sequence_ends`` ``[b, k]``; ``text_span`` ``[b, k, 2]``, counted within each sequence;
+            ``truncated`` ``[b]``.
+        """
+        by_text = list(zip(*rows, strict=True))
+        ids, mask = pad_right([[token for row in of_text for token in row.ids] for of_text in by_text])
+        return {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "sequence_ends": torch.tensor([[len(row.ids) for row in of_text] for of_text in by_text]).cumsum(dim=1),
+            "text_span": torch.tensor([[row.span for row in of_text] for of_text in by_text]),
+            "truncated": torch.tensor([any(row.truncated for row in of_text) for of_text in by_text]),
+        }
+
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Read the vectors of a batch of any size, cut into steps by their tokens.
+
+        Args:
+            features: from :meth:`preprocess`; without ``text_span`` a mean covers every token.
+            kwargs: ignored; sentence-transformers passes bookkeeping of its own.
+
+        Returns:
+            The features with ``sentence_embedding`` ``[b, width]``, float32.
+
+        Raises:
+            InputError: rows are padded on the left.
+            ReadingError: a single text does not fit into memory.
+        """
+        features["sentence_embedding"] = self.read(features, [self.plan])[0]
+        return features
+
+    @default_device_and_precision()
+    def read(self, features: Mapping[str, Any], plans: Sequence[Plan]) -> list[Tensor]:
+        """Read one or several plans of features in the same forward passes.
+
+        Args:
+            features: as for :meth:`forward`.
+            plans: of this decoder, with the same span; a pass ends after what the deepest of them reads.
+
+        Returns:
+            For each plan ``[b, width]``, float32.
+        """
+        batches = self.executor.schedule(_sequences(features), self.executor.packed_up_to())
+        vectors = [self.executor.read(batch, plans) for batch in batches]
+        order = torch.tensor([row for batch in batches for row in batch.rows]).argsort()
+        return [torch.cat(of_plan)[order.to(of_plan[0].device)] for of_plan in zip(*vectors, strict=True)]
 
     def get_config_dict(self) -> dict[str, Any]:
         """What a saved folder records beside the weights."""
@@ -134,3 +191,24 @@ class ValueTransformer(ValueReader, Transformer):
         return build(
             ValueTransformer, checkpoint, Recipe.from_dict(saved["recipe"]), saved=saved, model_kwargs=model_kwargs
         )
+
+
+def _sequences(features: Mapping[str, Any]) -> list[tuple[TokenSequence, ...]]:
+    """The k sequences of each of b texts, taken out of features."""
+    mask = features["attention_mask"].cpu()
+    if bool((mask[:, 0] == 0).any()):
+        raise InputError(
+            "attention_mask pads on the left; this module wants rows padded on the right, as preprocess() does"
+        )
+    ends = features.get("sequence_ends", mask.sum(dim=1, keepdim=True)).tolist()
+    spans = features["text_span"].tolist() if features.get("text_span") is not None else None
+    found = []
+    for row, ids in enumerate(features["input_ids"].tolist()):
+        starts = [0, *ends[row][:-1]]
+        found.append(
+            tuple(
+                TokenSequence(ids[start:end], (0, end - start) if spans is None else tuple(spans[row][i]))
+                for i, (start, end) in enumerate(zip(starts, ends[row], strict=True))
+            )
+        )
+    return found

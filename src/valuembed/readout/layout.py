@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -195,3 +195,76 @@ class PackedLayout:
     def last(self, states: Tensor) -> Tensor:
         """``[b, ...]`` float32 of states ``[1, t, ...]``."""
         return states[0].index_select(0, self._last.to(states.device)).float()
+
+
+def pad_right(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Rows of ids as one tensor, shorter ones filled on the right with their own last id.
+
+    Nothing ever attends to the filling, so no padding token is needed, and no model wonders about one.
+
+    Args:
+        rows: b rows of at least one and at most t ids.
+
+    Returns:
+        ids ``[b, t]`` and mask ``[b, t]``, 1 where there is a token.
+    """
+    longest = max(map(len, rows))
+    ids = torch.tensor([[*row, *[row[-1]] * (longest - len(row))] for row in rows], dtype=torch.long)
+    lengths = torch.tensor([len(row) for row in rows])
+    return ids, (torch.arange(longest) < lengths[:, None]).long()
+
+
+# Under causal attention a token never sees what stands to its right, so padding on the right changes nothing, and
+# kernels are at their fastest without a mask. Positions are passed, as some families number them wrongly by themselves.
+
+
+def lay_out(
+    ids: Sequence[Sequence[int]],
+    spans: Sequence[tuple[int, int]],
+    prefix: PrefixKV | None = None,
+    *,
+    packed: bool,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> tuple[BatchLayout, dict[str, Any]]:
+    """Lay b sequences out as one input of a decoder.
+
+    Args:
+        ids: token ids of each, those of the prefix among them.
+        spans: where in each the tokens of a mean begin and end.
+        prefix: keys and values of the first p tokens of all of them, which are then not fed.
+        packed: all in one row; else a row for each.
+        device, dtype: of the decoder.
+
+    Returns:
+        The layout, and the keyword arguments of the decoder's forward.
+    """
+    p = prefix.tokens if prefix else 0
+    fed = [row[p:] for row in ids]
+    if packed:
+        layout = PackedLayout([len(row) for row in fed], spans, prefix, device)
+        return layout, {
+            "input_ids": _to(torch.tensor([token for row in fed for token in row])[None], device),
+            "position_ids": layout.positions,
+            # The packed attention needs no mask, and nobody makes one where there is one in its final form.
+            "attention_mask": torch.zeros(1, 1, 1, 1, dtype=dtype, device=device),
+        }
+    padded, _ = pad_right(fed)
+    t = p + padded.shape[1]
+    last = torch.tensor([len(row) - 1 for row in ids])
+    inputs: dict[str, Any] = {
+        "input_ids": _to(padded, device),
+        # With a row of its own for each text, as compiled layers tell tensors apart by how they lie in memory.
+        "position_ids": torch.arange(p, t, device=device).repeat(len(ids), 1),
+    }
+    if prefix:
+        seen = torch.ones(t - p, t, dtype=torch.bool, device=device).tril(diagonal=p)
+        hidden = torch.zeros(t - p, t, dtype=dtype, device=device)
+        # A mask in its final form is passed on as it is: each token sees the prefix, and its own text up to itself.
+        inputs["attention_mask"] = hidden.masked_fill_(~seen, torch.finfo(dtype).min)[None, None]
+    return PaddedLayout(_to(last, device), pooling.span_mask(_to(torch.tensor(spans), device), t), prefix), inputs
+
+
+def _to(tensor: Tensor, device: torch.device) -> Tensor:
+    """To a device, without waiting for what it is busy with."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

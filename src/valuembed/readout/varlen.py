@@ -103,7 +103,7 @@ def fast_kernel(device: str, dtype: torch.dtype) -> Kernel | None:
     return flash_kernel
 
 
-def why_not(model: PreTrainedModel, decoder_spec: DecoderSpec) -> str | None:
+def unsupported_reason(model: PreTrainedModel, decoder_spec: DecoderSpec) -> str | None:
     """Why a decoder's texts cannot share one row, whatever the device; None where nothing is known against it."""
     kept = DynamicCache(config=model.config).layers
     if any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in kept):
@@ -111,10 +111,10 @@ def why_not(model: PreTrainedModel, decoder_spec: DecoderSpec) -> str | None:
     if other := sorted({type(layer).__name__ for layer in kept if type(layer) not in _PACKABLE}):
         return f"its attention keeps more than keys and values ({', '.join(other)})"
     if needs := sorted({NEEDS[need] for block in decoder_spec.blocks for need in block.needs}):
-        return f"no kernel of the packed lane has {' or '.join(needs)}"
+        return f"no kernel of the packed layout has {' or '.join(needs)}"
     widths = {block.head_width for block in decoder_spec.blocks}
     if wrong := sorted(width for width in widths if width > WIDEST_HEAD or width % 8):
-        return f"no kernel of the packed lane has heads of width {wrong[0]}"
+        return f"no kernel of the packed layout has heads of width {wrong[0]}"
     return None
 
 

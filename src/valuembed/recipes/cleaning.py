@@ -9,10 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 
-def _unchanged(text: str) -> str:
-    return text
-
-
 def _as_sentence(text: str) -> str:
     """A sentence that ends in a full stop and cannot close the template's quotation mark.
 
@@ -28,5 +24,5 @@ def _as_sentence(text: str) -> str:
     return text[:-1] + "." if text[-1] == "?" else text
 
 
-CLEANINGS: dict[str, Callable[[str], str]] = {"none": _unchanged, "sentence": _as_sentence}
+CLEANINGS: dict[str, Callable[[str], str]] = {"none": str, "sentence": _as_sentence}
 """Cleaning by name, for ``Recipe.cleaning``."""

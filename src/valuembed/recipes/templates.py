@@ -112,25 +112,6 @@ class Template:
         pieces[0::2] = literals
         return Template(self.source, tuple(pieces))
 
-    def render(self, text: str, prompt: str = "") -> Rendered:
-        """Put a text (and an instruction) into the template.
-
-        Args:
-            text: the text to embed, taken as it is: braces in it are ordinary characters.
-            prompt: an instruction; it goes to the ``{prompt}`` slot, else before the whole template.
-        """
-        values = {"text": text, "echo": text, "prompt": prompt}
-        parts: list[str] = [] if "prompt" in self.pieces[1::2] else [prompt]
-        length = sum(map(len, parts))
-        ranges: dict[str, tuple[int, int]] = {}
-        for index, piece in enumerate(self.pieces):
-            part = values[piece] if index % 2 else piece
-            if index % 2:
-                ranges[piece] = (length, length + len(part))
-            parts.append(part)
-            length += len(part)
-        return Rendered("".join(parts), ranges["text"], ranges.get("echo"))
-
 
 @lru_cache(maxsize=256)
 def parse_template(source: str) -> Template:

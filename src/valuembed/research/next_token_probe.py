@@ -303,7 +303,7 @@ def draw(
     with track(progress, total=positions, desc="Drawing positions", unit="position") as bar:
         while missing and (batch := list(islice(texts, _DOCUMENTS_AT_A_TIME))):
             fed = reader.texts.rows(batch, PLAIN, max_tokens=limit)
-            reader.check_tokens(fed, PLAIN)
+            reader.texts.check(fed, PLAIN)
             for row in fed:
                 number += 1
                 start, end = row.span
@@ -361,7 +361,13 @@ def _read(
     following: list[int] = []
     with track(progress, total=len(drawn.rows), desc="Reading documents", unit="document") as bar:
         for rows, signals in read_tokens(
-            reader.model, reader.plan.decoder_spec, layers, drawn.rows, drawn.positions, project, reader.tokens_per_step
+            reader.model,
+            reader.plan.decoder_spec,
+            layers,
+            drawn.rows,
+            drawn.positions,
+            project,
+            reader.executor.tokens_per_step,
         ):
             for signal, vectors in signals.items():
                 pieces.setdefault(signal, []).append(vectors)

@@ -24,10 +24,10 @@ from valuembed._utils.text import counted, inflected
 from valuembed._utils.torch_settings import default_device_and_precision
 from valuembed.analysis import SEGMENTS, TOKENS, Documents, cut, match
 from valuembed.errors import RecipeError
+from valuembed.execution import EncodeReport
 from valuembed.models import (
     SIGNALS,
     CheckpointView,
-    EncodeReport,
     MultiReadout,
     described,
     every_layer,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +16,8 @@ from valuembed.backbone import embedding_rows
 from valuembed.backbone.checkpoints import check_recipe
 from valuembed.data import check_text
 from valuembed.errors import InputError, TemplateError, UnknownTokenError
-from valuembed.execution import SHARED_FROM, PrefixCache, cached_tokens, shared_prefixes, usual_step
-from valuembed.models import PROMPT_NAMES, Calibration, ValueEncoder, check_finite
+from valuembed.execution import SHARED_FROM, PrefixCache, not_finite_error, shared_tokens, usual_step
+from valuembed.models import PROMPT_NAMES, Calibration, ValueEncoder
 from valuembed.recipes import Recipe, resolve_recipe
 from valuembed.serving.jobs import MOST_TEMPLATES, EmbedRequest, Engine, Text, Tokenized
 from valuembed.serving.playground.other_methods import EncoderPlayground
@@ -27,10 +26,9 @@ from valuembed.tokenization import TokenSequence, expand_chat
 
 @dataclass(frozen=True)
 class _Fed:
-    """Sequences of one text, and how many tokens at the beginning of each are kept in ``prefixes``."""
+    """Sequences of one text, and where the keys and values of their prefixes are."""
 
-    rows: tuple[TokenSequence, ...]
-    cached: list[int]
+    sequences: tuple[TokenSequence, ...]
     prefixes: PrefixCache | None
 
 
@@ -48,7 +46,7 @@ class EncoderEngine(Engine):
     def __init__(self, encoder: ValueEncoder, step_tokens: int | None = None) -> None:
         self.name = encoder.reader.origin.name
         self.width = encoder.get_embedding_dimension() or 0
-        self.step_tokens = step_tokens or encoder.reader.tokens_per_step
+        self.step_tokens = step_tokens or encoder.reader.executor.tokens_per_step
         _, self.step_cost = usual_step(encoder.device)
         self.token_ids = min(len(encoder.reader.texts.tokenizer), embedding_rows(encoder.reader.model))
         self.encoder = encoder.eval()
@@ -56,7 +54,7 @@ class EncoderEngine(Engine):
         self._recipe = lru_cache(maxsize=64)(self._recipe_with)
         with torch.inference_mode():
             # For its own templates it pays from the first text on.
-            self._own_prefixes = shared_prefixes(encoder.reader, SHARED_FROM, encoder.recipe)
+            self._own_prefixes = encoder.reader.executor.prefixes(SHARED_FROM, encoder.recipe)
 
     @torch.inference_mode()
     @default_device_and_precision()
@@ -71,25 +69,26 @@ class EncoderEngine(Engine):
         reader = self.encoder.reader
         recipe, prompt = self._recipe(manner.template), self._prompt(manner)
         own = manner.template is None and manner.prompt is None
-        prefixes = self._own_prefixes if own else shared_prefixes(reader, len(texts), recipe)
+        prefixes = self._own_prefixes if own else reader.executor.prefixes(len(texts), recipe)
         strings = [text if isinstance(text, str) else self._decoded(text) for text in texts]
         try:
-            rows = reader.tokenize_texts(strings, prompt, manner.role, recipe=recipe)
+            by_template = reader.texts.sequences(
+                strings, recipe, manner.role, prompt, max_tokens=reader.max_tokens, prefixes=prefixes is not None
+            )
         except UnknownTokenError as error:
             raise InputError(f"it {next(iter(error.reasons.values()))}") from error
-        by_text = list(zip(*rows, strict=True))
-        cached = cached_tokens(reader, rows, prompt, manner.role, recipe, prefixes)
-        # Behind different beginnings texts cannot share a step.
-        group = (len(rows), recipe.templates_for(manner.role), prompt) if prefixes else len(rows)
+        k = len(by_template)
+        # Behind different prefixes texts cannot share a step.
+        group = (k, recipe.templates_for(manner.role), prompt) if prefixes else k
         return [
             Tokenized(
-                tokens=sum(len(row.ids) for row in of_text),
-                length=max(len(row.ids) - p for row, p in zip(of_text, skipped, strict=True)),
-                truncated=any(row.truncated for row in of_text),
+                tokens=sum(len(one.ids) for one in sequences),
+                length=max(len(one.ids) - shared_tokens(one, prefixes is not None) for one in sequences),
+                truncated=any(one.truncated for one in sequences),
                 group=group,
-                payload=_Fed(of_text, skipped, prefixes),
+                payload=_Fed(sequences, prefixes),
             )
-            for of_text, skipped in zip(by_text, cached, strict=True)
+            for sequences in zip(*by_template, strict=True)
         ]
 
     @torch.inference_mode()
@@ -102,15 +101,13 @@ class EncoderEngine(Engine):
         """
         fed: list[_Fed] = [item.payload for item in batch]
         reader = self.encoder.reader
-        by_template = zip(*(of_text.rows for of_text in fed), strict=True)
-        features: dict[str, Any] = reader.features([list(rows) for rows in by_template])
-        if fed[0].prefixes is not None:
-            features["cached"] = torch.tensor([of_text.cached for of_text in fed])
-            features["prefixes"] = fed[0].prefixes
-        vectors = self.encoder(features)["sentence_embedding"]
+        prefixes = fed[0].prefixes
+        planned = reader.executor.batch([one.sequences for one in fed], share=prefixes is not None)
+        vectors = self.encoder.finish(reader.executor.read(planned, [reader.plan], prefixes)[0])
         if self.encoder.truncate_dim is not None:
             vectors = truncate_embeddings(vectors, self.encoder.truncate_dim)
-        check_finite(vectors, reader)
+        if not torch.isfinite(vectors).all():
+            raise not_finite_error(vectors, reader.model.dtype)
         found: NDArray[np.float32] = vectors.float().cpu().numpy()
         return found
 

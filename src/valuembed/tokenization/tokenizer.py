@@ -9,16 +9,18 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from typing import Any
 
 from tokenizers import AddedToken, Encoding
 from transformers import PreTrainedTokenizerBase
 
 from valuembed._utils.text import counted
+from valuembed.data import check_prompt
 from valuembed.errors import InputError, TemplateError, UnsupportedModelError
-from valuembed.recipes import Rendered, Template, parse_template
+from valuembed.recipes import CLEANINGS, Recipe, Rendered, Template, parse_template
 from valuembed.tokenization.offsets import by_character, pieces_of, without_leading_blanks
+from valuembed.tokenization.vocabulary import check_rows
 
 METASPACE = "\u2581"
 """How some tokenizers write a blank, also one that they put in front of a string."""
@@ -27,9 +29,9 @@ METASPACE = "\u2581"
 _VARIED = ("a", "Zebra", "7", "(", '"', " x", "\u4e2d", "\u00e9")
 # Stand-ins for special tokens of a template, in a private-use plane: no text holds them by accident.
 _ALIAS = "\U0010fa5e{}\U0010fa5f"
-# Templates that are remembered: enough for any recipe, few enough for a server that takes them from its clients. A
-# template with special tokens is remembered with a tokenizer of its own.
-_MOST_TOKENIZERS, _MOST_PREFIXES = 16, 256
+# Templates that are remembered: enough for any recipe, few enough for a server that takes them from its clients. Those
+# with special tokens have a tokenizer of their own.
+_MOST_TOKENIZERS, _MOST_REMEMBERED = 16, 256
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,35 @@ class TokenSequence:
         ids: token ids, BOS included where the tokenizer adds one, an added EOS left out.
         span: range ``[start, end)`` of the tokens that a mean over the text covers; never empty.
         truncated: whether tokens of the text were cut away.
+        prefix: how many tokens at the beginning are the template's own, the same for every text, as far as that was
+            asked for.
     """
 
     ids: list[int]
     span: tuple[int, int]
     truncated: bool = False
+    prefix: int = 0
+
+
+def render(template: Template, text: str, prompt: str = "") -> Rendered:
+    """Put a text (and an instruction) into a template.
+
+    Args:
+        template: its slots.
+        text: the text to embed, taken as it is: braces in it are ordinary characters.
+        prompt: an instruction; it goes to the ``{prompt}`` slot, else before the whole template.
+    """
+    values = {"text": text, "echo": text, "prompt": prompt}
+    parts: list[str] = [] if "prompt" in template.pieces[1::2] else [prompt]
+    length = sum(map(len, parts))
+    ranges: dict[str, tuple[int, int]] = {}
+    for index, piece in enumerate(template.pieces):
+        part = values[piece] if index % 2 else piece
+        if index % 2:
+            ranges[piece] = (length, length + len(part))
+        parts.append(part)
+        length += len(part)
+    return Rendered("".join(parts), ranges["text"], ranges.get("echo"))
 
 
 class TextTokenizer:
@@ -55,24 +81,78 @@ class TextTokenizer:
 
     Args:
         tokenizer: a tokenizer backed by the ``tokenizers`` library, which reports character offsets.
+        known: how many token ids the decoder has an embedding for; None where there is no decoder.
 
     Raises:
         UnsupportedModelError: the tokenizer reports no offsets.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, known: int | None = None) -> None:
         if not tokenizer.is_fast:
             raise UnsupportedModelError(
                 f"tokenizer {type(tokenizer).__name__} reports no character offsets, without which a text's tokens "
                 "cannot be told from its prompt's; a tokenizer.json is needed"
             )
         self.tokenizer = tokenizer
-        self._with_aliases: dict[str, tuple[PreTrainedTokenizerBase, Template, dict[int, int]]] = {}
+        self.known = known
+        self._plain: dict[tuple[str, int], None] = {}
+        self._with_aliases: dict[tuple[str, int], tuple[PreTrainedTokenizerBase, Template, dict[int, int]]] = {}
         self._prefixes: dict[tuple[str, str], tuple[int, ...]] = {}
         flags = self._encode(tokenizer, ["a"])[0].special_tokens_mask
         content = [i for i, special in enumerate(flags) if not special] or [len(flags)]
         self._added_before = content[0]
         self._added_after = len(flags) - 1 - content[-1]
+
+    def sequences(
+        self,
+        texts: Sequence[str],
+        recipe: Recipe,
+        role: str | None = None,
+        prompt: str | None = None,
+        *,
+        max_tokens: int | None,
+        prefixes: bool = False,
+    ) -> list[list[TokenSequence]]:
+        """Tokenize b texts in a recipe's templates, cleaned as it says.
+
+        Args:
+            texts, max_tokens: as in :meth:`rows`.
+            recipe: whose templates and cleaning.
+            role: ``"query"``, ``"document"`` or None: whose templates.
+            prompt: an instruction, or None.
+            prefixes: tell how many tokens at the beginning of each sequence are its template's own.
+
+        Returns:
+            For each of the k templates, b sequences.
+
+        Raises:
+            InputError, UnknownTokenError: an instruction that is no text; or as :meth:`rows` and :meth:`check`.
+        """
+        check_prompt(prompt)
+        clean = CLEANINGS[recipe.cleaning]
+        cleaned = [clean(text) for text in texts]
+        found = []
+        for template in recipe.templates_for(role):
+            rows = self.rows(cleaned, template, prompt or "", max_tokens=max_tokens)
+            self.check(rows, template)
+            if prefixes and (prefix := list(self.prefix(template, prompt or ""))):
+                p = len(prefix)
+                rows = [replace(row, prefix=p) if p <= row.span[0] and row.ids[:p] == prefix else row for row in rows]
+            found.append(rows)
+        return found
+
+    def check(self, rows: Sequence[TokenSequence], template: str) -> None:
+        """Raise where tokens have no embedding.
+
+        Args:
+            rows: of b texts in one template.
+            template: that they were tokenized with.
+
+        Raises:
+            InputError, UnknownTokenError: with the tokens.
+        """
+        if self.known is not None and any(max(row.ids) >= self.known for row in rows):
+            check_rows(rows, self.known, self, template)
 
     def rows(
         self, texts: Sequence[str], template: str, prompt: str = "", *, max_tokens: int | None
@@ -91,13 +171,17 @@ class TextTokenizer:
             TemplateError: template and prompt alone leave no room for a single token of the text.
         """
         tokenizer, parsed, originals = self._prepare(parse_template(template))
-        rendered = [parsed.render(text if text.strip() else "", prompt) for text in texts]
+        rendered = [render(parsed, text if text.strip() else "", prompt) for text in texts]
         encodings = self._encode(tokenizer, [item.string for item in rendered])
         rows = []
         for item, encoding in zip(rendered, encodings, strict=True):
-            offsets = by_character(encoding.offsets, item.string)
+            offsets = encoding.offsets
+            if any(one == following and one[1] - one[0] > 1 for one, following in pairwise(offsets)):
+                offsets = by_character(offsets, item.string)
             row = self._row(item, encoding.ids, offsets, max_tokens, template, originals)
-            rows.append(_translate(row, originals) if originals else row)
+            if originals:
+                row = replace(row, ids=[originals.get(token, token) for token in row.ids])
+            rows.append(row)
         return rows
 
     def pieces(
@@ -116,7 +200,7 @@ class TextTokenizer:
             InputError, TemplateError: as in :meth:`rows`.
         """
         tokenizer, parsed, originals = self._prepare(parse_template(template))
-        item = parsed.render(text if text.strip() else "", prompt)
+        item = render(parsed, text if text.strip() else "", prompt)
         encoding = self._encode(tokenizer, [item.string])[0]
         if len(encoding.ids) == self._added_after:
             return TokenSequence([self._blank_id()], (0, 1)), [""]
@@ -155,7 +239,7 @@ class TextTokenizer:
             rows = self.rows(_VARIED, template, prompt, max_tokens=None)
             alike = zip(*(row.ids[: row.span[0]] for row in rows), strict=False)
             shared = takewhile(lambda ids: len(set(ids)) == 1, alike)
-            _forget_oldest(self._prefixes, _MOST_PREFIXES)
+            _forget_oldest(self._prefixes, _MOST_REMEMBERED)
             self._prefixes[template, prompt] = tuple(ids[0] for ids in shared)
         return self._prefixes[template, prompt]
 
@@ -219,11 +303,17 @@ class TextTokenizer:
         Special tokens are parsed all or none in one call. Where a template holds some, a copy of the tokenizer knows
         each by an alias that is no special token, so that the whole string is tokenized with special tokens off.
         """
-        known = {token for token in self.tokenizer.added_tokens_decoder.values() if token.special}
-        used = [token for token in known if any(token.content in literal for literal in template.literals)]
-        if not used:
+        # Looking all special tokens up takes longer than tokenizing a text, so it is done again only for new ones.
+        place = (template.source, self.tokenizer.backend_tokenizer.get_vocab_size())
+        if place in self._plain:
             return self.tokenizer, template, {}
-        if template.source not in self._with_aliases:
+        if place not in self._with_aliases:
+            known = {token for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+            used = [token for token in known if any(token.content in literal for literal in template.literals)]
+            if not used:
+                _forget_oldest(self._plain, _MOST_REMEMBERED)
+                self._plain[place] = None
+                return self.tokenizer, template, {}
             used.sort(key=lambda token: len(token.content), reverse=True)
             copy = deepcopy(self.tokenizer)
             literals = list(template.literals)
@@ -234,8 +324,8 @@ class TextTokenizer:
                 copy.add_tokens(AddedToken(alias, normalized=False, lstrip=token.lstrip, rstrip=token.rstrip))
                 originals[_id(copy, alias)] = _id(self.tokenizer, token.content)
             _forget_oldest(self._with_aliases, _MOST_TOKENIZERS)
-            self._with_aliases[template.source] = (copy, template.with_literals(literals), originals)
-        return self._with_aliases[template.source]
+            self._with_aliases[place] = (copy, template.with_literals(literals), originals)
+        return self._with_aliases[place]
 
 
 def _forget_oldest(remembered: dict[Any, Any], most: int) -> None:
@@ -309,7 +399,3 @@ def _cut(ids: list[int], text: tuple[int, int], echo: tuple[int, int], excess: i
         ids = ids[: echo[1] - drop] + ids[echo[1] :]
         start, end = start - drop, end - drop
     return TokenSequence(ids, (start, end), truncated=True)
-
-
-def _translate(row: TokenSequence, originals: Mapping[int, int]) -> TokenSequence:
-    return TokenSequence([originals.get(token, token) for token in row.ids], row.span, row.truncated)

@@ -1,0 +1,50 @@
+"""Rotary frequencies that follow the longest text of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+
+def rope_groups(model: PreTrainedModel) -> Callable[[int], Hashable]:
+    """Which lengths may share a step in a model whose rotary frequencies follow the longest text of a batch.
+
+    Longrope has two sets of frequencies, so texts on the two sides of the switch are kept apart; dynamic scaling has
+    another set for each length beyond the switch. In every other model all lengths are alike.
+    """
+    switches: set[tuple[str, int]] = set()
+    for module, layer_type, rope_type in _changing_ropes(model):
+        if rope_type == "longrope":
+            parameters = module.config.rope_parameters
+            parameters = parameters if layer_type is None else parameters[layer_type]
+            switches.add((rope_type, parameters["original_max_position_embeddings"]))
+        else:
+            switches.add((rope_type, module.original_max_seq_len))
+    ordered = sorted(switches)
+    return lambda length: tuple(
+        (length > switch) if rope_type == "longrope" else max(length - switch, 0) for rope_type, switch in ordered
+    )
+
+
+def reset_dynamic_rope(model: PreTrainedModel) -> None:
+    """Forget the frequencies of earlier, longer texts, which dynamic scaling would go on using."""
+    for module, layer_type, rope_type in _changing_ropes(model):
+        if rope_type == "longrope":
+            continue
+        prefix = "" if layer_type is None else f"{layer_type}_"
+        setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)
+        current: Tensor = getattr(module, f"{prefix}inv_freq")
+        original: Tensor = getattr(module, f"{prefix}original_inv_freq")
+        module.register_buffer(f"{prefix}inv_freq", original.to(current.device, copy=True), persistent=False)
+
+
+def _changing_ropes(model: nn.Module) -> Iterator[tuple[Any, str | None, str]]:
+    for module in model.modules():
+        types = getattr(module, "rope_type", None)
+        named = types.items() if isinstance(types, dict) else [(None, types)]
+        for layer_type, rope_type in named:
+            if isinstance(rope_type, str) and (rope_type == "longrope" or "dynamic" in rope_type):
+                yield module, layer_type, rope_type
