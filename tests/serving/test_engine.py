@@ -8,7 +8,7 @@ from some_texts import some_texts
 import valuembed
 from valuembed.analysis.calibration_fit import calibrate
 from valuembed.errors import InputError, ReadingError, RecipeError, TemplateError
-from valuembed.execution.executor import PrefixCache
+from valuembed.execution import executor
 from valuembed.execution.scheduler import STEP_COST_ON_CPU, TOKENS_PER_STEP_ON_CPU
 from valuembed.serving.engine import EncoderEngine
 from valuembed.serving.jobs import MOST_TEMPLATES, EmbedRequest
@@ -107,13 +107,13 @@ def test_texts_of_other_manners_share_steps(encoder, engine):
 def test_own_beginnings_are_computed_once_for_all_requests(folder, monkeypatch):
     template = "Some words in front of {text} so"
     engine = EncoderEngine(valuembed.load(folder, "wva", layers=[1], template=template))
-    computed, compute = [], PrefixCache._compute
+    computed, compute = [], executor.read_prefix
 
-    def noted(self, ids):
+    def noted(model, decoder_spec, ids):
         computed.append(ids)
-        return compute(self, ids)
+        return compute(model, decoder_spec, ids)
 
-    monkeypatch.setattr(PrefixCache, "_compute", noted)
+    monkeypatch.setattr(executor, "read_prefix", noted)
     whole = vectors(engine, ["one text"], EmbedRequest(template=template))
     assert computed == []
     for _ in range(3):

@@ -10,4 +10,4 @@ from .scheduler import (
     shared_tokens as shared_tokens,
     usual_step as usual_step,
 )
-from .stream import BatchResult as BatchResult, collect as collect, stream as stream
+from .stream import BatchResult as BatchResult, collect as collect, read_texts as read_texts

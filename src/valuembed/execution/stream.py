@@ -52,7 +52,7 @@ class BatchResult:
     truncated: list[int]
 
 
-def stream(
+def read_texts(
     executor: Executor,
     tokenizer: TextTokenizer,
     texts: Sequence[str],
@@ -111,7 +111,7 @@ def collect(
     """Gather the vectors of a call, in the order of its texts.
 
     Args:
-        results: as :func:`stream` gives them.
+        results: as :func:`read_texts` gives them.
         texts: b of them.
         device: where the vectors are wanted.
         finish: from a batch's vectors to those that are returned.

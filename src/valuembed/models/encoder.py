@@ -25,7 +25,7 @@ from valuembed.backbone.checkpoints import (
 )
 from valuembed.data import as_text, as_texts, check_texts
 from valuembed.errors import InputError, RecipeError
-from valuembed.execution import EncodeReport, collect, cpu_memory, not_finite_error, stream, warn_of
+from valuembed.execution import EncodeReport, collect, cpu_memory, not_finite_error, read_texts, warn_of
 from valuembed.models import calibration, model_card
 from valuembed.models.value_transformer import ValueTransformer
 from valuembed.recipes import Recipe
@@ -234,7 +234,7 @@ class ValueEncoder(SentenceTransformer):
             return [torch.nn.functional.normalize(last, p=2, dim=1) if normalize_embeddings else last]
 
         with torch.inference_mode(), text_bar(len(texts), show_progress_bar) as bar:
-            results = stream(
+            results = read_texts(
                 reader.executor, reader.texts, texts, [reader.plan],
                 role=task, prompt=prompt, max_tokens=reader.max_tokens,
             )  # fmt: skip

@@ -20,7 +20,7 @@ from valuembed.backbone import DecoderSpec, Plan, prepare, resolve_plan, split_d
 from valuembed.backbone.checkpoints import check_recipe, locate, saved_config
 from valuembed.data import as_texts, check_texts
 from valuembed.errors import RecipeError
-from valuembed.execution import BatchResult, EncodeReport, collect, not_finite_error, stream
+from valuembed.execution import BatchResult, EncodeReport, collect, not_finite_error, read_texts
 from valuembed.models.calibration import Calibration
 from valuembed.models.recipe_choice import resolve_for
 from valuembed.models.value_reader import ValueReader, build
@@ -242,7 +242,7 @@ class MultiReadout:
 
         for group in self.groups(role) if groups is None else groups:
             plans = [self.plans[name] for name in group]
-            results = stream(
+            results = read_texts(
                 reader.executor, reader.texts, texts, plans, role=role, prompt=prompt, max_tokens=reader.max_tokens
             )
             finish = partial(self._calibrated, group) if finished else list

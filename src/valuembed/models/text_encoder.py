@@ -17,7 +17,7 @@ from valuembed._utils.torch_settings import building, default_device_and_precisi
 from valuembed.backbone import compute_dtype_of
 from valuembed.backbone.checkpoints import hub_options, locate, saved_config
 from valuembed.data import as_text, as_texts, check_texts
-from valuembed.execution import EncodeReport, collect, not_finite_error, stream, warn_of
+from valuembed.execution import EncodeReport, collect, not_finite_error, read_texts, warn_of
 from valuembed.models.reader_loading import load_reader
 from valuembed.models.recipe_choice import DEFAULT_METHOD
 from valuembed.models.value_reader import ValueReader
@@ -93,7 +93,7 @@ class TextEncoder:
         check_texts(texts)
         reader = self.reader
         with torch.inference_mode(), text_bar(len(texts), bool(show_progress_bar)) as bar:
-            results = stream(
+            results = read_texts(
                 reader.executor, reader.texts, texts, [reader.plan],
                 role=role, prompt=self._prompt(role), max_tokens=reader.max_tokens,
             )  # fmt: skip

@@ -30,7 +30,7 @@ from valuembed.tokenization import (
 class ValueReader(nn.Module):
     """Holds what reads one vector a text from a decoder, as a recipe says.
 
-    Texts go through :func:`valuembed.execution.stream` with its executor and tokenizer.
+    Texts go through :func:`valuembed.execution.read_texts` with its executor and tokenizer.
 
     Args:
         model: the decoder, cut or whole, with attention hooks.
