@@ -220,6 +220,22 @@ def train(
     quiet()
     given = {"query": query_prompt, "document": document_prompt}
     state = output.with_name(output.name + STATE)
+    settings: dict[str, Any] = {
+        "scope": scope,
+        "rank": rank,
+        "epochs": epochs,
+        "steps": steps,
+        "batch_size": batch_size,
+        "mini_batch": mini_batch,
+        "learning_rate": learning_rate,
+        "temperature": temperature,
+        "dropout": dropout,
+        "matryoshka": tuple(matryoshka or ()),
+        "seed": seed,
+        "save_every": save_every,
+        "eval_every": eval_every,
+        "checkpointing": checkpointing,
+    }
     with keeps(
         state, "the last checkpoint is kept, the same command goes on from there", "checkpoint-*/trainer_state.json"
     ):
@@ -233,20 +249,7 @@ def train(
             prompts={role: prompt for role, prompt in given.items() if prompt},
             merged=merged,
             overwrite=overwrite,
-            scope=scope,
-            rank=rank,
-            epochs=epochs,
-            steps=steps,
-            batch_size=batch_size,
-            mini_batch=mini_batch,
-            learning_rate=learning_rate,
-            temperature=temperature,
-            dropout=dropout,
-            matryoshka=tuple(matryoshka or ()),
-            seed=seed,
-            save_every=save_every,
-            eval_every=eval_every,
-            checkpointing=checkpointing,
+            **settings,
             **{name: value for name, value in options.items() if name not in ("model", "method")},
         )
     if not first:

@@ -13,7 +13,7 @@ from torch import Tensor
 from valuembed._utils.text import inflected
 from valuembed._utils.torch_settings import default_device_and_precision
 from valuembed.backbone import DecoderSpec, prepare
-from valuembed.backbone.checkpoints import Origin, find_origin, hub_options, locate, saved_config
+from valuembed.backbone.checkpoints import HubOptions, Origin, find_origin, locate, saved_config
 from valuembed.errors import LayerError
 from valuembed.models.encoding import EncodeReport
 from valuembed.models.multi_readout import MultiReadout
@@ -68,15 +68,15 @@ def inspect_checkpoint(
     *,
     template: TemplateSpec | Mapping[str, TemplateSpec] = "auto",
     cleaning: str | None = None,
-    **options: Any,
+    options: HubOptions | None = None,
 ) -> CheckpointView:
     """Find out what can be read from a checkpoint.
 
     Args:
         model, method, template, cleaning: as in :func:`valuembed.load`.
-        options: as in :meth:`valuembed.models.MultiReadout.load`.
+        options: of the hub.
     """
-    checkpoint = locate(model, **hub_options(options))
+    checkpoint = locate(model, options=options)
     saved = saved_config(checkpoint)
     recipe = resolve_for(checkpoint, saved, method, None, template, cleaning)
     # The layers do not matter here, and those of a recipe might not exist in this decoder.

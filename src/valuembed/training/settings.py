@@ -5,12 +5,34 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from valuembed._utils.options import Options
+from valuembed.backbone import LoadKwargs
 from valuembed.errors import InputError
 from valuembed.training.target_modules import Scope
 
 
-@dataclass(frozen=True)
-class TrainSettings:
+class TrainKwargs(LoadKwargs, total=False):
+    """Type the fields of :class:`TrainSettings`, and what a load takes, as keyword arguments."""
+
+    scope: Scope
+    rank: int
+    dropout: float
+    epochs: float
+    steps: int | None
+    batch_size: int
+    mini_batch: int | None
+    learning_rate: float
+    warmup: float
+    temperature: float
+    matryoshka: tuple[int, ...]
+    checkpointing: bool
+    save_every: int | None
+    eval_every: int | None
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(Options):
     """How to train; every figure is ours.
 
     Attributes:
