@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,20 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+def option(default: Any, help: str, **shown: Any) -> Any:
+    """Declare a field that is an option of the command line too.
+
+    Args:
+        default: of the field.
+        help: whole sentences.
+        shown: what else :func:`typer.Option` takes, such as ``metavar`` and ``min``.
+    """
+    return field(default=default, metadata={"help": help, **shown})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Hold keyword arguments that several functions take; each field is one of them.
-
-    A field whose metadata has ``help`` is an option of the command line too; see :mod:`valuembed.cli.fields`.
-    """
+    """Hold keyword arguments that several functions take; each field is one of them."""
 
     @classmethod
     def of(cls, given: Mapping[str, Any], taken_by: Callable[..., Any], base: Self | None = None) -> Self:

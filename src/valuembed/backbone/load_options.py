@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from valuembed._utils.options import option
 from valuembed.backbone.checkpoints import HubKwargs, HubOptions
 
 if TYPE_CHECKING:
@@ -31,24 +32,19 @@ class LoadOptions(HubOptions):
         model_kwargs: for transformers' ``from_pretrained``.
     """
 
-    dtype: str | torch.dtype | None = field(
-        default=None,
-        metadata={
-            "help": "The precision of the weights: float32, bfloat16, float16, or 8 bits as int8 or fp8. By default it "
-            "is the checkpoint's, or float32 on a CPU that would be slow with it."
-        },
+    dtype: str | torch.dtype | None = option(
+        None,
+        "The precision of the weights: float32, bfloat16, float16, or 8 bits as int8 or fp8. By default it "
+        "is the checkpoint's, or float32 on a CPU that would be slow with it.",
     )
-    device: str | torch.device | None = field(
-        default=None,
-        metadata={"help": "Where to compute, such as cpu, cuda or cuda:1. By default it is a GPU if there is one."},
+    device: str | torch.device | None = option(
+        None, "Where to compute, such as cpu, cuda or cuda:1. By default it is a GPU if there is one."
     )
-    max_tokens: int | None = field(
-        default=None,
-        metadata={
-            "help": "The longest sequence in tokens, template included; longer texts are cut. By default it is as long "
-            "as the model allows.",
-            "metavar": "N",
-            "min": 1,
-        },
+    max_tokens: int | None = option(
+        None,
+        "The longest sequence in tokens, template included; longer texts are cut. By default it is as long "
+        "as the model allows.",
+        metavar="N",
+        min=1,
     )
     model_kwargs: dict[str, Any] | None = None

@@ -15,7 +15,7 @@ import typer
 from valuembed._utils.text import counted
 from valuembed.cli.embed_summary import pace, tell_job, tell_rejected
 from valuembed.cli.framework import command, load_encoder
-from valuembed.cli.options import BUNDLED, INPUT, LOADING, OUTPUT
+from valuembed.cli.options import BUNDLED, INPUT, LOADING, OUTPUT, json_option
 from valuembed.cli.output import note, print_json
 from valuembed.cli.texts import STDIN, as_file, check_are_texts, given_texts, print_vectors
 from valuembed.vectors import PRECISIONS, check_precision
@@ -232,11 +232,7 @@ def embed(
     ] = None,
     as_json: Annotated[
         bool,
-        typer.Option(
-            "--json",
-            help="Print what came of it as JSON, and a line of progress on stderr now and then.",
-            rich_help_panel=OUTPUT,
-        ),
+        json_option("Print what came of it as JSON, and a line of progress on stderr now and then."),
     ] = False,
 ) -> None:
     """Embed the texts of files, or texts given as arguments.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypedDict
 
-from valuembed._utils.options import Options
+from valuembed._utils.options import Options, option
 
 
 class HubKwargs(TypedDict, total=False):
@@ -30,14 +30,10 @@ class HubOptions(Options):
         trust_remote_code: run code that comes with the checkpoint.
     """
 
-    revision: str | None = field(
-        default=None,
-        metadata={"help": "Which version of a model on the hub is taken: a branch, a tag or a commit."},
-    )
+    revision: str | None = option(None, "Which version of a model on the hub is taken: a branch, a tag or a commit.")
     token: bool | str | None = field(default=None, repr=False)
     cache_folder: str | None = None
     local_files_only: bool = False
-    trust_remote_code: bool = field(
-        default=False,
-        metadata={"help": "Run the Python code that comes with the checkpoint, which can do anything on this machine."},
+    trust_remote_code: bool = option(
+        False, "Run the Python code that comes with the checkpoint, which can do anything on this machine."
     )
