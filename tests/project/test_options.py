@@ -15,6 +15,8 @@ import pytest
 import valuembed
 from valuembed.backbone import LoadKwargs, LoadOptions
 from valuembed.backbone.checkpoints import HubKwargs, HubOptions
+from valuembed.corpus import EmbedOptions
+from valuembed.corpus.embed_options import EmbedKwargs
 from valuembed.errors import OptionError, RecipeError
 from valuembed.research import plan
 from valuembed.training import TrainSettings
@@ -64,13 +66,18 @@ def test_the_collection_sees_them():
     seen = {name.removeprefix("valuembed.") for name in TAKES_OPTIONS}
     assert seen >= {"models.load", "models.MultiReadout.load", "models.info", "training.train", "research.plan"}
     assert seen >= {"evaluation.evaluate", "search.load_for", "backbone.checkpoints.locate", "analysis.sweep"}
+    assert seen >= {"corpus.embed_corpus", "corpus.embed_corpus_on_ray"}
     assert ANY_NAME.keys() <= FOUND.keys()
 
 
+MISSPELT = {False: ("local_file_only", "local_files_only"), True: ("row_per_shard", "rows_per_shard")}
+"""A keyword and what is meant, for loading and for embedding a corpus."""
+
+
 @pytest.mark.parametrize("name", TAKES_OPTIONS)
-@pytest.mark.parametrize("wrong", ["revison", "local_file_only"])
-def test_a_misspelt_keyword_is_an_error_before_anything_is_looked_at(name, wrong):
+def test_a_misspelt_keyword_is_an_error_before_anything_is_looked_at(name):
     function = TAKES_OPTIONS[name]
+    wrong, right = MISSPELT[".corpus." in name]
     entries = inspect.signature(function).parameters.values()
     # None of these can be used: whatever looks at them first raises something else.
     needed = {
@@ -80,7 +87,6 @@ def test_a_misspelt_keyword_is_an_error_before_anything_is_looked_at(name, wrong
     }
     with pytest.raises(OptionError) as told:
         function(**needed, **{wrong: True})
-    right = {"revison": "revision", "local_file_only": "local_files_only"}[wrong]
     assert re.search(rf"\b{wrong}\b.*; did you mean '{right}'\? legal: \w+(, \w+)+$", str(told.value))
 
 
@@ -103,7 +109,12 @@ def test_the_error_is_caught_as_python_raises_it():
 
 @pytest.mark.parametrize(
     ("kwargs", "options"),
-    [(HubKwargs, (HubOptions,)), (LoadKwargs, (LoadOptions,)), (TrainKwargs, (LoadOptions, TrainSettings))],
+    [
+        (HubKwargs, (HubOptions,)),
+        (LoadKwargs, (LoadOptions,)),
+        (TrainKwargs, (LoadOptions, TrainSettings)),
+        (EmbedKwargs, (EmbedOptions,)),
+    ],
 )
 def test_editors_are_told_the_same_names(kwargs, options):
     declared = {name: entry.type for of in options for name, entry in of.__dataclass_fields__.items()}
