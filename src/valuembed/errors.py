@@ -3,6 +3,7 @@
 ValuembedError
 ├── RecipeError            (ValueError)    a method, signal, alignment or combination that means nothing
 │   ├── LayerError                         layers that do not exist, hold no values, or differ in width
+│   ├── OptionError        (TypeError)     a keyword argument that a function does not take
 │   └── TemplateError                      a template without its one ``{text}``, or an unknown name
 ├── InputError             (ValueError)    texts or data files that cannot be embedded
 │   └── UnknownTokenError                  texts with tokens for which a model has no embedding
@@ -39,6 +40,10 @@ class RecipeError(ValuembedError, ValueError):
 
 class LayerError(RecipeError):
     """The layers asked for do not exist, hold no values, or cannot be averaged."""
+
+
+class OptionError(RecipeError, TypeError):
+    """A keyword argument is none that the function takes."""
 
 
 class TemplateError(RecipeError):

@@ -10,6 +10,7 @@ from datasets import Dataset
 from some_texts import some_texts
 
 import valuembed
+from valuembed.backbone import LoadOptions
 from valuembed.errors import RecipeError, UnsupportedModelError
 from valuembed.models.multi_readout import MultiReadout
 from valuembed.recipes.recipe import METHODS, resolve_recipe
@@ -33,7 +34,7 @@ RECIPES = {
 
 @pytest.fixture(scope="module")
 def decoder(folder):
-    return found_decoder(str(folder))
+    return found_decoder(str(folder), LoadOptions())
 
 
 def test_found_decoder(decoder, folder):
@@ -44,7 +45,7 @@ def test_found_decoder(decoder, folder):
 def test_a_saved_folder_knows_the_depth_of_its_source(folder, tmp_path):
     saved = tmp_path / "saved"
     valuembed.load(folder, "va", layers=[0, 1]).save(str(saved))
-    decoder = found_decoder(str(saved))
+    decoder = found_decoder(str(saved), LoadOptions())
     assert (decoder.num_layers, decoder.decoder_spec.num_layers) == (4, 2)
     work = estimate(decoder, {"va": resolve_recipe("va", layers=[1])}, {"T": (1, 1.0)}, 1.0)
     assert work.passes[0].layers == 2
@@ -53,7 +54,7 @@ def test_a_saved_folder_knows_the_depth_of_its_source(folder, tmp_path):
 @pytest.mark.parametrize(("name", "billions"), [("llama-2-7b", 6.61), ("qwen-3-8b", 7.57)])
 def test_written_decoder_has_the_size_of_the_backbone(name, billions):
     backbone = read_backbone(name)
-    decoder = written_decoder(backbone)
+    decoder = written_decoder(backbone, LoadOptions())
     layers, _, rest = decoder.decoder_spec.sizes
     # Published: 6.74 and 8.19 billion, with a head of its own for each: vocabulary x 4096.
     assert round((sum(layers) + rest) / 1e9, 2) == billions
@@ -65,7 +66,7 @@ def test_written_decoder_has_the_size_of_the_backbone(name, billions):
 def test_written_decoder_of_an_unknown_family():
     backbone = replace(read_backbone("llama-2-7b"), decoder={"model_type": "llamo", "num_hidden_layers": 4})
     with pytest.raises(UnsupportedModelError, match=r"backbone 'llama-2-7b': its decoder cannot be made: .*llamo"):
-        written_decoder(backbone)
+        written_decoder(backbone, LoadOptions())
 
 
 class TestEstimate:
@@ -114,7 +115,7 @@ class TestEstimate:
     def test_long_texts_are_cut_as_by_the_model(self, folder):
         texts = [" ".join(some_texts(2 + 3 * n)) for n in range(8)]
         readouts = MultiReadout.load(folder, RECIPES, max_tokens=120)
-        decoder = found_decoder(str(folder), max_tokens=120)
+        decoder = found_decoder(str(folder), LoadOptions(max_tokens=120))
         work = estimate(decoder, RECIPES, {"T": decoder.measure(texts)}, 1.0)
         for part in work.passes:
             readouts.encode(texts, names=part.rows)
@@ -124,9 +125,9 @@ class TestEstimate:
 
     def test_the_limit_of_a_saved_folder_counts(self, folder, tmp_path):
         valuembed.load(folder, "va", max_tokens=30).save(str(tmp_path / "saved"))
-        assert found_decoder(str(tmp_path / "saved")).max_tokens == 30
+        assert found_decoder(str(tmp_path / "saved"), LoadOptions()).max_tokens == 30
         with pytest.raises(RecipeError, match="max_tokens=0 has to be at least 1"):
-            found_decoder(str(folder), max_tokens=0)
+            found_decoder(str(folder), LoadOptions(max_tokens=0))
 
     def test_several_templates_and_two_copies(self, decoder):
         recipes = {"echo": METHODS["echo"], "meta": METHODS["meta_eol"]}

@@ -8,7 +8,7 @@ import heapq
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sentence_transformers.base.modules import Normalize
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from valuembed._utils.torch_settings import default_device_and_precision
 from valuembed.backbone.checkpoints import (
     CalibrationRecord,
+    HubKwargs,
+    HubOptions,
     base_of,
     holds_adapter,
     locate,
@@ -37,6 +39,9 @@ from valuembed.models import (
     fit_filter,
     warn_truncated,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 MAX_TEXTS = 10_000
 """Texts to fit on (ours): on the bundled model four times as many as the vectors are wide gave what more gave."""
@@ -95,7 +100,9 @@ def sample_texts(texts: Iterable[str], max_texts: int = MAX_TEXTS) -> Sample:
     return Sample(chosen, hashlib.sha256(joined.encode()).hexdigest()[:16])
 
 
-def load_head(model: str | os.PathLike[str], *, revision: str | None = None, **rights: Any) -> Tensor:
+def load_head(
+    model: str | os.PathLike[str], *, options: HubOptions | None = None, **given: Unpack[HubKwargs]
+) -> Tensor:
     """Read the language model head of a model, and nothing else of it.
 
     A folder saved by this library has no head unless it is tied to the input embeddings; it is then read from where
@@ -103,7 +110,8 @@ def load_head(model: str | os.PathLike[str], *, revision: str | None = None, **r
 
     Args:
         model: a hub id, a folder, or ``"bundled"``.
-        revision, rights: ``token``, ``cache_folder``, ``local_files_only`` and ``trust_remote_code``, as in
+        options: of the hub, where they are at hand.
+        given: ``revision``, ``token``, ``cache_folder``, ``local_files_only`` and ``trust_remote_code``, as in
             :func:`valuembed.load`.
 
     Returns:
@@ -112,7 +120,8 @@ def load_head(model: str | os.PathLike[str], *, revision: str | None = None, **r
     Raises:
         CheckpointError: there is none, or it cannot be read.
     """
-    checkpoint = locate(model, revision=revision, **rights)
+    chosen = HubOptions.of(given, load_head, options)
+    checkpoint = locate(model, options=chosen)
     saved = saved_config(checkpoint)
     try:
         held = base_of(checkpoint, saved) if holds_adapter(checkpoint) else checkpoint
@@ -123,7 +132,7 @@ def load_head(model: str | os.PathLike[str], *, revision: str | None = None, **r
         name = saved["origin"]["name"]
         if not saved["origin"]["fetchable"]:
             raise CheckpointError(f"{error}: the folder {name!r}, which this one was made from") from error
-        source = locate(name, revision=saved["origin"]["revision"], **rights)
+        source = locate(name, options=chosen, revision=saved["origin"]["revision"])
         return read_head(source, read_config(source))
 
 

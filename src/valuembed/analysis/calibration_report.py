@@ -24,7 +24,8 @@ from valuembed._utils.optional import require
 from valuembed._utils.text import counted, inflected
 from valuembed._utils.torch_settings import default_device_and_precision
 from valuembed.analysis.calibration_fit import MAX_TEXTS, checked_head, load_head, sample_texts
-from valuembed.backbone.checkpoints import hub_options, locate
+from valuembed.backbone import LoadKwargs, LoadOptions
+from valuembed.backbone.checkpoints import locate
 from valuembed.data import StsFile, iter_texts, read_scored
 from valuembed.errors import CheckpointError, InputError, ReadingError
 from valuembed.evaluation import spearman
@@ -47,6 +48,7 @@ from valuembed.reporting import plots, replace_text, results_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from typing_extensions import Unpack
 
 NONE = "none"
 """Vectors as they are; at a smaller size, their first coordinates."""
@@ -199,7 +201,7 @@ def report_calibration(
     cleaning: str | None = None,
     output: str | os.PathLike[str] | None = None,
     progress: bool = True,
-    **options: Any,
+    **options: Unpack[LoadKwargs],
 ) -> CalibrationReport:
     """Score methods on pairs of sentences without and with each calibration, at full, 1/2, 1/4 and 1/8 width.
 
@@ -229,22 +231,22 @@ def report_calibration(
         TruncationWarning: texts were cut, of the corpus or of the task.
         UserWarning: there is no language model head to take the filter from.
     """
+    loaded_with = LoadOptions.of(options, report_calibration)
     if not task.startswith("sts:"):
         raise InputError(
             f"task {task!r} cannot be reported on; give sts:FILE, or save a calibrated model and evaluate that"
         )
     if output is not None:
         results_folder(output)
-    rights = hub_options(options)
-    recipes = choose_recipes(locate(model, **rights), parse_methods(methods), layers, template, cleaning)
+    recipes = choose_recipes(locate(model, options=loaded_with), parse_methods(methods), layers, template, cleaning)
     pairs = read_scored(task.partition(":")[2].strip())
     head = None
     if FILTER in kinds and any(map(is_of_the_stream, recipes.values())):
         try:
-            head = load_head(model, **rights)
+            head = load_head(model, options=loaded_with)
         except CheckpointError as error:
             warnings.warn(f"the filter is left out: {error}", stacklevel=2)
-    readouts = MultiReadout.load(model, recipes, **options)
+    readouts = MultiReadout.load(model, recipes, options=loaded_with)
     return score_calibrations(
         readouts,
         texts,

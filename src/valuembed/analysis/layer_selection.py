@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +17,8 @@ from valuembed._utils.torch_settings import default_device_and_precision
 from valuembed.analysis.held_out import FINAL, MARGIN, SEARCHED, Candidate, Selection, best_of, choose_layers, known
 from valuembed.analysis.objectives import CHOSEN_ON, HELD_OUT, LabelledPairs, LayerObjective, NextSegments, read_dev
 from valuembed.analysis.segments import SEGMENTS, Documents, cut
-from valuembed.backbone.checkpoints import hub_options, locate, read_record, saved_config
+from valuembed.backbone import LoadKwargs, LoadOptions
+from valuembed.backbone.checkpoints import HubOptions, locate, read_record, saved_config
 from valuembed.errors import InputError, LayerError, OutputError, ReadingError
 from valuembed.models import (
     DEFAULT_METHOD,
@@ -31,6 +32,9 @@ from valuembed.models import (
 )
 from valuembed.recipes import DEFAULT_SPAN, Recipe, TemplateSpec, write_recipe
 from valuembed.reporting import replacing
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 NOTES_FILE = "layer_selection.json"
 """In a saved folder: how its layers were chosen."""
@@ -51,7 +55,7 @@ def select_layers(
     output: str | Path | None = None,
     overwrite: bool = False,
     progress: bool = True,
-    **options: Any,
+    **options: Unpack[LoadKwargs],
 ) -> Selection:
     """Choose the layers that a method averages.
 
@@ -94,20 +98,21 @@ def select_layers(
 
     Memory beside the model: ``12 * b * l**2`` bytes for b pairs, ``4 * n * l * width`` bytes for n segments.
     """
+    loaded_with = LoadOptions.of(options, select_layers)
     if (dev is None) == (corpus is None):
         raise InputError("give one of dev (sts:FILE, with labels) and corpus (FILE of documents, without labels)")
     if output is not None:
-        check_output(output, overwrite, model, **options)
+        check_output(output, overwrite, model, loaded_with)
     pairs = None if dev is None else read_dev(dev, split)
     documents = None if corpus is None else Documents(corpus, text_column)
-    whole = inspect_checkpoint(model, method, template=template, cleaning=cleaning, **options)
+    whole = inspect_checkpoint(model, method, template=template, cleaning=cleaning, options=loaded_with)
     groups = _groups(whole)
     recipes = {
         str(layer): replace(whole.recipe, layers=None if layer == FINAL else (layer,))
         for group in groups
         for layer in group
     }
-    readouts = MultiReadout.load(model, recipes, **options)
+    readouts = MultiReadout.load(model, recipes, options=loaded_with)
     evidence: LayerObjective
     if pairs is not None:
         evidence = LabelledPairs(readouts, groups, pairs, progress)
@@ -130,7 +135,7 @@ def select_layers(
     )
     if output is not None:
         try:
-            write(result, model, output, overwrite=overwrite, **options)
+            write(result, model, output, loaded_with, overwrite=overwrite)
         except BaseException:
             # Whatever ends the writing, a full disk or an interruption, the work is done and its result is told.
             warnings.warn(f"the choice was made, and could not be written:\n{result.to_markdown()}", stacklevel=2)
@@ -210,7 +215,7 @@ def _greedy(group: Sequence[int], evidence: LayerObjective, bar: Any) -> tuple[t
     return chosen, best
 
 
-def check_output(output: str | Path, overwrite: bool, model: str | os.PathLike[str], **options: Any) -> None:
+def check_output(output: str | Path, overwrite: bool, model: str | os.PathLike[str], options: HubOptions) -> None:
     """Raise where a choice cannot be written, before any work is done.
 
     Args:
@@ -229,7 +234,7 @@ def check_output(output: str | Path, overwrite: bool, model: str | os.PathLike[s
             raise OutputError(f"output {path} exists; choose another name or overwrite it")
     else:
         check_model_folder(path, overwrite=overwrite)
-        checkpoint = locate(model, **hub_options(options))
+        checkpoint = locate(model, options=options)
         saved = saved_config(checkpoint)
         if saved is not None and (record := read_record(checkpoint)) is not None:
             raise OutputError(
@@ -243,9 +248,9 @@ def write(
     selection: Selection,
     model: str | os.PathLike[str],
     output: str | Path,
+    options: LoadOptions,
     *,
     overwrite: bool = False,
-    **options: Any,
 ) -> None:
     """Write a choice where :func:`valuembed.load` finds it.
 
@@ -253,13 +258,13 @@ def write(
         selection: the choice.
         model: what it was made for.
         output: a recipe file (``.json``), or a folder for the model with the chosen layers.
+        options: how the model is loaded.
         overwrite: replace what is there.
-        options: as in :func:`valuembed.load`.
 
     Raises:
         OutputError: it cannot be written there.
     """
-    check_output(output, overwrite, model, **options)
+    check_output(output, overwrite, model, options)
     path = Path(output)
     notes = {key: value for key, value in selection.to_dict().items() if key != "recipe"}
     if path.suffix == ".json":
@@ -268,4 +273,5 @@ def write(
             write_recipe(new, selection.recipe, **notes)
     else:
         text = json.dumps(notes, ensure_ascii=False, indent=2)
-        save_model(load(model, selection.recipe, **options), path, overwrite=overwrite, notes={NOTES_FILE: f"{text}\n"})
+        made = load(model, selection.recipe, **options.keywords())
+        save_model(made, path, overwrite=overwrite, notes={NOTES_FILE: f"{text}\n"})

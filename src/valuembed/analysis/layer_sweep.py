@@ -18,6 +18,7 @@ from torch import Tensor
 
 from valuembed._utils.text import counted, shortened
 from valuembed._utils.torch_settings import default_device_and_precision
+from valuembed.backbone import LoadKwargs, LoadOptions
 from valuembed.data import StsFile, read_scored
 from valuembed.errors import LayerError, ReadingError, RecipeError
 from valuembed.evaluation import spearman
@@ -40,6 +41,7 @@ from valuembed.reporting import plots, replace_text, results_folder
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mteb import AbsTask
+    from typing_extensions import Unpack
 
 WINDOW_BYTES = 1 << 29
 """Vectors that are held at a time, on the model's device: those of many layers take megabytes a text."""
@@ -187,7 +189,7 @@ def sweep(
     signals: Sequence[str] = tuple(SIGNALS),
     output: str | os.PathLike[str] | None = None,
     progress: bool = True,
-    **options: Any,
+    **options: Unpack[LoadKwargs],
 ) -> Sweep:
     """Score every layer and every signal of a model on a task.
 
@@ -214,6 +216,7 @@ def sweep(
         OutputError: results cannot be written; known before the work.
         MissingExtraError: what computes the score, or draws the chart, is not installed.
     """
+    loaded_with = LoadOptions.of(options, sweep)
     if unknown := [name for name in signals if name not in SIGNALS]:
         raise RecipeError(f"no signal is named {unknown[0]!r}; legal: {', '.join(SIGNALS)}")
     if not signals:
@@ -221,12 +224,12 @@ def sweep(
     data = read_scored(task.partition(":")[2].strip()) if isinstance(task, str) and task.startswith("sts:") else None
     if output is not None:
         results_folder(output)
-    whole = inspect_checkpoint(model, SIGNALS[signals[0]], template=template, cleaning=cleaning, **options)
+    whole = inspect_checkpoint(model, SIGNALS[signals[0]], template=template, cleaning=cleaning, options=loaded_with)
     recipes, default_layers = _recipes(whole, list(dict.fromkeys(signals)))
     if data is None:
-        title, metric, scores, details = _evaluated(model, task, recipes, output, options, progress)
+        title, metric, scores, details = _evaluated(model, task, recipes, output, loaded_with, progress)
     else:
-        title, metric, scores, details = _scored(MultiReadout.load(model, recipes, **options), data, progress)
+        title, metric, scores, details = _scored(MultiReadout.load(model, recipes, options=loaded_with), data, progress)
     if all(map(math.isnan, scores.values())):
         raise ReadingError(
             f"{title}: nothing can be measured, for in every layer all similarities are equal, and {metric} is not "
@@ -286,13 +289,13 @@ def _evaluated(
     task: str | AbsTask,
     recipes: Mapping[str, Recipe],
     output: str | os.PathLike[str] | None,
-    options: Mapping[str, Any],
+    options: LoadOptions,
     progress: bool,
 ) -> Scores:
     from valuembed.evaluation import evaluate
 
     kept = None if output is None else Path(output) / "scores"
-    found = evaluate(model, recipes, [task], output=kept, progress=progress, **options)
+    found = evaluate(model, recipes, [task], output=kept, progress=progress, **options.keywords())
     if not found.scores:
         raise ReadingError(f"{found.failures[0].task}: no layer could be scored; {found.failures[0].reason}")
     first = found.scores[0]

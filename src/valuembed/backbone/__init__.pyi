@@ -11,6 +11,7 @@ from .dtypes import (
 )
 from .facts_cache import decoder_facts as decoder_facts, kept_facts as kept_facts
 from .kernels import KERNELS as KERNELS
+from .load_options import LoadKwargs as LoadKwargs, LoadOptions as LoadOptions
 from .loading import (
     checkpoint_dtype as checkpoint_dtype,
     load_decoder as load_decoder,

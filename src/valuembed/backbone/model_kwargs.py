@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from valuembed._utils.devices import check_device
+from valuembed._utils.options import did_you_mean
 from valuembed.backbone.checkpoints import check_quantization
 from valuembed.errors import CheckpointError, DeviceError, RecipeError
 
@@ -65,9 +65,7 @@ def check_model_kwargs(model_kwargs: Any) -> dict[str, Any]:
                 f"quantization_config=BitsAndBytesConfig({key}=True), which needs the package bitsandbytes"
             )
         if key not in LEGAL:
-            near = get_close_matches(str(key), LEGAL, 1)
-            meant = f"did you mean {near[0]!r}? " if near else ""
-            raise RecipeError(f"model_kwargs: {key!r} is unknown; {meant}legal: {', '.join(LEGAL)}")
+            raise RecipeError(f"model_kwargs: {key!r} is unknown; {did_you_mean(key, LEGAL)}legal: {', '.join(LEGAL)}")
     _check_placement(checked)
     if (settings := checked.get("quantization_config")) is not None:
         if not isinstance(settings, Mapping) and not hasattr(settings, "quant_method"):
@@ -86,12 +84,10 @@ def _check_placement(checked: Mapping[str, Any]) -> None:
             if place != "disk":
                 _check_place(place, f"device_map[{module!r}]")
     elif isinstance(places, str) and places not in PLACEMENTS:
-        near = get_close_matches(places, PLACEMENTS, 1)
         try:
             check_device(places)
         except DeviceError as error:
-            meant = f"did you mean {near[0]!r}? " if near else ""
-            legal = f"{meant}legal: {', '.join(PLACEMENTS)}, a device, or a dict"
+            legal = f"{did_you_mean(places, PLACEMENTS)}legal: {', '.join(PLACEMENTS)}, a device, or a dict"
             raise DeviceError(f"model_kwargs: device_map: {error}; {legal}") from error
     elif places is not None and not isinstance(places, str):
         _check_place(places, "device_map")

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from valuembed._utils.text import counted, inflected
 from valuembed.cli.framework import command, load_model, quiet, slow_imports
-from valuembed.cli.options import BUNDLED, INPUT, MEASURE, MODEL, OUTPUT, SETTINGS, ModelArgument
+from valuembed.cli.options import BUNDLED, INPUT, MEASURE, MODEL, OUTPUT, SETTINGS, ModelArgument, json_option
 from valuembed.cli.output import keeps, new_table, note, out, print_json, print_table
 
 if TYPE_CHECKING:
@@ -131,11 +131,7 @@ def calibrate(
     ] = False,
     as_json: Annotated[
         bool,
-        typer.Option(
-            "--json",
-            help="Print everything as JSON: the report, and under 'saved' the calibration.",
-            rich_help_panel=OUTPUT,
-        ),
+        json_option("Print everything as JSON: the report, and under 'saved' the calibration."),
     ] = False,
 ) -> None:
     """Make a model better without training: calibrate its vectors on unlabelled texts.

@@ -13,11 +13,13 @@ import typer
 
 from valuembed._utils.text import counted
 from valuembed.cli.embed_summary import pace, tell_job, tell_rejected
+from valuembed.cli.fields import Fields
 from valuembed.cli.framework import command, load_encoder
-from valuembed.cli.options import BUNDLED, INPUT, LOADING, OUTPUT
+from valuembed.cli.options import BUNDLED, INPUT, LOADING, OUTPUT, json_option
 from valuembed.cli.output import note, print_json
 from valuembed.cli.texts import STDIN, as_file, check_are_texts, given_texts, print_vectors
-from valuembed.vectors import PRECISIONS, check_precision
+from valuembed.corpus import EmbedOptions
+from valuembed.vectors import check_precision
 
 if TYPE_CHECKING:
     from valuembed._utils.progress import Progress
@@ -28,6 +30,10 @@ JSON_EVERY = 10.0
 
 
 FOLDER = "Chunks and shards (where OUTPUT is a folder)"
+PANELS = {"text_column": INPUT, "id_column": INPUT, "keep": INPUT, "precision": OUTPUT, "dim": OUTPUT}
+FILE_OPTIONS = ("text_column", "id_column", "precision", "dim", "keep")
+"""Of the options of a corpus, those that one file has too."""
+
 CLUSTER = "Ray cluster (where OUTPUT is a folder)"
 ENGINES = ("local", "ray")
 INTERRUPTED = "finished shards are kept, the same command goes on from there"
@@ -66,52 +72,8 @@ def embed(
             show_default=False,
         ),
     ] = None,
-    text_column: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="The column or key that holds the text. By default it is text.",
-            rich_help_panel=INPUT,
-            show_default=False,
-        ),
-    ] = None,
-    id_column: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="The column or key that holds the id. By default rows are numbered from 0.",
-            rich_help_panel=INPUT,
-            show_default=False,
-        ),
-    ] = None,
-    precision: Annotated[
-        str | None,
-        typer.Option(
-            help=f"How vectors are stored: {', '.join(PRECISIONS)}. By default it is float32.",
-            rich_help_panel=OUTPUT,
-            show_default=False,
-        ),
-    ] = None,
-    dim: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Keep only the first N numbers of each vector, scaled to length 1 again. By default all are kept.",
-            rich_help_panel=OUTPUT,
-            show_default=False,
-        ),
-    ] = None,
-    keep: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="COLUMN...",
-            help="Columns of the input to keep beside the vectors, such as --keep label date, or 'none'. By default "
-            "all of them are kept.",
-            rich_help_panel=INPUT,
-            show_default=False,
-        ),
-    ] = None,
+    *,
+    choices: Annotated[dict[str, Any], Fields(EmbedOptions, FOLDER, PANELS, is_open=True)],
     query: Annotated[
         bool,
         typer.Option(
@@ -132,37 +94,6 @@ def embed(
         bool,
         typer.Option("--overwrite", help="Replace OUTPUT if it is a file that exists already.", rich_help_panel=OUTPUT),
     ] = False,
-    chunk: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="TOKENS",
-            help="Cut each text into chunks of so many tokens, which get a vector each. By default texts are embedded "
-            "whole.",
-            rich_help_panel=FOLDER,
-            show_default=False,
-        ),
-    ] = None,
-    overlap: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            metavar="TOKENS",
-            help="How many tokens a chunk shares with the chunk before it. By default it shares none.",
-            rich_help_panel=FOLDER,
-            show_default=False,
-        ),
-    ] = None,
-    rows_per_shard: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="How many rows of an input go into one file. The default is 16384, or 1024 with --chunk.",
-            rich_help_panel=FOLDER,
-            show_default=False,
-        ),
-    ] = None,
     engine: Annotated[
         str,
         typer.Option(
@@ -222,11 +153,7 @@ def embed(
     ] = None,
     as_json: Annotated[
         bool,
-        typer.Option(
-            "--json",
-            help="Print what came of it as JSON, and a line of progress on stderr now and then.",
-            rich_help_panel=OUTPUT,
-        ),
+        json_option("Print what came of it as JSON, and a line of progress on stderr now and then."),
     ] = False,
 ) -> None:
     """Embed the texts of files, or texts given as arguments.
@@ -235,13 +162,12 @@ def embed(
 
     A folder in which a job was begun is gone on with: what it records, its model included, is the default.
     """
-    if precision is not None:
-        check_precision(precision)
+    if "precision" in choices:
+        check_precision(choices["precision"])
     options["compile"] = compiled
-    job: dict[str, Any] = {"text_column": text_column, "id_column": id_column}
-    columns = None if keep in (None, [], ["all"]) else [] if keep == ["none"] else keep
-    kept: dict[str, Any] = {"precision": precision, "dim": dim, "keep": columns}
-    shards: dict[str, Any] = {"chunk": chunk, "overlap": overlap, "rows_per_shard": rows_per_shard}
+    keep = choices.pop("keep", None)
+    if keep not in (None, ("all",)):
+        choices["keep"] = () if keep == ("none",) else keep
     cluster: dict[str, Any] = {
         "workers": workers,
         "cpus_per_worker": cpus_per_worker,
@@ -256,8 +182,8 @@ def embed(
         option = next(iter(cluster)).replace("_", "-")
         raise typer.BadParameter("is for --engine ray", param_hint=f"--{option}")
     if output is None:
-        given = {**job, **shards, "keep": keep, "overwrite": overwrite}
-        if wrong := [name for name, value in given.items() if value]:
+        given = {**choices, "keep": keep, "overwrite": overwrite}
+        if wrong := [name for name, value in given.items() if value and name not in ("precision", "dim")]:
             raise typer.BadParameter(
                 "is for files; name where their embeddings go with --output",
                 param_hint=f"--{wrong[0].replace('_', '-')}",
@@ -267,8 +193,8 @@ def embed(
         check_are_texts(inputs)
         texts = given_texts(inputs)
         encoder = load_encoder({"model": BUNDLED, **options})
-        stored_as = precision or "float32"
-        print_vectors(encoder, texts, as_query=query, precision=stored_as, dim=dim, as_json=as_json)
+        stored_as = EmbedOptions(**choices)
+        print_vectors(encoder, texts, as_query=query, precision=stored_as.precision, dim=stored_as.dim, as_json=as_json)
         return
     if query:
         raise typer.BadParameter("is for texts without OUTPUT; files hold documents", param_hint="--query")
@@ -277,20 +203,19 @@ def embed(
             raise typer.BadParameter("ray is for a folder as OUTPUT, not for a .parquet file", param_hint="--engine")
         if len(inputs) > 1:
             raise typer.BadParameter("several inputs need a folder as OUTPUT", param_hint="INPUT")
-        if wrong := [name for name, value in shards.items() if value]:
+        if wrong := [name for name, value in choices.items() if value and name not in FILE_OPTIONS]:
             option = wrong[0].replace("_", "-")
             raise typer.BadParameter("is for a folder as OUTPUT, not for a .parquet file", param_hint=f"--{option}")
         options.setdefault("model", BUNDLED)
-        kept["precision"] = precision or "float32"
+        asked = {name: value for name, value in choices.items() if name in FILE_OPTIONS}
         with as_file(inputs[0]) as input:
-            _embed_file(input, output, options, as_json, {**job, "overwrite": overwrite}, kept)
+            _embed_file(input, output, options, as_json, overwrite, asked)
         return
     if STDIN in inputs:
         raise typer.BadParameter("- needs a .parquet file as OUTPUT, or none", param_hint="INPUT")
     if overwrite:
         raise typer.BadParameter("a folder is gone on with, not replaced; remove it first", param_hint="--overwrite")
-    options, choices = _gone_on_with(output, options, {**job, "precision": precision, "dim": dim, **shards})
-    choices["keep"] = columns
+    options, choices = _gone_on_with(output, options, choices)
     run = functools.partial(_on_ray, options, cluster) if engine == "ray" else functools.partial(_here, options)
     _embed_folder(run, inputs, output, as_json, choices)
 
@@ -302,29 +227,29 @@ def _gone_on_with(
     from valuembed.corpus import check_folder, read_manifest
     from valuembed.vectors import recorded_choices, recorded_job
 
-    if (record := read_manifest(check_folder(output))) is not None:
-        return recorded_job(record, output, options), recorded_choices(record, choices)
-    defaults = {"precision": "float32", "overlap": 0}
-    return {"model": BUNDLED, **options}, {
-        name: defaults.get(name) if value is None else value for name, value in choices.items()
-    }
+    if (record := read_manifest(check_folder(output))) is None:
+        return {"model": BUNDLED, **options}, choices
+    # What a job keeps is settled when it begins, and compared with what is named.
+    recorded = {name: choices.get(name) for name in EmbedOptions.names() if name != "keep"}
+    return recorded_job(record, output, options), {**choices, **recorded_choices(record, recorded)}
 
 
 def _embed_file(
-    input: str, output: Path, options: dict[str, Any], as_json: bool, job: dict[str, Any], kept: dict[str, Any]
+    input: str, output: Path, options: dict[str, Any], as_json: bool, overwrite: bool, choices: dict[str, Any]
 ) -> None:
     from valuembed.corpus import check_files, embed_file, rejected_path
 
-    check_files(input, output, **job, keep=kept["keep"])
+    looked_at = {name: value for name, value in choices.items() if name not in ("precision", "dim")}
+    check_files(input, output, **looked_at, overwrite=overwrite)
     encoder = load_encoder(options)
     try:
-        done = embed_file(encoder, input, output, **job, **kept, progress=not as_json)
+        done = embed_file(encoder, input, output, **choices, overwrite=overwrite, progress=not as_json)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(NOTHING_KEPT) from None
     if as_json:
         print_json(asdict(done))
         return
-    width = kept["dim"] or encoder.get_embedding_dimension()
+    width = choices.get("dim") or encoder.get_embedding_dimension()
     typer.echo(
         f"{output}: {done.embedded:,} of {counted(done.rows, 'row')} embedded, {width} wide, in {done.seconds:.1f} s "
         f"({pace(done.tokens, done.seconds)})"
@@ -344,10 +269,11 @@ def _embed_folder(
     from valuembed._utils.progress import every
     from valuembed.corpus import check_corpus
 
-    check_corpus(inputs, output, text_column=choices["text_column"], id_column=choices["id_column"])
+    asked = EmbedOptions(**choices)
+    check_corpus(inputs, output, text_column=asked.text_column, id_column=asked.id_column)
     progress: bool | Callable[[Progress], object] = every(JSON_EVERY, _print_progress) if as_json else True
     try:
-        done = run(inputs, output, **choices, progress=progress)
+        done = run(inputs, output, **asked.keywords(), progress=progress)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(INTERRUPTED) from None
     if as_json:

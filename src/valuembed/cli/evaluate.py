@@ -9,7 +9,7 @@ from rich.text import Text
 
 from valuembed._utils.text import counted
 from valuembed.cli.framework import command, quiet, slow_imports
-from valuembed.cli.options import BUNDLED, INPUT, JSON_HELP, MEASURE, METHODS_HELP, MODEL, OUTPUT, ModelArgument
+from valuembed.cli.options import BUNDLED, INPUT, MEASURE, METHODS_HELP, MODEL, OUTPUT, AsJson, ModelArgument
 from valuembed.cli.output import keeps, new_table, note, out, print_json
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP, rich_help_panel=OUTPUT)] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Score methods on tasks with mteb's metrics. Methods with one template share one pass over the texts.
 

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from valuembed._utils.text import printable, shortened
 from valuembed.cli.framework import load_encoder
-from valuembed.cli.options import OUTPUT
+from valuembed.cli.options import OUTPUT, json_option
 from valuembed.cli.output import new_table, out, print_json, print_table
 from valuembed.cli.texts import given_text
 
@@ -50,9 +50,7 @@ def explain(
             show_default=False,
         ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print every weight as JSON instead of tables.", rich_help_panel=OUTPUT)
-    ] = False,
+    as_json: Annotated[bool, json_option("Print every weight as JSON instead of tables.")] = False,
 ) -> None:
     """Show what each token of a text counts for in its vector, with a method that weighs tokens (wva, aligned_wva)."""
     from valuembed.models import explain as run

@@ -18,6 +18,7 @@ from typer.core import TyperCommand
 
 from valuembed._utils.streams import is_watched
 from valuembed._utils.version import __version__
+from valuembed.cli.fields import Fields
 from valuembed.cli.options import INPUT, LOADING, MODEL, OUTPUT, completed, shared_options
 from valuembed.cli.output import errors_in_one_line, note
 
@@ -82,9 +83,12 @@ def command(
     recorded: str | None = None,
     group: typer.Typer = app,
     panel: str | None = None,
+    order: Sequence[str] = (),
     examples: Sequence[str] = (),
 ) -> Callable[..., Any]:
     """Register a command with the shared options added; it receives them, those that were given, as ``options``.
+
+    A parameter that is annotated with :class:`Fields` stands for the options that these make.
 
     Args:
         function: the command. A parameter of its own replaces the shared option of that name.
@@ -94,29 +98,44 @@ def command(
             The help says so with this name of it; empty, and the help stays as it is.
         group: what it is a command of; the program itself, unless it is one of several under one name.
         panel: heading of the help that it stands under.
+        order: names of options of one heading that the help lists in this order.
         examples: command lines that run as they are; its help ends with them.
     """
     if function is None:
         return functools.partial(
-            command, name=name, without=without, recorded=recorded, group=group, panel=panel, examples=examples
+            command,
+            name=name,
+            without=without,
+            recorded=recorded,
+            group=group,
+            panel=panel,
+            order=order,
+            examples=examples,
         )
-    own = [parameter for parameter in inspect.signature(function).parameters if parameter != "options"]
-    parameters = {
-        **{name: inspect.signature(function).parameters[name] for name in own},
-        **{name: entry for name, entry in shared_options(recorded).items() if name not in own and name not in without},
+    declared = {key: entry for key, entry in inspect.signature(function).parameters.items() if key != "options"}
+    made = {key: of for key, entry in declared.items() if (of := Fields.in_place_of(entry)) is not None}
+    own = [key for key in declared if key not in made]
+    parameters: dict[str, inspect.Parameter] = {}
+    for key, entry in declared.items():
+        parameters |= made[key].parameters() if key in made else {key: entry}
+    shared = {
+        key: entry for key, entry in shared_options(recorded).items() if key not in parameters and key not in without
     }
-
-    parameters = {name: completed(entry) for name, entry in parameters.items()}
+    parameters |= shared
+    listed = iter(order)
+    keys = [next(listed) if key in order else key for key in parameters]
+    parameters = {key: completed(parameters[key].replace(kind=inspect.Parameter.KEYWORD_ONLY)) for key in keys}
 
     @functools.wraps(function)
     def run(**given: Any) -> None:
-        options = {name: value for name, value in given.items() if name not in own and value is not None}
+        options = {key: given[key] for key in shared if given[key] is not None}
         with errors_in_one_line():
             _check_names(given)
-            function(**{name: given[name] for name in own}, options=options)
+            of_fields = {key: of.values(given) for key, of in made.items()}
+            function(**{key: given[key] for key in own}, **of_fields, options=options)
 
     run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
-    run.__annotations__ = {name: entry.annotation for name, entry in parameters.items()}
+    run.__annotations__ = {key: entry.annotation for key, entry in parameters.items()}
     del run.__dict__["__wrapped__"]
     epilog = escape("\n".join(["Example:" if len(examples) == 1 else "Examples:", *examples])) if examples else None
     return group.command(name, cls=Command, rich_help_panel=panel, epilog=epilog)(run)

@@ -7,7 +7,7 @@ import typer
 from rich.text import Text
 
 from valuembed.cli.framework import command, quiet, slow_imports
-from valuembed.cli.options import BUNDLED, INPUT, JSON_HELP, MEASURE, MODEL, OUTPUT, ModelArgument
+from valuembed.cli.options import BUNDLED, INPUT, MEASURE, MODEL, OUTPUT, AsJson, ModelArgument
 from valuembed.cli.output import keeps, new_table, note, out, print_json, print_table
 from valuembed.recipes import TEMPLATES
 
@@ -60,7 +60,7 @@ def sweep(
             show_default=False,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP, rich_help_panel=OUTPUT)] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Score every layer x every signal of a model on a task, from one pass over the texts."""
     with slow_imports():
@@ -158,7 +158,7 @@ def select_layers(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace OUTPUT if it exists already.", rich_help_panel=OUTPUT)
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP, rich_help_panel=OUTPUT)] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Choose the layers that a method averages, with labels (--dev) or without (--corpus)."""
     with slow_imports():

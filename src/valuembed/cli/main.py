@@ -18,7 +18,7 @@ from valuembed._utils.text import counted, decimals, inflected
 from valuembed.cli import calibrate, embed, evaluate, layers, probe, reproduce, search, serve, train  # noqa: F401
 from valuembed.cli.explain import explain
 from valuembed.cli.framework import app, command, load_encoder
-from valuembed.cli.options import BUNDLED, JSON_HELP, OUTPUT
+from valuembed.cli.options import BUNDLED, OUTPUT, AsJson, json_option
 from valuembed.cli.output import new_table, note, print_json, print_table, shown
 from valuembed.cli.texts import given_texts
 from valuembed.recipes import describe
@@ -56,9 +56,7 @@ def similarity(
     ] = None,
     as_json: Annotated[
         bool,
-        typer.Option(
-            "--json", help="Print the texts and the matrix as JSON instead of a table.", rich_help_panel=OUTPUT
-        ),
+        json_option("Print the texts and the matrix as JSON instead of a table."),
     ] = False,
 ) -> None:
     """Compare texts: the cosine similarity of each with each."""
@@ -106,7 +104,7 @@ def info(
         str | None,
         typer.Argument(metavar="MODEL", help="The model to look at, in place of --model.", show_default=False),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP, rich_help_panel=OUTPUT)] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say what a recipe would read from a model, and how much memory its weights take. No weights are read."""
     from valuembed.models import info as inspect_checkpoint

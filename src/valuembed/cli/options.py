@@ -1,13 +1,19 @@
 """The options that the command line's commands share, and the headings of the help that options stand under."""
 
+from __future__ import annotations
+
 import copy
 import inspect
 from collections.abc import Mapping
-from typing import Annotated, get_args
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args
 
 import typer
 
+from valuembed._utils.options import Options, option
+from valuembed.backbone import LoadOptions
 from valuembed.cli.completion import COMPLETIONS
+from valuembed.cli.fields import Fields
 from valuembed.recipes import CLEANINGS, METHODS, TEMPLATES
 
 BUNDLED = "bundled"
@@ -28,100 +34,53 @@ METHODS_HELP = (
     "own, as in wva:future_eol or va@20:28, and may also be a recipe file (.json)."
 )
 
-JSON_HELP = "Print everything as JSON instead of a table."
 
+def json_option(help: str = "Print everything as JSON instead of a table.") -> Any:
+    """The option to print JSON, for a command's ``as_json``."""
+    return typer.Option("--json", help=help, rich_help_panel=OUTPUT)
+
+
+AsJson = Annotated[bool, json_option()]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
 RECORDED = ("model", "method", "layers", "template", "cleaning")
 """Options whose values are recorded beside stored vectors."""
 
 
-def _model_options(
-    model: Annotated[str, typer.Option(help=MODEL_HELP, rich_help_panel=MODEL)] = BUNDLED,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            help=f"How vectors are read from the model: one of {', '.join(METHODS)}, or a recipe file (.json). By "
-            "default it is aligned_wva, or what a saved model was saved with.",
-            rich_help_panel=MODEL,
-            show_default=False,
-        ),
-    ] = None,
-    layers: Annotated[
-        str | None,
-        typer.Option(
-            help="Which layers are read: 'all', 'half', a range such as '20:28', a list such as '14,15,16', or "
-            "fractions of the depth such as '0.65:0.9'. By default they are the model's preset, or 0.65 to 0.90 of the "
-            "depth for a model without one.",
-            rich_help_panel=MODEL,
-            show_default=False,
-        ),
-    ] = None,
-    template: Annotated[
-        str,
-        typer.Option(
-            help=f"What every text stands in: 'auto' for the method's own, one of {', '.join(TEMPLATES)}, 'chat' for "
-            "the model's chat template, or a string with one {text}.",
-            rich_help_panel=MODEL,
-        ),
-    ] = "auto",
-    cleaning: Annotated[
-        str | None,
-        typer.Option(
-            help=f"What is done to a text before its template: {', '.join(CLEANINGS)}. By default the recipe decides, "
-            "and most recipes do nothing.",
-            rich_help_panel=LOADING,
-            show_default=False,
-        ),
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            help="The precision of the weights: float32, bfloat16, float16, or 8 bits as int8 or fp8. By default it "
-            "is the checkpoint's, or float32 on a CPU that would be slow with it.",
-            rich_help_panel=LOADING,
-            show_default=False,
-        ),
-    ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            help="Where to compute, such as cpu, cuda or cuda:1. By default it is a GPU if there is one.",
-            rich_help_panel=LOADING,
-            show_default=False,
-        ),
-    ] = None,
-    max_tokens: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="The longest sequence in tokens, template included; longer texts are cut. By default it is as long as "
-            "the model allows.",
-            rich_help_panel=LOADING,
-            show_default=False,
-        ),
-    ] = None,
-    revision: Annotated[
-        str | None,
-        typer.Option(
-            help="Which version of a model on the hub is taken: a branch, a tag or a commit.",
-            rich_help_panel=LOADING,
-            show_default=False,
-        ),
-    ] = None,
-    trust_remote_code: Annotated[
-        bool,
-        typer.Option(
-            "--trust-remote-code",
-            help="Run the Python code that comes with the checkpoint, which can do anything on this machine.",
-            rich_help_panel=LOADING,
-        ),
-    ] = False,
-) -> None:
-    """Declare the options that every command takes; their names are arguments of :func:`valuembed.load`."""
+@dataclass(frozen=True, kw_only=True)
+class RecipeOptions(Options):
+    """Name a model and what is read from it, as :func:`valuembed.load` does, in words."""
+
+    model: str = option(BUNDLED, MODEL_HELP)
+    method: str | None = option(
+        None,
+        f"How vectors are read from the model: one of {', '.join(METHODS)}, or a recipe file (.json). By "
+        "default it is aligned_wva, or what a saved model was saved with.",
+    )
+    layers: str | None = option(
+        None,
+        "Which layers are read: 'all', 'half', a range such as '20:28', a list such as '14,15,16', or "
+        "fractions of the depth such as '0.65:0.9'. By default they are the model's preset, or 0.65 to 0.90 of the "
+        "depth for a model without one.",
+    )
+    template: str = option(
+        "auto",
+        f"What every text stands in: 'auto' for the method's own, one of {', '.join(TEMPLATES)}, 'chat' "
+        "for the model's chat template, or a string with one {text}.",
+    )
+    cleaning: str | None = option(
+        None,
+        f"What is done to a text before its template: {', '.join(CLEANINGS)}. By default the recipe "
+        "decides, and most recipes do nothing.",
+    )
 
 
-MODEL_OPTIONS = tuple(inspect.signature(_model_options).parameters)
+SHARED = {
+    **Fields(RecipeOptions, MODEL, {"cleaning": LOADING}).parameters(),
+    **Fields(LoadOptions, LOADING).parameters(),
+}
+"""The options that every command takes, as parameters of it; their names are arguments of :func:`valuembed.load`."""
+
+MODEL_OPTIONS = tuple(SHARED)
 """Their names: what a command leaves out that needs no model."""
 
 
@@ -131,8 +90,7 @@ def shared_options(recorded: str | None) -> Mapping[str, inspect.Parameter]:
     Args:
         recorded: as in :func:`valuembed.cli.framework.command`.
     """
-    shared = inspect.signature(_model_options).parameters
-    return shared if recorded is None else {name: _recorded(entry, recorded) for name, entry in shared.items()}
+    return SHARED if recorded is None else {name: _recorded(entry, recorded) for name, entry in SHARED.items()}
 
 
 def completed(parameter: inspect.Parameter) -> inspect.Parameter:

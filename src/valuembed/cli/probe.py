@@ -7,7 +7,7 @@ import typer
 from rich.text import Text
 
 from valuembed.cli.framework import app, command, quiet, slow_imports
-from valuembed.cli.options import BUNDLED, INPUT, JSON_HELP, MEASURE, MODEL, OUTPUT, SETTINGS, ModelArgument
+from valuembed.cli.options import BUNDLED, INPUT, MEASURE, MODEL, OUTPUT, SETTINGS, AsJson, ModelArgument
 from valuembed.cli.output import keeps, new_table, note, out, print_json, print_table
 
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ TextColumn = Annotated[
         show_default=False,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help=JSON_HELP, rich_help_panel=OUTPUT)]
 
 
 def _output(name: str) -> Any:
@@ -85,7 +84,7 @@ def segments(
     layers: Layers = None,
     text_column: TextColumn = None,
     output: Annotated[Path | None, _output("segments")] = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Cut documents into segments and find each one's next by its vector: accuracy and MRR by layer.
 
@@ -138,7 +137,7 @@ def next_token(
     layers: Layers = None,
     text_column: TextColumn = None,
     output: Annotated[Path | None, _output("next-token")] = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Predict the next token from the values and from the hidden states of each layer, with a linear probe."""
     note(model)

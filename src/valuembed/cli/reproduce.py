@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from valuembed.cli.framework import command, quiet, slow_imports
-from valuembed.cli.options import INPUT, JSON_HELP, MEASURE, METHODS_HELP, MODEL, OUTPUT, SETTINGS, ModelArgument
+from valuembed.cli.options import INPUT, MEASURE, METHODS_HELP, MODEL, OUTPUT, SETTINGS, AsJson, ModelArgument
 from valuembed.cli.output import keeps, note, print_json
 from valuembed.research import BUNDLED, BUNDLED_LIKE, backbones
 
@@ -103,7 +103,7 @@ def reproduce(
             show_default=False,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP, rich_help_panel=OUTPUT)] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Rerun the paper's tables: every row, on every task that has data, beside the figures that others published."""
     chosen: dict[str, Any] = {
@@ -191,7 +191,7 @@ def cost(
             show_default=False,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP, rich_help_panel=OUTPUT)] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure what each method takes: tokens, layers, arithmetic and seconds, the methods taking turns."""
     note(model)

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from valuembed._utils.text import counted, inflected
 from valuembed.cli.framework import command, load_encoder
-from valuembed.cli.options import INPUT, MODEL_OPTIONS, OUTPUT
+from valuembed.cli.options import INPUT, MODEL_OPTIONS, OUTPUT, json_option
 from valuembed.cli.output import keeps, new_table, print_json, print_table, shown
 from valuembed.cli.texts import given_text
 
@@ -71,9 +71,7 @@ def index(
             show_default=False,
         ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print what was done as JSON.", rich_help_panel=OUTPUT)
-    ] = False,
+    as_json: Annotated[bool, json_option("Print what was done as JSON.")] = False,
 ) -> None:
     """Make an index of embeddings, for search in large sets, by words too, and with filters; or bring one up to date.
 
@@ -174,9 +172,7 @@ def search(
             show_default=False,
         ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the hits as JSON instead of a table.", rich_help_panel=OUTPUT)
-    ] = False,
+    as_json: Annotated[bool, json_option("Print the hits as JSON instead of a table.")] = False,
 ) -> None:
     """Find the texts that are most similar to a query: exactly in files of embeddings, fast in an index.
 

@@ -5,16 +5,38 @@ from typing import Annotated, Any
 
 import typer
 
+from valuembed.cli.fields import Fields
 from valuembed.cli.framework import command, quiet, slow_imports
-from valuembed.cli.options import BUNDLED, INPUT, MODEL, OUTPUT, ModelArgument
+from valuembed.cli.options import BUNDLED, INPUT, MODEL, OUTPUT, ModelArgument, json_option
 from valuembed.cli.output import keeps, new_table, note, out, print_json, print_table
+from valuembed.training import TrainSettings
 
 TRAIN = "Train"
 TRAINING = "Training"
+ORDER = (
+    "epochs",
+    "steps",
+    "batch_size",
+    "mini_batch",
+    "learning_rate",
+    "temperature",
+    "scope",
+    "rank",
+    "dropout",
+    "matryoshka",
+    "query_prompt",
+    "document_prompt",
+    "seed",
+    "save_every",
+    "eval_every",
+    "checkpointing",
+)
+"""Of the options that say how to train, in the help: the instructions among those that are fields."""
 
 
 @command(
     panel=TRAIN,
+    order=ORDER,
     examples=(
         "valuembed train --pairs examples/pairs.jsonl -o trained --steps 6 --batch-size 8",
         'valuembed similarity "Can I pay by card?" "Do you take credit cards?" --model trained',
@@ -22,6 +44,7 @@ TRAINING = "Training"
 )
 def train(
     options: dict[str, Any],
+    settings: Annotated[dict[str, Any], Fields(TrainSettings, TRAINING)],
     model: ModelArgument = BUNDLED,
     pairs: Annotated[
         Path,
@@ -72,78 +95,6 @@ def train(
             show_default=False,
         ),
     ] = None,
-    epochs: Annotated[
-        float, typer.Option(metavar="N", help="How often the training goes over all pairs.", rich_help_panel=TRAINING)
-    ] = 1.0,
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="How many steps the training takes, in place of --epochs.",
-            rich_help_panel=TRAINING,
-            show_default=False,
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int,
-        typer.Option(min=2, metavar="N", help="How many pairs make a step, on each process.", rich_help_panel=TRAINING),
-    ] = 64,
-    mini_batch: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="How many pairs are computed at once, by cached gradients, which lets large batches fit into little "
-            "memory.",
-            rich_help_panel=TRAINING,
-            show_default=False,
-        ),
-    ] = None,
-    learning_rate: Annotated[
-        float,
-        typer.Option(metavar="RATE", help="The highest learning rate, after warming up.", rich_help_panel=TRAINING),
-    ] = 5e-4,
-    temperature: Annotated[
-        float,
-        typer.Option(metavar="T", help="The number that cosines are divided by in the loss.", rich_help_panel=TRAINING),
-    ] = 0.05,
-    scope: Annotated[
-        str,
-        typer.Option(
-            help="Which parts get adapters, of those that the vectors depend on: 'attention', or 'all', which takes "
-            "feed-forward parts too.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = "attention",
-    rank: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="The rank of the adapters; a higher one learns more and takes more memory.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = 16,
-    dropout: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=1,
-            metavar="SHARE",
-            help="The share of the adapters' inputs that is dropped at random in training.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = 0.0,
-    matryoshka: Annotated[
-        list[int] | None,
-        typer.Option(
-            metavar="WIDTH ...",
-            help="The widths that vectors may be cut to after the training.",
-            rich_help_panel=TRAINING,
-            show_default=False,
-        ),
-    ] = None,
     query_prompt: Annotated[
         str | None,
         typer.Option(
@@ -158,40 +109,6 @@ def train(
             show_default=False,
         ),
     ] = None,
-    seed: Annotated[
-        int,
-        typer.Option(
-            metavar="N", help="The seed of the adapters, of the order and of dropout.", rich_help_panel=TRAINING
-        ),
-    ] = 0,
-    save_every: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="How many steps lie between two checkpoints. By default it is a tenth of all steps.",
-            rich_help_panel=TRAINING,
-            show_default=False,
-        ),
-    ] = None,
-    eval_every: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="How many steps lie between two evaluations. By default it is a fifth of all steps.",
-            rich_help_panel=TRAINING,
-            show_default=False,
-        ),
-    ] = None,
-    checkpointing: Annotated[
-        bool,
-        typer.Option(
-            "--checkpointing",
-            help="Compute layers again in the backward pass, which takes less memory and more time.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = False,
     merged: Annotated[
         bool,
         typer.Option("--merged", help="Save a whole model with the adapters in its weights.", rich_help_panel=OUTPUT),
@@ -202,9 +119,7 @@ def train(
             "--overwrite", help="Replace the model in the folder of -o if there is one.", rich_help_panel=OUTPUT
         ),
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the record of the training as JSON.", rich_help_panel=OUTPUT)
-    ] = False,
+    as_json: Annotated[bool, json_option("Print the record of the training as JSON.")] = False,
 ) -> None:
     """Fine-tune a model on pairs of texts that belong together: adapters only, the model's weights stay.
 
@@ -233,20 +148,7 @@ def train(
             prompts={role: prompt for role, prompt in given.items() if prompt},
             merged=merged,
             overwrite=overwrite,
-            scope=scope,
-            rank=rank,
-            epochs=epochs,
-            steps=steps,
-            batch_size=batch_size,
-            mini_batch=mini_batch,
-            learning_rate=learning_rate,
-            temperature=temperature,
-            dropout=dropout,
-            matryoshka=tuple(matryoshka or ()),
-            seed=seed,
-            save_every=save_every,
-            eval_every=eval_every,
-            checkpointing=checkpointing,
+            **settings,
             **{name: value for name, value in options.items() if name not in ("model", "method")},
         )
     if not first:

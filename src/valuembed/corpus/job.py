@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,6 +20,7 @@ from valuembed._utils.progress import Progress, ProgressTracker
 from valuembed._utils.text import counted, inflected
 from valuembed.corpus.batches import warn_of_truncation
 from valuembed.corpus.claims import MAX_DOCUMENT_BYTES, embed_free, embed_source, has_free_shard, unfinished
+from valuembed.corpus.embed_options import EmbedKwargs, EmbedOptions
 from valuembed.corpus.manifest import Job, Settings, check_folder, open_job, read_manifest
 from valuembed.corpus.single_file import EmbedSummary, check_files, embed_file, rejected_path
 from valuembed.corpus.summary import CorpusSummary, summarize
@@ -28,7 +29,7 @@ from valuembed.errors import InputError, OutputError
 from valuembed.vectors import Encoder, VectorSpec
 
 if TYPE_CHECKING:
-    from valuembed.corpus.chunking import Cutter
+    from typing_extensions import Unpack
 
 __all__ = [
     "CorpusSummary",
@@ -44,76 +45,17 @@ __all__ = [
     "rejected_path",
 ]
 
-ROWS_PER_SHARD = 16_384
-"""What a run that is killed loses at most; and with vectors 1024 wide, a shard of 64 MB."""
-
 ROWS_LOOKED_AT = 1000
 """Rows of each input in which a usable one is looked for before any work is done."""
 
-CHUNKED_ROWS_PER_SHARD = 1024
-"""The same for documents that are cut: each may have many vectors."""
-
-MOST_ROWS_PER_SHARD = 1_000_000
 POLL_SECONDS = 2.0
 """Between two looks at whether other processes have finished, or died with work in hand."""
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What is asked of a job beside its model, see :func:`embed_corpus`.
-
-    Raises:
-        InputError: numbers that mean nothing.
-    """
-
-    text_column: str | None = None
-    id_column: str | None = None
-    precision: str = "float32"
-    dim: int | None = None
-    chunk: int | None = None
-    overlap: int = 0
-    rows_per_shard: int | None = None
-    keep: tuple[str, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.shard_size <= MOST_ROWS_PER_SHARD:
-            raise InputError(f"rows_per_shard={self.rows_per_shard} has to be 1 to {MOST_ROWS_PER_SHARD:,}")
-        if self.overlap and self.chunk is None:
-            raise InputError(f"overlap={self.overlap} is between chunks; give chunk too")
-
-    @property
-    def shard_size(self) -> int:
-        """Rows of an input in one file of the output."""
-        if self.rows_per_shard is not None:
-            return self.rows_per_shard
-        return ROWS_PER_SHARD if self.chunk is None else CHUNKED_ROWS_PER_SHARD
-
-    def applied_to(self, model: Encoder) -> tuple[VectorSpec, Settings, Cutter | None]:
-        """What they come to with a model.
-
-        Raises:
-            InputError: the model cannot do what is asked.
-        """
-        cutter = None
-        if self.chunk is not None:
-            from valuembed.corpus.chunking import Cutter
-
-            cutter = Cutter.of(model, self.chunk, self.overlap)
-        settings = Settings.of(
-            model,
-            text_column=self.text_column,
-            id_column=self.id_column,
-            chunk=self.chunk,
-            overlap=self.overlap,
-            rows_per_shard=self.shard_size,
-        )
-        return VectorSpec.of(model, self.precision, self.dim), settings, cutter
 
 
 class Engine(Protocol):
     """Where a job's model is, and what has it embed."""
 
-    def begin(self, choices: Choices) -> tuple[VectorSpec, Settings]:
+    def begin(self, choices: EmbedOptions) -> tuple[VectorSpec, Settings]:
         """Get the model ready; what the choices come to with it."""
 
     def embed(self, job: Job, watch: ProgressTracker) -> dict[str, InputError]:
@@ -126,7 +68,7 @@ class _Here:
     def __init__(self, model: Encoder) -> None:
         self.model = model
 
-    def begin(self, choices: Choices) -> tuple[VectorSpec, Settings]:
+    def begin(self, choices: EmbedOptions) -> tuple[VectorSpec, Settings]:
         vector_spec, settings, self.cutter = choices.applied_to(self.model)
         return vector_spec, settings
 
@@ -142,15 +84,8 @@ def embed_corpus(
     inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
     *,
-    text_column: str | None = None,
-    id_column: str | None = None,
-    precision: str = "float32",
-    dim: int | None = None,
-    chunk: int | None = None,
-    overlap: int = 0,
-    rows_per_shard: int | None = None,
-    keep: Sequence[str] | None = None,
     progress: bool | Callable[[Progress], object] = True,
+    **options: Unpack[EmbedKwargs],
 ) -> CorpusSummary:
     """Embed every text of files and folders as documents, into a folder of Parquet files; go on where it was left.
 
@@ -185,8 +120,7 @@ def embed_corpus(
         OutputError: the folder was begun with other settings, cannot be written, or the disk is full.
         ReadingError: the model does not give what it should.
     """
-    kept = None if keep is None else tuple(keep)
-    choices = Choices(text_column, id_column, precision, dim, chunk, overlap, rows_per_shard, kept)
+    choices = EmbedOptions.of(options, embed_corpus)
     done = run_job(_Here(model), inputs, output, choices, progress)
     warn_of_truncation(done.run.truncated, done.run.embedded)
     return done
@@ -196,7 +130,7 @@ def run_job(
     engine: Engine,
     inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
-    choices: Choices,
+    choices: EmbedOptions,
     progress: bool | Callable[[Progress], object],
 ) -> CorpusSummary:
     """Run a job on an engine, until every shard of its inputs is there; see :func:`embed_corpus`.

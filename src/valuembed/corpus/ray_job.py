@@ -23,13 +23,16 @@ from valuembed._utils.text import counted
 from valuembed.corpus.batches import warn_of_truncation
 from valuembed.corpus.claims import Finished, embed_free, unfinished
 from valuembed.corpus.cluster import KEPT, PATIENCE, Room, Team, connect, import_ray, nodes, ray_settings, reason
-from valuembed.corpus.job import Choices, CorpusSummary, run_job
+from valuembed.corpus.embed_options import EmbedKwargs, EmbedOptions
+from valuembed.corpus.job import CorpusSummary, run_job
 from valuembed.corpus.manifest import Job, Settings, check_settings, read_manifest
 from valuembed.errors import ClusterError, InputError, ValuembedError
 from valuembed.execution import cpu_memory
 from valuembed.vectors import Encoder, VectorSpec
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from valuembed.corpus.chunking import Cutter
 
 ModelSpec: TypeAlias = Mapping[str, Any] | Callable[[], Encoder]
@@ -48,20 +51,13 @@ def embed_corpus_on_ray(
     inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
     *,
-    text_column: str | None = None,
-    id_column: str | None = None,
-    precision: str = "float32",
-    dim: int | None = None,
-    chunk: int | None = None,
-    overlap: int = 0,
-    rows_per_shard: int | None = None,
-    keep: Sequence[str] | None = None,
     workers: int | str | None = None,
     cpus_per_worker: float = 1.0,
     gpus_per_worker: float | None = None,
     address: str | None = None,
     wait: float = 0.0,
     progress: bool | Callable[[Progress], object] = True,
+    **options: Unpack[EmbedKwargs],
 ) -> CorpusSummary:
     """Do what :func:`valuembed.corpus.embed_corpus` does, with workers on a Ray cluster.
 
@@ -72,7 +68,7 @@ def embed_corpus_on_ray(
     Args:
         model: the arguments of :func:`valuembed.load`, or a function without arguments that loads a model and can be
             sent to other processes.
-        inputs, output, text_column, id_column, precision, dim, chunk, overlap, rows_per_shard, keep: as there.
+        inputs, output: as there.
         progress: as there; it is told shard by shard.
         workers: a number of workers, or ``"2:8"``: two have to fit, and up to eight run when there is room for them,
             for which an autoscaler is asked. None is as many as the cluster has room for.
@@ -83,15 +79,16 @@ def embed_corpus_on_ray(
             machine alone, which is started for the job. Where Ray is connected already, that cluster is used.
         wait: seconds that a cluster has to grow until the least number of workers fits. With 0, what does not fit is
             an error at once.
+        options: ``text_column``, ``id_column``, ``precision``, ``dim``, ``chunk``, ``overlap``, ``rows_per_shard``,
+            ``keep``: as there.
 
     Raises:
         MissingExtraError: Ray is not installed.
         ClusterError: the cluster cannot be reached, has no room, or workers die again and again.
         InputError, OutputError, ReadingError: as there; what is wrong with a model as :func:`valuembed.load`.
     """
+    choices = EmbedOptions.of(options, embed_corpus_on_ray)
     ray = import_ray(address)
-    kept = None if keep is None else tuple(keep)
-    choices = Choices(text_column, id_column, precision, dim, chunk, overlap, rows_per_shard, kept)
     if not callable(model):
         model = _findable(model)
         if gpus_per_worker is None and str(model.get("device") or "").startswith("cpu"):
@@ -123,7 +120,7 @@ class Worker:
         environment: variables that are set before torch is imported, which reads them once.
     """
 
-    def __init__(self, model: ModelSpec, choices: Choices, environment: dict[str, str]) -> None:
+    def __init__(self, model: ModelSpec, choices: EmbedOptions, environment: dict[str, str]) -> None:
         os.environ.update(environment)
         cpu_memory.tune_memory()
         self.model, self.choices = model, choices
@@ -221,7 +218,7 @@ class Cluster:
             if self.connected_here:
                 self.ray.shutdown()
 
-    def begin(self, choices: Choices) -> tuple[VectorSpec, Settings]:
+    def begin(self, choices: EmbedOptions) -> tuple[VectorSpec, Settings]:
         """Start the workers; what the choices come to with the model of the one that has loaded it first."""
         self.connected_here = connect(self.ray, self.address)
         if self.team.gpus is None:

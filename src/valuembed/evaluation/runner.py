@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from valuembed._utils.devices import check_device
 from valuembed._utils.optional import require
@@ -27,6 +26,8 @@ from valuembed._utils.progress import track
 from valuembed._utils.torch_settings import default_device_and_precision
 from valuembed.backbone import (
     QUANTIZED,
+    LoadKwargs,
+    LoadOptions,
     Plan,
     compute_dtype_name,
     content_digest,
@@ -48,6 +49,7 @@ from valuembed.reporting import results_folder
 if TYPE_CHECKING:
     from mteb import AbsTask, TaskResult
     from mteb.models import ModelMeta
+    from typing_extensions import Unpack
 
 
 @random_state()
@@ -62,16 +64,8 @@ def evaluate(
     template: TemplateSpec | Mapping[str, TemplateSpec] = "auto",
     cleaning: str | None = None,
     calibrations: Mapping[str, Calibration] | None = None,
-    dtype: str | torch.dtype | None = None,
-    device: str | torch.device | None = None,
-    max_tokens: int | None = None,
-    revision: str | None = None,
-    token: bool | str | None = None,
-    cache_folder: str | None = None,
-    local_files_only: bool = False,
-    trust_remote_code: bool = False,
-    model_kwargs: dict[str, Any] | None = None,
     progress: bool = True,
+    **options: Unpack[LoadKwargs],
 ) -> Evaluation:
     """Score methods on tasks, with mteb's metrics; those that feed the same tokens share one forward pass.
 
@@ -88,9 +82,9 @@ def evaluate(
         template, cleaning: for all methods that name none themselves.
         calibrations: by a method's label, what its vectors go through; see
             :func:`valuembed.analysis.calibration_fit.fit_calibrations`.
-        dtype, device, max_tokens, revision, token, cache_folder, local_files_only, trust_remote_code, model_kwargs:
-            as in :func:`valuembed.load`.
         progress: show bars on stderr if that is a terminal, else a line a minute.
+        options: ``dtype``, ``device``, ``max_tokens``, ``revision``, ``token``, ``cache_folder``,
+            ``local_files_only``, ``trust_remote_code``, ``model_kwargs``: as in :func:`valuembed.load`.
 
     Raises:
         InputError: a task is unknown, or its data is not as expected.
@@ -98,21 +92,14 @@ def evaluate(
         OutputError: results cannot be written.
         MissingExtraError: mteb is not installed, or, with ``output``, matplotlib.
     """
+    loaded_with = LoadOptions.of(options, evaluate)
     require("mteb", "eval")
-    hub: dict[str, Any] = {
-        "revision": revision,
-        "token": token,
-        "cache_folder": cache_folder,
-        "local_files_only": local_files_only,
-        "trust_remote_code": trust_remote_code,
-    }
-    settings: dict[str, Any] = {"dtype": dtype, "max_tokens": max_tokens, "model_kwargs": model_kwargs}
-    device = check_device(device)
+    device = check_device(loaded_with.device)
     given = [tasks] if isinstance(tasks, str) else list(tasks)
     if not given:
         raise InputError(f"no task to evaluate on; legal: {', '.join(FORMS)}, or the name of an mteb task")
     asked = parse_methods(methods)
-    checkpoint = locate(model, **hub)
+    checkpoint = locate(model, options=loaded_with)
     chosen = choose_recipes(checkpoint, asked, layers, template, cleaning)
     if stray := [label for label in calibrations or {} if asked is None or label not in asked]:
         raise RecipeError(f"calibrations: no method is named {stray[0]!r}; there are {', '.join(asked or ['none'])}")
@@ -120,6 +107,7 @@ def evaluate(
     folder = results_folder(output) if output is not None else None
     # A folder's later modules are part of what it gives, and of nothing that is read by name.
     as_saved = asked is None and saved_config(checkpoint) is not None
+    settings = {name: getattr(loaded_with, name) for name in ("dtype", "max_tokens", "model_kwargs")}
     known = _methods(
         checkpoint, chosen, calibrations or {}, {**settings, "as_saved": as_saved}, device, identify=folder is not None
     )
@@ -130,22 +118,22 @@ def evaluate(
         if wanted:
             source: Source
             if as_saved:
-                own = load(model, DEFAULT_METHOD, layers, template, cleaning, device=device, **settings, **hub)
+                own = load(model, DEFAULT_METHOD, layers, template, cleaning, **loaded_with.keywords())
                 source = AsLoaded(own, next(iter(wanted)))
             else:
                 behind = {label: module for label, module in (calibrations or {}).items() if label in wanted}
-                source = MultiReadout.load(model, wanted, calibrations=behind, device=device, **settings, **hub)
+                source = MultiReadout.load(model, wanted, calibrations=behind, options=loaded_with)
             with SharedVectors(source, unit=not as_saved, progress=progress) as vectors, _quiet():
                 bench.run(missing, vectors, progress)
     except BaseException:
         # What there is shall be readable, and what goes wrong with that must not hide why the run ends here.
         try:
-            _write(bench.evaluation(checkpoint.public_name, max_tokens), folder)
+            _write(bench.evaluation(checkpoint.public_name, loaded_with.max_tokens), folder)
         except Exception as error:
             with suppress(Warning):  # raised where warnings are errors
                 warnings.warn(f"no table and chart of what there is: {error}", stacklevel=2)
         raise
-    made = bench.evaluation(checkpoint.public_name, max_tokens)
+    made = bench.evaluation(checkpoint.public_name, loaded_with.max_tokens)
     _write(made, folder)
     for lost in made.failures:
         warnings.warn(f"{lost.task}, {lost.method}: {lost.reason}", stacklevel=2)

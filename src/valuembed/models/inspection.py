@@ -9,7 +9,7 @@ from typing import Any
 
 from valuembed._utils.text import inflected
 from valuembed.backbone import DecoderSpec, prepare
-from valuembed.backbone.checkpoints import Origin, find_origin, hub_options, locate, saved_config
+from valuembed.backbone.checkpoints import HubOptions, Origin, find_origin, locate, saved_config
 from valuembed.errors import LayerError
 from valuembed.models.recipe_choice import DEFAULT_METHOD, resolve_for
 from valuembed.recipes import LayerSpec, Recipe, TemplateSpec, named_layers, preset_for, resolve_layers
@@ -62,15 +62,15 @@ def inspect_checkpoint(
     *,
     template: TemplateSpec | Mapping[str, TemplateSpec] = "auto",
     cleaning: str | None = None,
-    **options: Any,
+    options: HubOptions | None = None,
 ) -> CheckpointView:
     """Find out what can be read from a checkpoint.
 
     Args:
         model, method, template, cleaning: as in :func:`valuembed.load`.
-        options: as in :meth:`valuembed.models.MultiReadout.load`.
+        options: of the hub.
     """
-    checkpoint = locate(model, **hub_options(options))
+    checkpoint = locate(model, options=options)
     saved = saved_config(checkpoint)
     recipe = resolve_for(checkpoint, saved, method, None, template, cleaning)
     # The layers do not matter here, and those of a recipe might not exist in this decoder.

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from sentence_transformers.base.modules import Normalize
 
 from valuembed._utils.torch_settings import building, default_device_and_precision
+from valuembed.backbone import LoadKwargs, LoadOptions
 from valuembed.backbone.checkpoints import EARLY_TRANSFORMER_TYPE, TRANSFORMER_TYPE, Checkpoint
 from valuembed.models.encoder import ValueEncoder
 from valuembed.models.reader_loading import check_prompts, load_reader
 from valuembed.models.recipe_choice import DEFAULT_METHOD
 from valuembed.models.value_transformer import ValueTransformer
 from valuembed.recipes import LayerSpec, Recipe, TemplateSpec
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 @default_device_and_precision()
@@ -27,16 +31,9 @@ def load(
     cleaning: str | None = None,
     prompts: dict[str, str] | None = None,
     normalize: bool = True,
-    dtype: str | torch.dtype | None = None,
-    device: str | torch.device | None = None,
-    max_tokens: int | None = None,
+    *,
     compile: bool = False,
-    revision: str | None = None,
-    token: bool | str | None = None,
-    cache_folder: str | None = None,
-    local_files_only: bool = False,
-    trust_remote_code: bool = False,
-    model_kwargs: dict[str, Any] | None = None,
+    **options: Unpack[LoadKwargs],
 ) -> ValueEncoder:
     """Turn a decoder into a sentence-embedding model, without training.
 
@@ -78,6 +75,7 @@ def load(
 
     Source: Zhang et al., arXiv 2602.01572 (VA, AlignedVA, WVA, AlignedWVA).
     """
+    chosen = LoadOptions.of(options, load)
     check_prompts(prompts)
     loaded = load_reader(
         ValueTransformer,
@@ -86,16 +84,8 @@ def load(
         layers,
         template,
         cleaning,
-        dtype=dtype,
-        device=device,
-        max_tokens=max_tokens,
+        options=chosen,
         compile=compile,
-        revision=revision,
-        token=token,
-        cache_folder=cache_folder,
-        local_files_only=local_files_only,
-        trust_remote_code=trust_remote_code,
-        model_kwargs=model_kwargs,
     )
     if loaded.saved is None:
         settings = loaded.settings

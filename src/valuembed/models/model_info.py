@@ -22,6 +22,8 @@ from valuembed.backbone import (
 from valuembed.backbone.checkpoints import (
     ADAPTER_CONFIG,
     ADAPTER_FILE,
+    HubKwargs,
+    HubOptions,
     base_of,
     check_held_layers,
     describe_quantization,
@@ -38,6 +40,7 @@ from valuembed.tokenization import lacking_in_file, names_chat
 
 if TYPE_CHECKING:
     import torch
+    from typing_extensions import Unpack
 
 
 @dataclass(frozen=True)
@@ -103,25 +106,15 @@ def info(
     cleaning: str | None = None,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
-    revision: str | None = None,
-    token: bool | str | None = None,
-    cache_folder: str | None = None,
-    local_files_only: bool = False,
-    trust_remote_code: bool = False,
+    **hub: Unpack[HubKwargs],
 ) -> ModelInfo:
     """What a recipe would read from a model, and what it would cost; arguments as in :func:`load`.
 
     Only the configuration and the tokenizer are read.
     """
+    options = HubOptions.of(hub, info)
     device = check_device(device)
-    checkpoint = locate(
-        model,
-        revision=revision,
-        token=token,
-        cache_folder=cache_folder,
-        local_files_only=local_files_only,
-        trust_remote_code=trust_remote_code,
-    )
+    checkpoint = locate(model, options=options)
     saved = saved_config(checkpoint)
     base = base_of(checkpoint, saved) if holds_adapter(checkpoint) else checkpoint
     facts = decoder_facts(base)
@@ -182,7 +175,7 @@ def check_load(
     cleaning: str | None = None,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
-    **hub: Any,
+    **hub: Unpack[HubKwargs],
 ) -> None:
     """Raise what :func:`valuembed.load` would raise for a wrong name, as far as that is known without torch.
 
@@ -191,16 +184,17 @@ def check_load(
     Args:
         model: as in :func:`valuembed.load`; None where it is not known yet.
         method, layers, template, cleaning, dtype, device: as in :func:`valuembed.load`.
-        hub: as in :func:`valuembed.backbone.checkpoints.locate`.
+        hub: fields of :class:`valuembed.backbone.checkpoints.HubOptions`.
 
     Raises:
         DeviceError, RecipeError, CheckpointError: as :func:`valuembed.load`.
     """
+    options = HubOptions.of(hub, check_load)
     check_device(device)
     dtype_name(None if dtype in QUANTIZED else dtype)
     # A chat template is spelt out by the tokenizer, which takes transformers to load.
     known_template = "auto" if names_chat(template) else template
-    checkpoint = locate(model, **hub) if model is not None else None
+    checkpoint = locate(model, options=options) if model is not None else None
     if checkpoint is None or not checkpoint.is_local:
         resolve_recipe(method, layers, known_template, cleaning)
         return

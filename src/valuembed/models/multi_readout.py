@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from valuembed._utils.devices import check_device, default_device
 from valuembed._utils.progress import track
 from valuembed._utils.torch_settings import default_device_and_precision
-from valuembed.backbone import DecoderSpec, Plan, prepare, resolve_plan, split_dtype
+from valuembed.backbone import DecoderSpec, LoadKwargs, LoadOptions, Plan, prepare, resolve_plan, split_dtype
 from valuembed.backbone.checkpoints import check_recipe, locate, saved_config
 from valuembed.data import as_texts, check_texts
 from valuembed.errors import RecipeError
@@ -25,6 +25,9 @@ from valuembed.models.calibration import Calibration
 from valuembed.models.recipe_choice import resolve_for
 from valuembed.models.value_reader import ValueReader, build
 from valuembed.recipes import Recipe, preset_for
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 SIGNALS: dict[str, Recipe] = {
     "values raw": Recipe(signal="value", weights="mean"),
@@ -72,15 +75,8 @@ class MultiReadout:
         recipes: Mapping[str, str | Recipe | Mapping[str, Any]],
         *,
         calibrations: Mapping[str, Calibration] | None = None,
-        dtype: str | torch.dtype | None = None,
-        device: str | torch.device | None = None,
-        max_tokens: int | None = None,
-        revision: str | None = None,
-        token: bool | str | None = None,
-        cache_folder: str | None = None,
-        local_files_only: bool = False,
-        trust_remote_code: bool = False,
-        model_kwargs: dict[str, Any] | None = None,
+        options: LoadOptions | None = None,
+        **given: Unpack[LoadKwargs],
     ) -> MultiReadout:
         """Load a decoder once, as deep as the deepest of the recipes needs.
 
@@ -88,26 +84,20 @@ class MultiReadout:
             model: as in :func:`valuembed.load`.
             recipes: methods by names of the caller's choice; each as in :func:`valuembed.load`.
             calibrations: what the raw vectors of some of them go through.
-            dtype, device, max_tokens, revision, token, cache_folder, local_files_only, trust_remote_code, model_kwargs:
-                as in :func:`valuembed.load`.
+            options: how to load it, where that is at hand.
+            given: fields of :class:`valuembed.backbone.LoadOptions`, each as in :func:`valuembed.load`.
 
         Raises:
             RecipeError, DeviceError, CheckpointError, UnsupportedModelError: as :func:`valuembed.load`.
         """
-        device = check_device(device)
-        checkpoint = locate(
-            model,
-            revision=revision,
-            token=token,
-            cache_folder=cache_folder,
-            local_files_only=local_files_only,
-            trust_remote_code=trust_remote_code,
-        )
+        chosen = LoadOptions.of(given, cls.load, options)
+        device = check_device(chosen.device)
+        checkpoint = locate(model, options=chosen)
         saved = saved_config(checkpoint)
         asked = {name: resolve_for(checkpoint, saved, recipe) for name, recipe in recipes.items()}
         if not asked:
             raise RecipeError("at least one recipe is needed to read")
-        torch_dtype, model_kwargs = split_dtype(dtype, model_kwargs)
+        torch_dtype, model_kwargs = split_dtype(chosen.dtype, chosen.model_kwargs)
         found = prepare(checkpoint, next(iter(asked.values())), saved, torch_dtype, device)
         held = None if found.is_adapter else saved
         preset = preset_for(found.config)
@@ -120,7 +110,7 @@ class MultiReadout:
             checkpoint,
             deepest.recipe,
             saved=saved,
-            max_tokens=max_tokens,
+            max_tokens=chosen.max_tokens,
             dtype=torch_dtype,
             device=None if placed else device,
             model_kwargs=model_kwargs,

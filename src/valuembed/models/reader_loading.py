@@ -8,11 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic
 
-import torch
-
 from valuembed._utils.devices import check_device
 from valuembed._utils.text_warnings import callers_level
-from valuembed.backbone import prepare, split_dtype
+from valuembed.backbone import LoadOptions, prepare, split_dtype
 from valuembed.backbone.checkpoints import Checkpoint, SavedSettings, locate, saved_config, saved_settings
 from valuembed.errors import RecipeError, UnusedModulesWarning
 from valuembed.execution import check_compile
@@ -58,37 +56,21 @@ def load_reader(
     template: TemplateSpec | Mapping[str, TemplateSpec] = "auto",
     cleaning: str | None = None,
     *,
-    dtype: str | torch.dtype | None = None,
-    device: str | torch.device | None = None,
-    max_tokens: int | None = None,
+    options: LoadOptions,
     compile: bool = False,
-    revision: str | None = None,
-    token: bool | str | None = None,
-    cache_folder: str | None = None,
-    local_files_only: bool = False,
-    trust_remote_code: bool = False,
-    model_kwargs: dict[str, Any] | None = None,
 ) -> LoadedReader[Reader]:
     """Load a decoder cut for a recipe, with the module around it that reads it.
 
     Args:
         kind: of that module.
-        model, method, layers, template, cleaning, dtype, device, max_tokens, compile: as in :func:`valuembed.load`.
-        revision, token, cache_folder, local_files_only, trust_remote_code, model_kwargs: likewise.
+        model, method, layers, template, cleaning, options, compile: as in :func:`valuembed.load`.
 
     Raises:
         RecipeError, DeviceError, CheckpointError, UnsupportedModelError: as :func:`valuembed.load`.
     """
-    device, compile = check_device(device), check_compile(compile)
-    checkpoint = locate(
-        model,
-        revision=revision,
-        token=token,
-        cache_folder=cache_folder,
-        local_files_only=local_files_only,
-        trust_remote_code=trust_remote_code,
-    )
-    torch_dtype, model_kwargs = split_dtype(dtype, model_kwargs)
+    device, compile = check_device(options.device), check_compile(compile)
+    checkpoint = locate(model, options=options)
+    torch_dtype, model_kwargs = split_dtype(options.dtype, options.model_kwargs)
     saved = saved_config(checkpoint)
     recipe = resolve_for(checkpoint, saved, method, layers, template, cleaning)
     if saved is not None:
@@ -102,7 +84,7 @@ def load_reader(
         checkpoint,
         recipe,
         saved=saved,
-        max_tokens=max_tokens,
+        max_tokens=options.max_tokens,
         dtype=torch_dtype,
         device=device if device_map is None else None,
         model_kwargs=model_kwargs,
@@ -110,7 +92,7 @@ def load_reader(
     reader.executor.compile = compile
     if unused := settings.not_used():
         warnings.warn(f"model {checkpoint.name!r} was {unused}", UnusedModulesWarning, stacklevel=callers_level())
-    if max_tokens is None and settings.max_tokens is not None:
+    if options.max_tokens is None and settings.max_tokens is not None:
         reader.max_tokens = min(settings.max_tokens, reader.max_tokens or settings.max_tokens)
     placed = device if device_map is None else str(reader.model.device)
     return LoadedReader(reader, checkpoint, saved, settings, placed)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,14 +15,17 @@ from torch.nn.functional import normalize
 from valuembed._utils.devices import default_device
 from valuembed._utils.progress import text_bar
 from valuembed._utils.torch_settings import building, default_device_and_precision
-from valuembed.backbone import compute_dtype_of
-from valuembed.backbone.checkpoints import hub_options, locate, saved_config
+from valuembed.backbone import LoadKwargs, LoadOptions, compute_dtype_of
+from valuembed.backbone.checkpoints import locate, saved_config
 from valuembed.data import as_text, as_texts, check_texts
 from valuembed.execution import EncodeReport, collect, not_finite_error, read_texts, warn_of
 from valuembed.models.reader_loading import load_reader
 from valuembed.models.recipe_choice import DEFAULT_METHOD
 from valuembed.models.value_reader import ValueReader
-from valuembed.recipes import Recipe
+from valuembed.recipes import LayerSpec, Recipe, TemplateSpec
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}
 """Names of a role's instruction among a model's prompts, as sentence-transformers looks for them."""
@@ -117,18 +121,28 @@ def _finish(vectors: list[Tensor]) -> list[Tensor]:
 
 
 @default_device_and_precision()
-def load_text_encoder(model: Any = "bundled", method: Any = DEFAULT_METHOD, **options: Any) -> TextEncoder | None:
+def load_text_encoder(
+    model: str | os.PathLike[str] = "bundled",
+    method: str | Recipe | Mapping[str, Any] = DEFAULT_METHOD,
+    layers: LayerSpec = None,
+    template: TemplateSpec | Mapping[str, TemplateSpec] = "auto",
+    cleaning: str | None = None,
+    *,
+    compile: bool = False,
+    **options: Unpack[LoadKwargs],
+) -> TextEncoder | None:
     """Load a model for texts alone.
 
     Args:
-        model, method, options: as in :func:`valuembed.load`.
+        model, method, layers, template, cleaning, compile, options: as in :func:`valuembed.load`.
 
     Returns:
         None for a folder saved by this library: what it holds beside the reader is sentence-transformers' to load.
     """
-    if saved_config(locate(model, **hub_options(options))) is not None:
+    chosen = LoadOptions.of(options, load_text_encoder)
+    if saved_config(locate(model, options=chosen)) is not None:
         return None
-    loaded = load_reader(ValueReader, model, method, **options)
+    loaded = load_reader(ValueReader, model, method, layers, template, cleaning, options=chosen, compile=compile)
     with building():
         reader = loaded.reader.to(loaded.device or default_device())
     # A SentenceTransformer has these two in any case.

@@ -20,7 +20,8 @@ from valuembed._utils.progress import track
 from valuembed._utils.text import counted
 from valuembed._utils.torch_settings import default_device_and_precision
 from valuembed.analysis import Documents
-from valuembed.backbone.checkpoints import hub_options, locate
+from valuembed.backbone import LoadKwargs, LoadOptions
+from valuembed.backbone.checkpoints import locate
 from valuembed.data import as_texts
 from valuembed.errors import InputError
 from valuembed.models import MultiReadout, choose_recipes, described
@@ -29,6 +30,7 @@ from valuembed.reporting import plots, replace_text, results_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from typing_extensions import Unpack
 
 REFERENCE = "aligned_wva"
 """What the others are compared with, where it is among them: the paper claims that it is cheaper than MetaEOL."""
@@ -182,7 +184,7 @@ def measure_cost(
     output: str | Path | None = None,
     progress: bool = False,
     clock: Callable[[], float] = time.perf_counter,
-    **options: Any,
+    **options: Unpack[LoadKwargs],
 ) -> CostReport:
     """Embed the same texts with each method alone, in turns, and note what it took.
 
@@ -201,20 +203,22 @@ def measure_cost(
             marked as incomplete.
         progress: show a bar on stderr if that is a terminal, else a line a minute.
         clock: seconds from any start.
-        options: ``dtype``, ``device``, ``max_tokens`` and the like, as in :meth:`valuembed.models.Panel.load`.
+        options: ``dtype``, ``device``, ``max_tokens``, ``revision``, ``token``, ``cache_folder``,
+            ``local_files_only``, ``trust_remote_code``, ``model_kwargs``: as in :func:`valuembed.load`.
 
     Raises:
         InputError: no texts, or fewer than one round; a corpus that cannot be read, or texts and a corpus.
         RecipeError, CheckpointError, UnsupportedModelError: as :func:`valuembed.load`.
         OutputError, MissingExtraError: results cannot be written, or the chart not drawn; known before the work.
     """
+    loaded_with = LoadOptions.of(options, measure_cost)
     if rounds < 1:
         raise InputError(f"rounds={rounds} has to be at least 1")
     texts, texts_are = _texts(texts, corpus, text_column, count)
     if output is not None:
         results_folder(output)
-    recipes = choose_recipes(locate(model, **hub_options(options)), parse_methods(methods), None, "auto", None)
-    readouts = MultiReadout.load(model, recipes, **options)
+    recipes = choose_recipes(locate(model, options=loaded_with), parse_methods(methods), None, "auto", None)
+    readouts = MultiReadout.load(model, recipes, options=loaded_with)
     reader, names = readouts.reader, list(readouts.plans)
     tokens: dict[str, float] = {}
     flops: dict[str, float] = {}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from math import sqrt
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from valuembed._utils.progress import track
 from valuembed._utils.text import counted
 from valuembed._utils.torch_settings import default_device_and_precision
 from valuembed.analysis import AT_TOKEN, OF_PREFIX, Documents, TokenSignal, read_tokens
+from valuembed.backbone import LoadKwargs, LoadOptions
 from valuembed.errors import InputError
 from valuembed.models import SIGNALS, MultiReadout, ValueReader, described, inspect_checkpoint, not_finite, versions
 from valuembed.recipes import LayerSpec
@@ -38,6 +39,9 @@ from valuembed.research.linear_probe import (
 )
 from valuembed.research.segment_probe import FINAL, PLAIN, Figures, LayerProbe, layers_of
 from valuembed.tokenization import TokenSequence
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 TOKEN_SIGNALS = {
     ("value", AT_TOKEN): "value at the token",
@@ -112,7 +116,7 @@ def probe_next_token(
     seed: int = 0,
     output: str | Path | None = None,
     progress: bool = True,
-    **options: Any,
+    **options: Unpack[LoadKwargs],
 ) -> LayerProbe:
     """Next-token probing by layer: a linear softmax from a signal at a position to the token that follows.
 
@@ -153,17 +157,18 @@ def probe_next_token(
 
     Source: Zhang et al., arXiv 2602.01572; the details above are ours.
     """
+    loaded_with = LoadOptions.of(options, probe_next_token)
     for name, number, least in (("positions", positions, FEWEST_POSITIONS), ("width", width, 1)):
         if number < least:
             raise InputError(f"{name}={number} has to be at least {least}")
     documents = Documents(corpus, text_column)
     if output is not None:
         results_folder(output)
-    whole = inspect_checkpoint(model, **options)
+    whole = inspect_checkpoint(model, options=loaded_with)
     decoder_spec, held = whole.decoder_spec, whole.has_final_norm
     chosen = layers_of(whole, layers)
     deepest = replace(SIGNALS["hidden mean"], layers=None if held else [max(chosen)])
-    reader = MultiReadout.load(model, {"deepest": deepest}, **options).reader.eval()
+    reader = MultiReadout.load(model, {"deepest": deepest}, options=loaded_with).reader.eval()
     began = time.perf_counter()
     drawn = draw(documents, reader, positions, seed, progress=progress)
     train, held_out = drawn.split()

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from valuembed._utils.progress import track
+from valuembed.backbone import LoadKwargs, LoadOptions
 from valuembed.errors import InputError
 from valuembed.evaluation import evaluate, parse_task
 from valuembed.recipes import describe
@@ -17,6 +18,9 @@ from valuembed.reporting import results_folder
 from valuembed.research.experiments import BUNDLED, KINDS, STS, Backbone, Row, map_layers, read_backbone
 from valuembed.research.report import Column, Reproduction
 from valuembed.research.workload import Workload, estimate, found_decoder, texts_of, written_decoder
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 GPU_TFLOPS = 100.0
 """Speed that a GPU of a data centre sustains in half precision, roughly, in 10^12 operations a second."""
@@ -47,7 +51,7 @@ def reproduce(
     skip: Sequence[str] = (),
     tasks: Sequence[str] = (),
     progress: bool = True,
-    **options: Any,
+    **options: Unpack[LoadKwargs],
 ) -> Reproduction:
     """Run the rows of the paper's tables; those that feed the same tokens share one pass.
 
@@ -59,7 +63,8 @@ def reproduce(
         output: a folder for the report and the scores; those that are there already are not computed again.
         rows, skip, tasks: only these rows (by id), not these, only these tasks; ``*`` stands for anything.
         progress: show bars on stderr if that is a terminal, else a line a minute.
-        options: ``dtype``, ``device``, ``max_tokens`` and the like, as in :func:`valuembed.evaluation.evaluate`.
+        options: ``dtype``, ``device``, ``max_tokens``, ``revision``, ``token``, ``cache_folder``,
+            ``local_files_only``, ``trust_remote_code``, ``model_kwargs``: as in :func:`valuembed.load`.
 
     Raises:
         InputError: the backbone, a row or a task is unknown, or a local file is not as expected.
@@ -67,10 +72,11 @@ def reproduce(
         OutputError: results cannot be written.
         MissingExtraError: mteb is not installed, or, with ``output``, matplotlib.
     """
+    loaded_with = LoadOptions.of(options, reproduce)
     chosen = _Chosen.of(backbone, model, local, rows, skip, tasks)
     folder = results_folder(output) if output is not None else None
     # Looked at before any data is fetched, which would be in vain without it.
-    decoder = found_decoder(chosen.model, **options)
+    decoder = found_decoder(chosen.model, loaded_with)
     columns = tuple(
         _with_data(column) for column in track(progress, chosen.columns, desc="Data", unit="task", leave=False)
     )
@@ -79,7 +85,7 @@ def reproduce(
     evaluation = None
     if there:
         results = folder / "scores" if folder else None
-        evaluation = evaluate(chosen.model, recipes, there, output=results, progress=progress, **options)
+        evaluation = evaluate(chosen.model, recipes, there, output=results, progress=progress, **loaded_with.keywords())
     made = Reproduction(
         backbone=chosen.backbone,
         model=decoder.name,
@@ -103,7 +109,7 @@ def plan(
     skip: Sequence[str] = (),
     tasks: Sequence[str] = (),
     tflops: float | None = None,
-    **options: Any,
+    **options: Unpack[LoadKwargs],
 ) -> Workload:
     """What :func:`reproduce` would do, and about how long it would take. No weights are read and nothing is fetched.
 
@@ -115,14 +121,14 @@ def plan(
     Raises:
         InputError, RecipeError, CheckpointError, UnsupportedModelError: as :func:`reproduce`.
     """
+    loaded_with = replace(LoadOptions.of(options, plan), local_files_only=True)
     chosen = _Chosen.of(backbone, model, local, rows, skip, tasks)
     if tflops is None:
         tflops = CPU_TFLOPS if chosen.model == BUNDLED else GPU_TFLOPS
     if not tflops > 0:
         raise InputError(f"tflops={tflops} has to be above 0")
-    hub = {**options, "local_files_only": True}
     own = chosen.model == chosen.backbone.model
-    decoder = written_decoder(chosen.backbone, **hub) if own else found_decoder(chosen.model, **hub)
+    decoder = written_decoder(chosen.backbone, loaded_with) if own else found_decoder(chosen.model, loaded_with)
     recipes = {row.label: chosen.backbone.recipe(row, decoder.num_layers) for row in chosen.rows}
     sizes = {task.name: task for task in chosen.backbone.tasks}
     data: dict[str, tuple[int, float | Sequence[float]] | str] = {}

@@ -23,6 +23,7 @@ from valuembed._utils.progress import track
 from valuembed._utils.text import counted, inflected
 from valuembed._utils.torch_settings import default_device_and_precision
 from valuembed.analysis import SEGMENTS, TOKENS, Documents, cut, match
+from valuembed.backbone import LoadKwargs, LoadOptions
 from valuembed.errors import RecipeError
 from valuembed.execution import EncodeReport
 from valuembed.models import (
@@ -39,6 +40,7 @@ from valuembed.reporting import plots, replace_text, results_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from typing_extensions import Unpack
 
 SEGMENT_SIGNALS = ("values raw", "values aligned", "hidden mean")
 
@@ -168,7 +170,7 @@ def probe_segments(
     text_column: str | None = None,
     output: str | Path | None = None,
     progress: bool = True,
-    **options: Any,
+    **options: Unpack[LoadKwargs],
 ) -> LayerProbe:
     """Segment matching by layer: from a segment's vector, find the segment of the same document that follows.
 
@@ -201,13 +203,14 @@ def probe_segments(
 
     Source: Zhang et al., arXiv 2602.01572, who match segments of LongBench v2.
     """
+    loaded_with = LoadOptions.of(options, probe_segments)
     signals = list(dict.fromkeys(signals))
     if unknown := [name for name in signals if name not in SIGNALS]:
         raise RecipeError(f"no signal is named {unknown[0]!r}; legal: {', '.join(SIGNALS)}")
     documents = Documents(corpus, text_column)
     if output is not None:
         results_folder(output)
-    whole = inspect_checkpoint(model, **options)
+    whole = inspect_checkpoint(model, options=loaded_with)
     chosen = layers_of(whole, layers)
     recipes = {
         name: recipe
@@ -217,7 +220,7 @@ def probe_segments(
     for signal in signals:
         if SIGNALS[signal].signal == "hidden" and whole.has_final_norm:
             recipes[f"{signal}@{FINAL}"] = replace(SIGNALS[signal], template=(PLAIN,), method=signal)
-    readouts = MultiReadout.load(model, recipes, **options)
+    readouts = MultiReadout.load(model, recipes, options=loaded_with)
     began = time.perf_counter()
     found = cut(documents, readouts.reader.texts.tokenizer, tokens, limit=segments, progress=progress)
     scores: dict[str, dict[int, Figures]] = {signal: {} for signal in signals}

@@ -10,8 +10,8 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
-from valuembed.backbone import DecoderSpec, prepare, resolve_plan, trace_architecture
-from valuembed.backbone.checkpoints import hub_options, locate, saved_config
+from valuembed.backbone import DecoderSpec, LoadOptions, prepare, resolve_plan, trace_architecture
+from valuembed.backbone.checkpoints import locate, saved_config
 from valuembed.errors import CheckpointError, UnsupportedModelError
 from valuembed.recipes import METHODS, Recipe, parse_template, preset_for
 from valuembed.research.experiments import Backbone
@@ -69,12 +69,12 @@ class Decoder:
         return sum(min(copies * length + added, limit) for length in lengths) / len(lengths)
 
 
-def written_decoder(backbone: Backbone, **options: Any) -> Decoder:
+def written_decoder(backbone: Backbone, options: LoadOptions) -> Decoder:
     """A backbone's own decoder, from the sizes in its file. The tokenizer is used where it lies on this machine.
 
     Args:
         backbone: whose decoder it is.
-        options: ``max_tokens`` and those of :data:`valuembed.backbone.resolution.HUB_OPTIONS` count.
+        options: ``max_tokens`` and those of the hub count.
 
     Raises:
         UnsupportedModelError: its file names a decoder that cannot be made.
@@ -84,25 +84,25 @@ def written_decoder(backbone: Backbone, **options: Any) -> Decoder:
         config = AutoConfig.for_model(**backbone.decoder)
     except ValueError as error:
         raise UnsupportedModelError(f"backbone {backbone.id!r}: its decoder cannot be made: {error}") from error
-    words, limit = None, options.get("max_tokens")
+    words, limit = None, options.max_tokens
     with suppress(CheckpointError):
-        checkpoint = locate(backbone.model, **{**hub_options(options), "local_files_only": True})
+        checkpoint = locate(backbone.model, options=options, local_files_only=True)
         words = TextTokenizer(load_tokenizer(checkpoint))
         limit = token_limit(limit, words.tokenizer, config)
     return Decoder(backbone.model, backbone.num_layers, config, trace_architecture(config), None, words, limit)
 
 
-def found_decoder(model: str, **options: Any) -> Decoder:
+def found_decoder(model: str, options: LoadOptions) -> Decoder:
     """The decoder of a checkpoint, from its configuration.
 
     Args:
         model: as in :func:`valuembed.load`.
-        options: ``max_tokens`` and those of :data:`valuembed.backbone.resolution.HUB_OPTIONS` count.
+        options: ``max_tokens`` and those of the hub count.
 
     Raises:
         CheckpointError, UnsupportedModelError, RecipeError: as :func:`valuembed.load`.
     """
-    checkpoint = locate(model, **hub_options(options))
+    checkpoint = locate(model, options=options)
     saved = saved_config(checkpoint)
     # What a folder was saved for can be read from it; only the anatomy is wanted here, and it knows no recipe.
     recipe = Recipe.from_dict(saved["recipe"]) if saved else METHODS["hidden_mean"]
@@ -111,7 +111,7 @@ def found_decoder(model: str, **options: Any) -> Decoder:
     depth = saved["origin"]["num_layers"] if saved else found.decoder_spec.num_layers
     held = checkpoint if checkpoint.file("tokenizer_config.json") else found.base
     words = TextTokenizer(load_tokenizer(held))
-    limit = options.get("max_tokens")
+    limit = options.max_tokens
     if limit is None and saved is not None:
         limit = saved.get("max_tokens")
     limit = token_limit(limit, words.tokenizer, found.config)

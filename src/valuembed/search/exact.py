@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from valuembed._utils.options import check_keywords, parameters_of
+from valuembed.backbone import LoadOptions
 from valuembed.data import as_text, as_texts
 from valuembed.errors import InputError
 from valuembed.search.index import Index
@@ -131,12 +133,14 @@ def load_for(source: str | Path | EmbeddingFiles | Index, **named: Any) -> Value
             compared with the model's is looked at by :func:`search`.
 
     Raises:
+        OptionError: a keyword argument that :func:`valuembed.load` does not take.
         InputError: the source is not readable, its model was a folder that is neither in the working folder nor beside
             it, or what is named does not suit the record.
         CheckpointError, RecipeError, UnsupportedModelError: as :func:`valuembed.load`.
     """
     from valuembed.models import load
 
+    check_keywords(named, [*parameters_of(load), *LoadOptions.names()], load_for)
     found = open_embeddings(source) if isinstance(source, (str, Path)) else source
     options = recorded_options(found.vector_spec, found.address, named)
     with telling_what_made(found.vector_spec, found.address):

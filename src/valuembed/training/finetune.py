@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
@@ -23,22 +23,24 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from valuembed._utils.optional import require
+from valuembed._utils.options import did_you_mean, parameters_of
 from valuembed._utils.process_state import random_state
 from valuembed._utils.text import counted
 from valuembed._utils.torch_settings import building, gradients
 from valuembed._utils.version import __version__
-from valuembed.backbone import adapters, content_digest
+from valuembed.backbone import LoadOptions, adapters, content_digest
 from valuembed.backbone.checkpoints import locate, saved_config
 from valuembed.data import TrainingPairs, check_batch, overlap, read_scored, read_training_pairs
-from valuembed.errors import InputError, MissingExtraError, OutputError, RecipeError
+from valuembed.errors import InputError, MissingExtraError, OptionError, OutputError, RecipeError
 from valuembed.models import DEFAULT_METHOD, Calibration, ValueEncoder, check_model_folder, load, save_model
 from valuembed.recipes import LayerSpec, Recipe, TemplateSpec
 from valuembed.reporting import plots, replace_text
-from valuembed.training.settings import TrainSettings, count_processes, is_first_process
+from valuembed.training.settings import TrainKwargs, TrainSettings, count_processes, is_first_process
 from valuembed.training.target_modules import counts, target_modules
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from typing_extensions import Unpack
 
 RECORD = "training.json"
 """In the trained model's folder: how it was made."""
@@ -123,16 +125,7 @@ def train(
     merged: bool = False,
     overwrite: bool = False,
     progress: bool = True,
-    dtype: str | torch.dtype | None = "float32",
-    device: str | None = None,
-    max_tokens: int | None = None,
-    revision: str | None = None,
-    token: bool | str | None = None,
-    cache_folder: str | None = None,
-    local_files_only: bool = False,
-    trust_remote_code: bool = False,
-    model_kwargs: dict[str, Any] | None = None,
-    **settings: Any,
+    **options: Unpack[TrainKwargs],
 ) -> Training:
     """Fine-tune a model's vectors on pairs of texts that belong together (Finetune-VA, for any method).
 
@@ -142,11 +135,9 @@ def train(
     process takes its part of each batch, the batches of all are each other's negatives, and the first one writes.
 
     Args:
-        model, method, layers, template, cleaning, dtype, device, max_tokens, revision, token, cache_folder,
-            local_files_only, trust_remote_code, model_kwargs: as in :func:`valuembed.load`. With role templates,
-            anchors go into the query's and all others into the document's. A method of None is ``"va"``, or what a
-            folder saved by this library was saved with. ``dtype`` is that of the frozen decoder; adapters are always
-            float32.
+        model, method, layers, template, cleaning: as in :func:`valuembed.load`. With role templates, anchors go into
+            the query's and all others into the document's. A method of None is ``"va"``, or what a folder saved by this
+            library was saved with.
         pairs: .jsonl, .csv or .parquet, see :func:`valuembed.data.read_training_pairs`; or what that returned.
         output: folder for the trained model, ``training.json`` and, with matplotlib there, ``loss.png``.
         columns: of the file: anchor, positive, then hard negatives.
@@ -155,7 +146,10 @@ def train(
         merged: add the adapters to the weights and save a whole model, instead of the adapters alone.
         overwrite: replace a model of this library at ``output``.
         progress: show a bar on stderr if that is a terminal, else a line a minute.
-        settings: fields of :class:`TrainSettings`.
+        options: fields of :class:`TrainSettings`; and ``dtype``, ``device``, ``max_tokens``, ``revision``, ``token``,
+            ``cache_folder``, ``local_files_only``, ``trust_remote_code``, ``model_kwargs``: as in
+            :func:`valuembed.load`. ``dtype`` is that of the frozen decoder, by default float32; adapters are always
+            float32.
 
     Raises:
         InputError: pairs or evaluation data that cannot be used.
@@ -164,11 +158,11 @@ def train(
         ReadingError: the loss is no number; the last good checkpoint stays.
         MissingExtraError: peft, accelerate or datasets is not installed.
     """
+    chosen, loaded_with = _split(options)
     for package in ("peft", "accelerate", "datasets"):
         require(package, "train")
     from valuembed.training.trainer import run
 
-    chosen = _settings(settings)
     path = check_model_folder(output, overwrite=overwrite)
     read = pairs if isinstance(pairs, TrainingPairs) else read_training_pairs(pairs, columns)
     check_batch(read, chosen.batch_size * count_processes())
@@ -179,21 +173,11 @@ def train(
             f"first {shared[0]!r}; the scores will be too good",
             stacklevel=2,
         )
-    hub: dict[str, Any] = {
-        "revision": revision,
-        "token": token,
-        "cache_folder": cache_folder,
-        "local_files_only": local_files_only,
-        "trust_remote_code": trust_remote_code,
-    }
     if method is None:
-        method = "va" if saved_config(locate(model, **hub)) is None else DEFAULT_METHOD
+        method = "va" if saved_config(locate(model, options=loaded_with)) is None else DEFAULT_METHOD
     # Adapters start from random numbers, and a stopped run must start from the same.
     torch.manual_seed(chosen.seed)
-    encoder = load(
-        model, method, layers, template, cleaning, dtype=dtype, device=device, max_tokens=max_tokens,
-        model_kwargs=model_kwargs, **hub,
-    )  # fmt: skip
+    encoder = load(model, method, layers, template, cleaning, **loaded_with.keywords())
     maps = _adapt(encoder, chosen)
     record: dict[str, Any] = {
         "model": encoder.reader.origin.name,
@@ -219,7 +203,7 @@ def train(
     state = path.with_name(path.name + STATE)
     same = {
         **record,
-        "content": content_digest(locate(model, **hub)),
+        "content": content_digest(locate(model, options=loaded_with)),
         "max_tokens": encoder.reader.max_tokens,
         "processes": count_processes(),
     }
@@ -245,11 +229,17 @@ def train(
     return finished
 
 
-def _settings(given: Mapping[str, Any]) -> TrainSettings:
-    legal = [entry.name for entry in fields(TrainSettings)]
-    if unknown := [name for name in given if name not in legal]:
-        raise RecipeError(f"{unknown[0]}={given[unknown[0]]!r} is no setting of training; legal: {', '.join(legal)}")
-    return TrainSettings(**given)
+def _split(given: Mapping[str, Any]) -> tuple[TrainSettings, LoadOptions]:
+    """How to train, and how to load what is trained."""
+    legal, of_load = TrainSettings.names(), LoadOptions.names()
+    if unknown := [name for name in given if name not in (*legal, *of_load)]:
+        meant = did_you_mean(unknown[0], [*parameters_of(train), *legal, *of_load])
+        raise OptionError(
+            f"{unknown[0]}={given[unknown[0]]!r} is no setting of training; {meant}legal: {', '.join(legal)}"
+        )
+    settings = TrainSettings(**{name: value for name, value in given.items() if name in legal})
+    options = {name: value for name, value in given.items() if name in of_load}
+    return settings, LoadOptions.of(options, train, LoadOptions(dtype="float32"))
 
 
 @building()

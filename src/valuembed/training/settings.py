@@ -4,13 +4,38 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from valuembed._utils.options import Options, option
+from valuembed.backbone import LoadKwargs
 from valuembed.errors import InputError
-from valuembed.training.target_modules import Scope
+
+if TYPE_CHECKING:
+    from valuembed.training.target_modules import Scope
 
 
-@dataclass(frozen=True)
-class TrainSettings:
+class TrainKwargs(LoadKwargs, total=False):
+    """Type the fields of :class:`TrainSettings`, and what a load takes, as keyword arguments."""
+
+    scope: Scope
+    rank: int
+    dropout: float
+    epochs: float
+    steps: int | None
+    batch_size: int
+    mini_batch: int | None
+    learning_rate: float
+    warmup: float
+    temperature: float
+    matryoshka: tuple[int, ...]
+    checkpointing: bool
+    save_every: int | None
+    eval_every: int | None
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(Options):
     """How to train; every figure is ours.
 
     Attributes:
@@ -32,21 +57,42 @@ class TrainSettings:
         seed: of adapters, order and dropout.
     """
 
-    scope: Scope = "attention"
-    rank: int = 16
-    dropout: float = 0.0
-    epochs: float = 1.0
-    steps: int | None = None
-    batch_size: int = 64
-    mini_batch: int | None = None
-    learning_rate: float = 5e-4
+    scope: Scope = option(
+        "attention",
+        "Which parts get adapters, of those that the vectors depend on: 'attention', or 'all', which takes "
+        "feed-forward parts too.",
+    )
+    rank: int = option(
+        16, "The rank of the adapters; a higher one learns more and takes more memory.", min=1, metavar="N"
+    )
+    dropout: float = option(
+        0.0, "The share of the adapters' inputs that is dropped at random in training.", min=0, max=1, metavar="SHARE"
+    )
+    epochs: float = option(1.0, "How often the training goes over all pairs.", metavar="N")
+    steps: int | None = option(None, "How many steps the training takes, in place of --epochs.", min=1, metavar="N")
+    batch_size: int = option(64, "How many pairs make a step, on each process.", min=2, metavar="N")
+    mini_batch: int | None = option(
+        None,
+        "How many pairs are computed at once, by cached gradients, which lets large batches fit into little memory.",
+        min=1,
+        metavar="N",
+    )
+    learning_rate: float = option(5e-4, "The highest learning rate, after warming up.", metavar="RATE")
     warmup: float = 0.1
-    temperature: float = 0.05
-    matryoshka: tuple[int, ...] = ()
-    checkpointing: bool = False
-    save_every: int | None = None
-    eval_every: int | None = None
-    seed: int = 0
+    temperature: float = option(0.05, "The number that cosines are divided by in the loss.", metavar="T")
+    matryoshka: tuple[int, ...] = option(
+        (), "The widths that vectors may be cut to after the training.", metavar="WIDTH ..."
+    )
+    checkpointing: bool = option(
+        False, "Compute layers again in the backward pass, which takes less memory and more time."
+    )
+    save_every: int | None = option(
+        None, "How many steps lie between two checkpoints. By default it is a tenth of all steps.", min=1, metavar="N"
+    )
+    eval_every: int | None = option(
+        None, "How many steps lie between two evaluations. By default it is a fifth of all steps.", min=1, metavar="N"
+    )
+    seed: int = option(0, "The seed of the adapters, of the order and of dropout.", metavar="N")
 
     def __post_init__(self) -> None:
         for name in ("rank", "batch_size", "epochs", "learning_rate", "temperature"):

@@ -13,12 +13,12 @@ from .calibration_record import (
     read_record as read_record,
 )
 from .config import cut_config as cut_config, read_config as read_config
+from .hub_options import HubKwargs as HubKwargs, HubOptions as HubOptions
 from .location import (
     ADAPTER_CONFIG as ADAPTER_CONFIG,
     BUNDLED as BUNDLED,
     Checkpoint as Checkpoint,
     LoadedFrom as LoadedFrom,
-    hub_options as hub_options,
     locate as locate,
 )
 from .quantized import (

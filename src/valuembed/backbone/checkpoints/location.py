@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from valuembed.backbone.checkpoints.hub_options import HubKwargs, HubOptions
 from valuembed.backbone.checkpoints.misplaced_files import GGUF, check_file, few, is_gguf, models_below
 from valuembed.errors import CheckpointError
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 BUNDLED = "bundled"
 ADAPTER_CONFIG = "adapter_config.json"
-
-HUB_OPTIONS = ("revision", "token", "cache_folder", "local_files_only", "trust_remote_code")
-"""Options of a load that say where its files come from: those of :func:`valuembed.backbone.checkpoints.locate`."""
 
 
 @dataclass(frozen=True)
@@ -114,24 +114,29 @@ def locate(
     model: str | os.PathLike[str],
     *,
     subfolder: str = "",
-    revision: str | None = None,
-    token: bool | str | None = None,
-    cache_folder: str | None = None,
-    local_files_only: bool = False,
-    trust_remote_code: bool = False,
+    options: HubOptions | None = None,
+    **given: Unpack[HubKwargs],
 ) -> Checkpoint:
     """Find out what ``model`` names: ``"bundled"``, a folder, or a hub id.
 
+    Args:
+        model: the name.
+        subfolder: of a repository.
+        options: of the hub, where they are at hand.
+        given: fields of :class:`HubOptions`.
+
     Raises:
+        OptionError: a keyword argument that is unknown.
         CheckpointError: a path that does not exist, a file, or a folder that holds no model.
     """
+    chosen = HubOptions.of(given, locate, options)
     name = os.fspath(model)
     hub = {
         "subfolder": subfolder,
-        "revision": revision,
-        "token": token,
-        "cache_dir": cache_folder,
-        "local_files_only": local_files_only,
+        "revision": chosen.revision,
+        "token": chosen.token,
+        "cache_dir": chosen.cache_folder,
+        "local_files_only": chosen.local_files_only,
     }
     if name == BUNDLED:
         return Checkpoint(BUNDLED, str(Path(__file__).parents[1] / BUNDLED))
@@ -142,12 +147,7 @@ def locate(
         raise CheckpointError(f"{name!r} is a file; {_in_place_of(name)}")
     elif name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip() or ":" in name:
         raise CheckpointError(f"no folder {name!r}; {_meant(name)}")
-    return Checkpoint(name, name, hub, trust_remote_code)
-
-
-def hub_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of :data:`HUB_OPTIONS` that are among the options of a load."""
-    return {name: options[name] for name in HUB_OPTIONS if name in options}
+    return Checkpoint(name, name, hub, chosen.trust_remote_code)
 
 
 def _without_model(folder: str) -> CheckpointError:
