@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from valuembed._utils.atomic import replacing
 from valuembed._utils.progress import track
 from valuembed._utils.torch_settings import default_device_and_precision
 from valuembed.analysis.held_out import FINAL, MARGIN, SEARCHED, Candidate, Selection, best_of, choose, known
@@ -21,7 +22,7 @@ from valuembed.backbone.checkpoints import DEFAULT_METHOD, hub_options, locate, 
 from valuembed.errors import InputError, LayerError, OutputError, ReadingError
 from valuembed.models import CheckpointView, MultiReadout, described, inspect_checkpoint, load
 from valuembed.recipes import DEFAULT_SPAN, Recipe, TemplateSpec, write_recipe
-from valuembed.reporting import check_model_folder, replacing, save_model
+from valuembed.reporting import check_model_folder, save_model
 
 NOTES_FILE = "layer_selection.json"
 """In a saved folder: how its layers were chosen."""

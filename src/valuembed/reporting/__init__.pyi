@@ -2,8 +2,6 @@ from . import plots as plots
 from .outputs import (
     check_model_folder as check_model_folder,
     check_picture as check_picture,
-    replace_text as replace_text,
-    replacing as replacing,
     results_folder as results_folder,
     save_model as save_model,
 )

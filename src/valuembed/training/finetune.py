@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.pytorch_utils import Conv1D
 
+from valuembed._utils.atomic import replace_text
 from valuembed._utils.optional import require
 from valuembed._utils.process_state import random_state
 from valuembed._utils.text import counted
@@ -33,7 +34,7 @@ from valuembed.data import TrainingPairs, check_batch, overlap, read_scored, rea
 from valuembed.errors import InputError, MissingExtraError, OutputError, RecipeError
 from valuembed.models import Calibration, ValueEncoder, load
 from valuembed.recipes import LayerSpec, Recipe, TemplateSpec
-from valuembed.reporting import check_model_folder, plots, replace_text, save_model
+from valuembed.reporting import check_model_folder, plots, save_model
 from valuembed.training.settings import TrainSettings, count_processes, is_first_process
 from valuembed.training.target_modules import counts, target_modules
 
