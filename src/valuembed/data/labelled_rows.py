@@ -152,7 +152,7 @@ def read_task_file(path: str | Path, split: str | None = None, default: str | No
     with KINDS[".jsonl"](path) as file:
         rows = task_rows(file)
     if not rows:
-        raise InputError(f"{path} is empty; expected one JSON object a line")
+        raise InputError(f"{path} is empty; expected {file.expected}")
     return rows_of_split(path, digest, rows, split, default)
 
 
