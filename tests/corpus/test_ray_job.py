@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import gzip
 import os
+import platform
 import random
 import socket
 import sys
@@ -18,10 +19,11 @@ from ray_models import ALWAYS_DIE, DIE, FAIL, Loading
 from shared_jobs import TESTS, held, same, write_texts
 
 from valuembed._utils import optional
-from valuembed.corpus import cluster, job
-from valuembed.corpus.cluster import Room, Team, connect, import_ray, reason
-from valuembed.corpus.job import embed_corpus
-from valuembed.corpus.ray_job import embed_corpus_on_ray
+from valuembed._utils.progress import ProgressTracker
+from valuembed.corpus import cluster, job, ray_job
+from valuembed.corpus.cluster import Team, check_room, connected, fitting, ray_settings, reason, refusal
+from valuembed.corpus.embed_options import EmbedOptions, embed_corpus
+from valuembed.corpus.ray_job import Crew, embed_corpus_on_ray, work
 from valuembed.errors import CheckpointError, ClusterError, InputError, MissingExtraError, OutputError, ReadingError
 
 ROWS = 140
@@ -30,8 +32,8 @@ ROWS = 140
 @pytest.fixture(scope="module")
 def ray():
     """A cluster of two CPUs on this machine."""
-    pytest.importorskip("ray", reason="the extra 'ray' is not installed")
-    module = import_ray("local")
+    with ray_settings("local"):
+        module = pytest.importorskip("ray", reason="the extra 'ray' is not installed")
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), *sys.path]))
         # Ray forgets the handles of the processes that it starts, while they run.
@@ -81,6 +83,7 @@ def test_one_of_two_workers_is_killed_in_the_middle(ray, here):
     assert {path.name for path in Path("out").glob("*")} == {path.name for path in Path("whole").glob("*")}
     assert [progress.rows for progress in told] == sorted(progress.rows for progress in told)
     assert (here / "notes" / "died").exists()
+    assert not list(Path("out/.work").glob("*.mark"))
     # Each was given its threads before torch was there to ask for them.
     assert len(workers(here)) >= 2
     expected = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
@@ -144,10 +147,10 @@ def test_too_little_room_is_an_error_at_once(ray, here):
 
 
 class FakeRay:
-    """A cluster as far as its room is concerned."""
+    """A cluster as far as its room is concerned, whose tasks never begin."""
 
     def __init__(self, nodes, free):
-        self._nodes, self._free = nodes, free
+        self._nodes, self._free, self.cancelled = nodes, free, []
 
     def nodes(self):
         return [{"Alive": True, "Resources": node} for node in self._nodes] + [
@@ -157,29 +160,46 @@ class FakeRay:
     def available_resources(self):
         return self._free
 
+    def wait(self, streams, timeout):
+        return [], streams
+
+    def cancel(self, stream, force):
+        self.cancelled.append(stream)
+
 
 class TestRoom:
     def test_parts_of_a_cpu_add_up(self):
         assert Team(cpus=0.1).fit_into({"CPU": 0.3}) == 3
         assert Team(cpus=0.5, gpus=0.25).fit_into({"CPU": 4, "GPU": 1}) == 4
         # A worker has to fit into one node: four nodes of 3 CPUs have no room for one that takes 4.
-        assert Room(FakeRay([{"CPU": 3}] * 4, {}), Team(cpus=4), 0).fitting() == 0
+        assert fitting(FakeRay([{"CPU": 3}] * 4, {}), Team(cpus=4)) == 0
 
     def test_what_others_use_is_not_free(self, monkeypatch):
         monkeypatch.setattr(cluster, "SETTLE", 0)
-        room = Room(FakeRay([{"CPU": 4, "GPU": 1}, {"CPU": 4}], {"CPU": 1.5}), Team(2, 2, 1.0, 0.0), 0)
+        ray = FakeRay([{"CPU": 4, "GPU": 1}, {"CPU": 4}], {"CPU": 1.5})
         message = r"^2 workers with 1 CPU each fit into the cluster, but 1 beside what others do on it; ask for fewer"
         with pytest.raises(ClusterError, match=message):
-            room.check()
+            check_room(ray, Team(2, 2, 1.0, 0.0))
 
-    def test_nodes_that_are_gone_for_long(self, monkeypatch):
-        monkeypatch.setattr(cluster, "PATIENCE", 0)
-        room = Room(FakeRay([{"CPU": 4}], {}), Team(cpus=1, gpus=1), 0)
-        message = r"^no node is left with room for a worker that takes 1 CPU and 1 GPU: the cluster has 1 node with 4"
-        with pytest.raises(ClusterError, match=message):
-            room.check_some_is_left()
-        room.ray = FakeRay([{"CPU": 4, "GPU": 1}], {})
-        room.check_some_is_left()
+    def test_nodes_are_counted_by_kind(self):
+        ray = FakeRay([{"CPU": 4}, {"CPU": 4}, {"CPU": 8, "GPU": 1}], {})
+        message = (
+            "1 worker with 16 CPUs and 1 GPU does not fit into the cluster, but 0: it has 2 nodes with 4 CPUs and "
+        )
+        assert str(refusal(ray, Team(1, 1, 16, 1), 0)).startswith(f"{message}0 GPUs, 1 node with 8 CPUs and 1 GPU; ask")
+
+    def test_workers_that_do_not_begin(self, monkeypatch):
+        monkeypatch.setattr(ray_job, "PATIENCE", 0)
+        for nodes, message in (
+            ([{"CPU": 4}], r"does not fit into the cluster, but 0: it has 1 node with 4 CPUs and 0 GPUs; .*"),
+            ([{"CPU": 4, "GPU": 1}], r"fits into the cluster, but 0 beside what others do on it; .*"),
+        ):
+            ray, streams = FakeRay(nodes, {}), iter("abc")
+            crew = Crew(ray, ProgressTracker({}, False), lambda streams=streams: next(streams))
+            expected = rf"^1 worker with 1 CPU and 1 GPU {message}; finished shards are kept, the same command goes on"
+            with pytest.raises(ClusterError, match=expected):
+                crew.run(Team(1, 2, cpus=1, gpus=1), 0)
+            assert ray.cancelled == ["a", "b"]
 
     def test_numbers_of_workers(self):
         assert Team.of("2:8", 0.5, None) == Team(2, 8, 0.5, None)
@@ -203,6 +223,16 @@ class TestRoom:
                 Team.of(1, 1, gpus)
 
 
+def test_a_node_that_does_not_see_the_output(here, monkeypatch):
+    monkeypatch.setattr(ray_job.cpu_memory, "tune_memory", lambda: None)
+    said = work((Loading(here / "notes"), [], here / "out", EmbedOptions()), here / "out" / "mark", {})
+    assert next(said) == platform.node()
+    message = r"^\S+out is not there; all nodes have to see the output under the same name \(on node \S+\)$"
+    with pytest.raises(ClusterError, match=message):
+        next(said)
+    assert list((here / "notes").iterdir()) == []
+
+
 class Unconnected:
     """Ray before it is connected; it does not get as far as that."""
 
@@ -214,21 +244,24 @@ class Unconnected:
 
 
 def test_addresses():
-    ray = Unconnected()
+    def reach(address):
+        with connected(Unconnected(), address):
+            raise AssertionError("it was reached")
+
     with pytest.raises(
         ClusterError, match=r"^address 'ray://head:10001' is for clients outside of a cluster; run this"
     ):
-        connect(ray, "ray://head:10001")
+        reach("ray://head:10001")
     with pytest.raises(
         ClusterError, match=r"^cannot reach a Ray cluster at 'auto': Could not find any running Ray inst"
     ):
-        connect(ray, "auto")
+        reach("auto")
     # A port that was free a moment ago.
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with pytest.raises(ClusterError, match=rf"^cannot reach a Ray cluster at '127\.0\.0\.1:{port}': .*refused"):
-        connect(ray, f"127.0.0.1:{port}")
+        reach(f"127.0.0.1:{port}")
 
 
 def test_what_ray_says_is_one_line():

@@ -126,16 +126,19 @@ class TestAnyFile:
             (b"\n \n", " is empty; expected one JSON object a line"),
             (
                 b'{"a": 1}\n{broken',
-                r", line 2: not valid JSON \(Expecting property name .*\); expected one JSON object",
+                r", line 2: not valid JSON: Expecting property name .*; expected one JSON object a line$",
             ),
             (
                 b"sentence1,sentence2,score\n",
-                r", line 1: not valid JSON \(Expecting value.*\); expected one JSON object",
+                r", line 1: not valid JSON: Expecting value.*; expected one JSON object a line$",
             ),
-            (b"[" * 100_000, r", line 1: not valid JSON \(.*recursion.*\); expected one JSON object a line"),
-            (b'{"a": 1}\n[1, 2]', r", line 2: \[1, 2\] is no JSON object; expected one with named fields a line"),
-            (b'"' + b"x" * 99 + b'"', r', line 1: "x{56}\.\.\. is no JSON object'),
-            (b'{"a": "\xff"}', ", line 1: byte 0xff is not valid UTF-8"),
+            (b"[" * 100_000, r", line 1: not valid JSON: .*recursion.*; expected one JSON object a line"),
+            (b'{"a": 1}\n[1, 2]', ", line 2: a JSON list, not an object with keys; expected one JSON object a line$"),
+            (
+                b'"' + b"x" * 99 + b'"',
+                ", line 1: a JSON str, not an object with keys; expected one JSON object a line$",
+            ),
+            (b'{"a": "\xff"}', ", line 1: not valid UTF-8: byte 0xff at byte 7; expected one JSON object a line"),
             (b"\xff\xfe{\x00", " is UTF-16; convert it to UTF-8 first"),
             (b'{"split": 3}', r", line 1: 'split' is 3; expected the name of a split, a string"),
         ],
@@ -446,15 +449,18 @@ class TestFilesThatAreNoJsonLines:
         [
             (
                 json.dumps(ROWS),
-                r"line 1: \[.* is no JSON object; .*; it is one JSON array; write .*: jq -c",
+                r"line 1: a JSON list, not an object with keys; .*; it is one JSON array; write .*: jq -c",
             ),
-            (json.dumps(ROWS, indent=1), r"line 1: not valid JSON .*; it is one JSON array; write one object a line"),
+            (json.dumps(ROWS, indent=1), r"line 1: not valid JSON: .*; it is one JSON array; write one object a line"),
             (
                 json.dumps(ROWS[0], indent=1),
-                r"line 1: not valid JSON .*; its objects span several lines; write",
+                r"line 1: not valid JSON: .*; its objects span several lines; write",
             ),
-            (json.dumps(ROWS[0]) + ",\n", r"line 1: not valid JSON .*; its lines end in commas; take these away: sed"),
-            ('{"sentence1": "\xe9"}'.encode("latin-1"), r"line 1: byte 0xe9 is not valid UTF-8; it may be Latin-1"),
+            (json.dumps(ROWS[0]) + ",\n", r"line 1: not valid JSON: .*; its lines end in commas; take these away: sed"),
+            (
+                '{"sentence1": "\xe9"}'.encode("latin-1"),
+                r"line 1: not valid UTF-8: byte 0xe9 at byte 15; .*; it may be Latin-1",
+            ),
         ],
     )
     def test_say_what_to_do(self, tmp_path, content, message):

@@ -210,7 +210,11 @@ class TestRefusals:
             ("a,b".encode("utf-16"), ".csv", " is UTF-16; convert it to UTF-8 first"),
             (b"PK", ".parquet", " is no readable Parquet file: "),
             (b"PK", ".csv.gz", " is no readable .gz file: "),
-            (gzip.compress(b"anchor,positive\na,b\n" * 9, mtime=0)[:-12], ".csv.gz", " is no readable .gz file: "),
+            (
+                gzip.compress(b"anchor,positive\na,b\n" * 9, mtime=0)[:-12],
+                ".csv.gz",
+                " is damaged after row 1: Truncated",
+            ),
             (b"PK", ".jsonl.zst", " is no readable .zst file: "),
         ],
     )
@@ -257,9 +261,9 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("line", "message"),
         [
-            (b"{broken", "line 3: not valid JSON (Expecting property name"),
-            (b'"a"', 'line 3: "a" is no JSON object; expected one with named fields a line'),
-            (b'{"anchor": "\xff"}', "line 3: byte 0xff is not valid UTF-8"),
+            (b"{broken", "line 3: not valid JSON: Expecting property name"),
+            (b'"a"', "line 3: a JSON str, not an object with keys; expected one JSON object a line"),
+            (b'{"anchor": "\xff"}', "line 3: not valid UTF-8: byte 0xff at byte 12; expected one JSON object a line"),
             (b'{"anchor": "c"}', "line 3: no field 'positive'; its fields are 'anchor'; expected anchor, positive"),
             (b'{"anchor": "c", "positive": 5}', "line 3: 'positive' is not a string but int; expected a text"),
             (b'{"anchor": ["c"], "positive": "d"}', "line 3: 'anchor' is not a string but list; expected a text"),
@@ -307,7 +311,7 @@ class TestRefusals:
             (b"c\n", "line 4: 1 field where the header has 2; expected a field for each column of the header"),
             (b"c,d,e\n", "line 4: 3 fields where the header has 2; expected a field for each column of the header"),
             (b'c,"d\n', "line 4: malformed CSV"),
-            (b"c,d\xff\n", "line 4: byte 0xff is not valid UTF-8"),
+            (b"c,d\xff\n", "line 4: 'positive' is not valid UTF-8; expected a text"),
             (b"c, \n", "line 4: 'positive' is \" \": a one-sided pair; expected a text on both sides"),
             (b",d\n", "line 4: 'anchor' is \"\": a one-sided pair; expected a text on both sides"),
         ],
@@ -409,6 +413,6 @@ def test_an_array_of_pairs_says_what_to_do(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('[{"anchor": "a", "positive": "b"}]')
     with pytest.raises(
-        InputError, match=r"is no JSON object; .*; it is one JSON array; write one object a line: jq -c"
+        InputError, match=r"a JSON list, not an object .*; it is one JSON array; write one object a line: jq -c"
     ):
         read_training_pairs(path)

@@ -17,6 +17,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 WITHOUT_A_FACE = ("_utils", "cli", "models/early_paths", "serving/playground", "serving/routes")
 """Folders whose files are imported one by one: what every room may need, what none imports, and parts of a room."""
 ROOMS = sorted(path.parent for path in FILES if path.name == "__init__.py" and path.parent != SOURCE)
+OF_ONE_SYSTEM = {"fcntl", "grp", "msvcrt", "posix", "pwd", "resource", "syslog", "termios", "winreg"}
 FACES = {
     "valuembed." + ".".join(room.relative_to(SOURCE).parts): room
     for room in ROOMS
@@ -169,3 +170,13 @@ def test_importing_is_inert(statement):
     check = f"import sys; {statement}; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
+
+
+def test_no_module_of_one_system_is_imported():
+    found = []
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            found += [(path.name, name) for name in names if name in OF_ONE_SYSTEM]
+    assert found == []

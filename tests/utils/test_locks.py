@@ -3,6 +3,7 @@ import sys
 
 import pytest
 
+from valuembed._utils import locks
 from valuembed._utils.locks import Lock
 from valuembed.errors import OutputError
 
@@ -68,3 +69,12 @@ def test_whoever_locked_a_file_that_its_last_holder_removed_tries_again(tmp_path
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(OutputError, match=r"^cannot write \S+none/lock: No such file or directory$"):
         Lock(tmp_path / "none" / "lock").acquire()
+
+
+def test_a_lock_that_fails_otherwise_is_an_error_without_advice(tmp_path, monkeypatch):
+    def refuse(file, **how):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(locks, "lock_descriptor", refuse)
+    with pytest.raises(OutputError, match=r"^cannot lock \S+/lock: Input/output error$"):
+        Lock(tmp_path / "lock").acquire()

@@ -2,17 +2,19 @@
 
 A lock file that lies there means nothing; only whether a process holds the lock on it does. Between machines the locks
 hold on a file system that passes them on: NFS from version 4 (on Linux, also version 3 with its lock service), Lustre
-mounted with ``flock``, GPFS. Where the file system has none, an error says so.
+mounted with ``flock``, GPFS. Where the file system has none, an error says so: filelock's ``FileLock`` would go over to
+files whose being there means something, which is why its lock on an open file is taken here.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+
+from filelock import lock_descriptor
 
 from valuembed.errors import OutputError
 
@@ -36,19 +38,17 @@ class Lock:
         Raises:
             OutputError: the file cannot be made, or the file system has no locks.
         """
-        how = fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)
         while True:
             try:
-                file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
             except OSError as error:
                 raise OutputError(f"cannot write {self.path}: {error.strerror}") from error
             try:
-                fcntl.flock(file, how)
+                if not lock_descriptor(file, blocking=wait):
+                    return False
                 if self._is_still(file):
                     self._held, file = file, -1
                     return True
-            except BlockingIOError:
-                return False
             except OSError as error:
                 advice = ""
                 if error.errno in _NOT_THERE:
@@ -73,11 +73,17 @@ class Lock:
             remove: remove the file too, because what was locked is done.
         """
         if self._held is not None:
-            if remove:
-                with suppress(OSError):
-                    self.path.unlink()
+            if remove and os.name != "nt":
+                self._remove()
             os.close(self._held)
             self._held = None
+            # Windows removes no file that somebody has open, us or the next holder.
+            if remove and os.name == "nt":
+                self._remove()
+
+    def _remove(self) -> None:
+        with suppress(OSError):
+            self.path.unlink()
 
     def __enter__(self) -> Lock:
         self.acquire(wait=True)

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from valuembed._utils.atomic import replace_text
 from valuembed._utils.autosave import autosave, incomplete
 from valuembed._utils.optional import require
 from valuembed._utils.text import counted, inflected
@@ -44,7 +45,7 @@ from valuembed.models import (
     warn_truncated,
 )
 from valuembed.recipes import LayerSpec, MethodSpec, Recipe, TemplateSpec, parse_methods
-from valuembed.reporting import plots, replace_text, results_folder
+from valuembed.reporting import plots, results_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

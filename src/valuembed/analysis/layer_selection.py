@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from valuembed._utils.atomic import replacing
 from valuembed._utils.progress import track
 from valuembed._utils.torch_settings import default_device_and_precision
 from valuembed.analysis.held_out import FINAL, MARGIN, SEARCHED, Candidate, Selection, best_of, choose_layers, known
@@ -31,7 +32,6 @@ from valuembed.models import (
     save_model,
 )
 from valuembed.recipes import DEFAULT_SPAN, Recipe, TemplateSpec, write_recipe
-from valuembed.reporting import replacing
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from valuembed._utils.atomic import replace_text
 from valuembed._utils.text import counted, shortened
 from valuembed._utils.torch_settings import default_device_and_precision
 from valuembed.backbone import LoadKwargs, LoadOptions
@@ -36,7 +37,7 @@ from valuembed.models import (
     warn_truncated,
 )
 from valuembed.recipes import Recipe, TemplateSpec, named_layers
-from valuembed.reporting import plots, replace_text, results_folder
+from valuembed.reporting import plots, results_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from valuembed._utils.atomic import NewFile
+from valuembed._utils.atomic import replace_text
 from valuembed.backbone.architecture import AttentionBlock, DecoderSpec
 from valuembed.backbone.checkpoints import BUNDLED, Checkpoint
 from valuembed.recipes import preset_for
@@ -167,9 +167,6 @@ def _write(place: Path, facts: DecoderFacts) -> None:
     """Keep facts, where the disk allows it: nothing depends on it but the time that the next call takes."""
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with NewFile(place) as file:
-            file.write(json.dumps(facts.to_dict()).encode())
-            file.seal()
-            file.commit()
+        replace_text(place, json.dumps(facts.to_dict()))
     except OSError:
         return

@@ -1,7 +1,4 @@
-"""A Ray cluster: connected to or started, and whether it has room for workers; an error where it would make one wait.
-
-Ray itself waits for room without end and without a word.
-"""
+"""A Ray cluster: connected to or started, and whether it has room for workers; Ray itself waits for room in silence."""
 
 from __future__ import annotations
 
@@ -10,23 +7,17 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from valuembed._utils.optional import require
 from valuembed._utils.process_state import environment, log_level
 from valuembed._utils.text import counted, inflected, printable, shortened
 from valuembed.errors import ClusterError, InputError
 
-KEPT = "finished shards are kept, the same command goes on from there"
-
 LOCAL = "local"
 """What Ray calls a cluster of this machine alone, started anew."""
-
-PATIENCE = 60.0
-"""Seconds that workers may take to begin, and for which there may be no room for any while dead nodes are replaced."""
 
 SETTLE = 5.0
 """Seconds after which a cluster that has just been started knows what is free."""
@@ -78,77 +69,9 @@ class Team:
         # What is asked for in parts of one adds up with the errors of such sums.
         return min(int(resources.get(name, 0.0) / amount + 1e-6) for name, amount in asked.items() if amount)
 
-    @property
-    def share(self) -> str:
-        """What a worker takes, in words."""
-        return _units(self.cpus, "CPU") + (f" and {_units(self.gpus, 'GPU')}" if self.gpus else "")
-
     def __str__(self) -> str:
-        return f"{counted(self.least, 'worker')} with {self.share}{inflected(self.least, '', ' each')}"
-
-
-class Room:
-    """The room that a cluster has for a team.
-
-    Args:
-        ray: the module, connected.
-        team: with its GPUs known.
-        wait: seconds that the cluster may take to grow.
-    """
-
-    def __init__(self, ray: Any, team: Team, wait: float) -> None:
-        self.ray, self.team, self.wait = ray, team, wait
-        self._gone: float | None = None
-
-    def fitting(self) -> int:
-        """How many workers fit into the nodes that are there, if nobody else uses them."""
-        return sum(map(self.team.fit_into, nodes(self.ray)))
-
-    def check(self) -> None:
-        """Raise where the least number of workers cannot begin now.
-
-        Raises:
-            ClusterError: they do not fit, or others use what they need.
-        """
-        begun = time.monotonic()
-        while True:
-            free = self.team.fit_into(self.ray.available_resources())
-            if min(free, self.fitting()) >= self.team.least:
-                return
-            if self.fitting() < self.team.least or time.monotonic() - begun > SETTLE:
-                raise self.refusal(free)
-            time.sleep(0.2)
-
-    def refusal(self, free: int) -> ClusterError:
-        """Why the least number of workers cannot begin, when there is room for so many."""
-        advice = "ask for fewer workers or less for each of them, or give the cluster time (wait)"
-        fitting = self.fitting()
-        if fitting < self.team.least:
-            room = _described(nodes(self.ray))
-            return ClusterError(
-                f"{self.team} {inflected(self.team.least, 'does', 'do')} not fit into the cluster, but {fitting}: it "
-                f"has {room}; {advice}"
-            )
-        return ClusterError(
-            f"{self.team} {inflected(self.team.least, 'fits', 'fit')} into the cluster, but {free} beside what others "
-            f"do on it; {advice}"
-        )
-
-    def check_some_is_left(self) -> None:
-        """Raise where for long there has been no node with room for a worker, because those that had it are gone.
-
-        Raises:
-            ClusterError: the cluster did not replace them.
-        """
-        if self.fitting():
-            self._gone = None
-            return
-        self._gone = self._gone or time.monotonic()
-        if time.monotonic() - self._gone > max(self.wait, PATIENCE):
-            raise ClusterError(
-                f"no node is left with room for a worker that takes {self.team.share}: the cluster has "
-                f"{_described(nodes(self.ray))}; {KEPT}"
-            )
+        share = _units(self.cpus, "CPU") + (f" and {_units(self.gpus, 'GPU')}" if self.gpus else "")
+        return f"{counted(self.least, 'worker')} with {share}{inflected(self.least, '', ' each')}"
 
 
 def nodes(ray: Any) -> list[dict[str, float]]:
@@ -156,17 +79,41 @@ def nodes(ray: Any) -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def import_ray(address: str | None) -> Any:
-    """Ray, which reports nothing to anybody, and listens on the loopback address alone where it starts a cluster.
+def fitting(ray: Any, team: Team) -> int:
+    """How many workers fit into the nodes of a cluster, if nobody else uses them."""
+    return sum(map(team.fit_into, nodes(ray)))
 
-    Args:
-        address: of the cluster; see :func:`connect`.
+
+def check_room(ray: Any, team: Team) -> None:
+    """Raise where the least number of workers cannot begin now.
 
     Raises:
-        MissingExtraError: it is not installed.
+        ClusterError: they do not fit, or others use what they need.
     """
-    with ray_settings(address):
-        return require("ray", "ray")
+    begun = time.monotonic()
+    while (free := team.fit_into(ray.available_resources())) < team.least or fitting(ray, team) < team.least:
+        if fitting(ray, team) < team.least or time.monotonic() - begun > SETTLE:
+            raise refusal(ray, team, free)
+        time.sleep(0.2)
+
+
+def refusal(ray: Any, team: Team, free: int) -> ClusterError:
+    """Why the least number of workers cannot begin, when there is room for so many."""
+    advice = "ask for fewer workers or less for each of them, or give the cluster time (wait)"
+    fit = fitting(ray, team)
+    if fit >= team.least:
+        fits = inflected(team.least, "fits", "fit")
+        return ClusterError(f"{team} {fits} into the cluster, but {free} beside what others do on it; {advice}")
+    kinds = Counter(
+        f"{_units(node.get('CPU', 0), 'CPU')} and {_units(node.get('GPU', 0), 'GPU')}" for node in nodes(ray)
+    )
+    room = ", ".join(f"{counted(count, 'node')} with {kind}" for kind, count in kinds.items()) or "no nodes"
+    do = inflected(team.least, "does", "do")
+    return ClusterError(f"{team} {do} not fit into the cluster, but {fit}: it has {room}; {advice}")
+
+
+def _units(amount: float, unit: str) -> str:
+    return f"{amount:g} {inflected(amount, unit)}"
 
 
 @contextmanager
@@ -174,7 +121,7 @@ def ray_settings(address: str | None) -> Iterator[None]:
     """What Ray is told while it is imported and while it runs, and nobody else: no reports, the loopback address alone.
 
     Args:
-        address: of the cluster; see :func:`connect`.
+        address: of the cluster; see :func:`connected`.
     """
     # Both are read when Ray is imported. Whatever the name of the second says, it decides on which address Ray listens.
     values = {"RAY_USAGE_STATS_ENABLED": "0"}
@@ -184,8 +131,9 @@ def ray_settings(address: str | None) -> Iterator[None]:
         yield
 
 
-def connect(ray: Any, address: str | None) -> bool:
-    """Connect to a cluster, or start one; whether that was done, and has to be undone.
+@contextmanager
+def connected(ray: Any, address: str | None) -> Iterator[None]:
+    """Connect to a cluster, or start one, for the length of a block; where Ray is connected already, it stays so.
 
     Args:
         ray: the module.
@@ -201,34 +149,25 @@ def connect(ray: Any, address: str | None) -> bool:
             "output, and give HOST:PORT or 'auto'"
         )
     if ray.is_initialized():
-        return False
+        yield
+        return
     here = {"include_dashboard": False, "object_store_memory": OBJECT_STORE} if address == LOCAL else {}
+    host, _, port = address.rpartition(":")
     try:
-        _knock(address)
+        if host and port.isdigit():
+            # Where nobody listens, Ray itself would go on asking for many minutes.
+            socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
         ray.init(address=address, log_to_driver=False, configure_logging=False, **here)
     except (OSError, OverflowError, RuntimeError, ValueError) as error:
         raise ClusterError(f"cannot reach a Ray cluster at {address!r}: {reason(str(error))}") from error
-    return True
-
-
-def _knock(address: str) -> None:
-    """Raise where nobody listens: Ray itself would go on asking for many minutes."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def _meant(address: str | None) -> str:
     return address or os.environ.get("RAY_ADDRESS") or LOCAL
-
-
-def _described(held: Sequence[Mapping[str, float]]) -> str:
-    kinds = Counter(f"{_units(node.get('CPU', 0), 'CPU')} and {_units(node.get('GPU', 0), 'GPU')}" for node in held)
-    return ", ".join(f"{counted(count, 'node')} with {kind}" for kind, count in kinds.items()) or "no nodes"
-
-
-def _units(amount: float, unit: str) -> str:
-    return f"{amount:g} {inflected(amount, unit)}"
 
 
 def reason(message: str) -> str:

@@ -10,23 +10,24 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from valuembed._utils.progress import Progress, ProgressTracker
 from valuembed._utils.text import counted, inflected
 from valuembed.corpus.batches import warn_of_truncation
-from valuembed.corpus.claims import MAX_DOCUMENT_BYTES, embed_free, embed_source, has_free_shard, unfinished
+from valuembed.corpus.chunking import Cutter
+from valuembed.corpus.claims import MAX_DOCUMENT_BYTES, Finished, embed_free, embed_source, has_free_shard, unfinished
 from valuembed.corpus.embed_options import EmbedKwargs, EmbedOptions
-from valuembed.corpus.manifest import Job, Settings, check_folder, open_job, read_manifest
+from valuembed.corpus.manifest import Job, check_folder, open_job, read_manifest
 from valuembed.corpus.single_file import EmbedSummary, check_files, embed_file, rejected_path
 from valuembed.corpus.summary import CorpusSummary, summarize
 from valuembed.data import Rejected, Row, Source, find_sources, look_for_text, nothing_usable, read_rows
 from valuembed.errors import InputError, OutputError
-from valuembed.vectors import Encoder, VectorSpec
+from valuembed.vectors import Encoder
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -48,35 +49,9 @@ __all__ = [
 ROWS_LOOKED_AT = 1000
 """Rows of each input in which a usable one is looked for before any work is done."""
 
+KEPT = "finished shards are kept, the same command goes on from there"
 POLL_SECONDS = 2.0
 """Between two looks at whether other processes have finished, or died with work in hand."""
-
-
-class Engine(Protocol):
-    """Where a job's model is, and what has it embed."""
-
-    def begin(self, choices: EmbedOptions) -> tuple[VectorSpec, Settings]:
-        """Get the model ready; what the choices come to with it."""
-
-    def embed(self, job: Job, watch: ProgressTracker) -> dict[str, InputError]:
-        """Write the shards that are missing and in nobody's hands; inputs that cannot be read to their end, by name."""
-
-
-class _Here:
-    """The model of this process."""
-
-    def __init__(self, model: Encoder) -> None:
-        self.model = model
-
-    def begin(self, choices: EmbedOptions) -> tuple[VectorSpec, Settings]:
-        vector_spec, settings, self.cutter = choices.applied_to(self.model)
-        return vector_spec, settings
-
-    def embed(self, job: Job, watch: ProgressTracker) -> dict[str, InputError]:
-        broken: dict[str, InputError] = {}
-        for _ in embed_free(job, self.model, self.cutter, watch, broken):
-            pass
-        return broken
 
 
 def embed_corpus(
@@ -121,22 +96,23 @@ def embed_corpus(
         ReadingError: the model does not give what it should.
     """
     choices = EmbedOptions.of(options, embed_corpus)
-    done = run_job(_Here(model), inputs, output, choices, progress)
+    sources = find_inputs(inputs, output, choices)
+    *_, done = run_job(model, sources, Path(output), choices, progress)
+    assert isinstance(done, CorpusSummary)
+    check_done(Path(output), done)
     warn_of_truncation(done.run.truncated, done.run.embedded)
     return done
 
 
-def run_job(
-    engine: Engine,
+def find_inputs(
     inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
     choices: EmbedOptions,
-    progress: bool | Callable[[Progress], object],
-) -> CorpusSummary:
-    """Run a job on an engine, until every shard of its inputs is there; see :func:`embed_corpus`.
+) -> list[Source]:
+    """The files that the inputs of a job mean, checked; whoever called the caller is warned of those not read.
 
     Raises:
-        InputError, OutputError, ReadingError: see :func:`embed_corpus`.
+        InputError, OutputError: see :func:`embed_corpus`.
     """
     sources, passed_over = _check(inputs, output, choices.text_column, choices.id_column)
     if passed_over:
@@ -146,16 +122,33 @@ def run_job(
             UserWarning,
             stacklevel=3,
         )
-    job = open_job(Path(output), *engine.begin(choices), sources, choices.keep)
+    return sources
+
+
+def run_job(
+    model: Encoder,
+    sources: Sequence[Source],
+    folder: Path,
+    choices: EmbedOptions,
+    progress: bool | Callable[[Progress], object] = False,
+) -> Iterator[Finished | CorpusSummary]:
+    """Join a job, or begin it, and work on it until every shard of these inputs is there; see :func:`embed_corpus`.
+
+    Yields:
+        Each shard that was written here; in the end what came of the job.
+
+    Raises:
+        InputError, OutputError, ReadingError: see :func:`embed_corpus`.
+    """
+    vector_spec, settings, cutter = choices.applied_to(model)
+    job = open_job(folder, vector_spec, settings, sources, choices.keep)
     watch = ProgressTracker({name: state.size for name, state in job.states.items()}, progress)
     try:
         with closing(watch):
-            _embed_all(job, engine, watch)
-        done = summarize(job, watch.now())
-        _check_done(job, done)
-        return done
+            yield from _embed_all(job, model, cutter, watch)
+        yield summarize(job, watch.now())
     except OutputError as error:
-        raise OutputError(f"{error}; finished shards are kept, the same command goes on from there") from error
+        raise OutputError(f"{error}; {KEPT}") from error
 
 
 def check_corpus(
@@ -208,31 +201,36 @@ def _check(
     return sources, passed_over
 
 
-def _check_done(job: Job, done: CorpusSummary) -> None:
-    """Raise where a job that ended well gave nothing; warn of inputs that gave nothing."""
+def check_done(folder: Path, done: CorpusSummary) -> None:
+    """Raise where a job that ended well gave nothing; warn whoever called the caller of inputs that gave nothing.
+
+    Raises:
+        InputError: no row of its inputs could be embedded.
+    """
     if not done.embedded and done.rows:
         raise InputError(
             f"none of {counted(done.rows, 'row')} of {counted(done.inputs, 'input')} could be embedded; "
-            f"{done.first_rejected}; remove {job.folder} and give other inputs"
+            f"{done.first_rejected}; remove {folder} and give other inputs"
         )
     if done.barren:
         named = ", ".join(done.barren[:5]) + (", ..." if len(done.barren) > 5 else "")
         warnings.warn(
             f"none of the rows of {counted(len(done.barren), 'input')} could be embedded: {named}",
             UserWarning,
-            stacklevel=4,
+            stacklevel=3,
         )
 
 
-def _embed_all(job: Job, engine: Engine, watch: ProgressTracker) -> None:
+def _embed_all(job: Job, model: Encoder, cutter: Cutter | None, watch: ProgressTracker) -> Iterator[Finished]:
     """Every input of a run, until nothing is missing."""
-    broken = engine.embed(job, watch)
+    broken: dict[str, InputError] = {}
+    yield from embed_free(job, model, cutter, watch, broken)
     while waiting := [(source, standing) for source, standing in unfinished(job, watch) if source.name not in broken]:
         watch.wait()
         time.sleep(POLL_SECONDS)
         free = tuple(source for source, standing in waiting if has_free_shard(job, source, standing))
         if free:
-            broken |= engine.embed(replace(job, sources=free), watch)
+            yield from embed_free(replace(job, sources=free), model, cutter, watch, broken)
     if broken:
         others = len(job.sources) - len(broken)
         done = f", {inflected(others, 'the other is', f'the other {others} are')} done" if others else ""

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from valuembed._utils.atomic import NewFile, fresh_name
+from valuembed._utils.atomic import fresh_name, replace_text
 from valuembed._utils.locks import Lock
 from valuembed._utils.text import counted
 from valuembed._utils.version import __version__
@@ -249,10 +249,8 @@ def _write(
         **{key: record[key] for key in ("make", "settings", "versions", "kept") if key in record},
         "inputs": [{"name": name, **asdict(state)} for name, state in states.items()],
     }
-    with NewFile(folder / MANIFEST, fresh_name(folder / WORK, MANIFEST)) as new:
-        new.write(json.dumps(content, ensure_ascii=False, indent=1).encode() + b"\n")
-        new.seal()
-        new.commit()
+    text = json.dumps(content, ensure_ascii=False, indent=1)
+    replace_text(folder / MANIFEST, f"{text}\n", fresh_name(folder / WORK, MANIFEST))
 
 
 def _versions() -> dict[str, str]:

@@ -1,47 +1,50 @@
-"""Run a job on a corpus on a Ray cluster: workers with the model, which take shards that are free, and are replaced.
+"""Run a job on a corpus as tasks of a Ray cluster, each of which joins it as a process does that is started by hand.
 
-Whatever makes a job whole is the job's own: shards that are there or not, locks that die with their process, and the
-count at the end. Every worker does what a process does that is started by hand on the same folder. Ray finds room for
-them, says when one has died, and asks an autoscaler for nodes while some wait for room. Ray Data has actors too, but it
-restarts one that dies of its input for ever, and waits in silence for room that will never be there.
+Whatever makes a job whole is the job's own: shards that are there or not, locks that die with their process. Ray finds
+room for the tasks and has an autoscaler make some, says which have died, and would wait without end and without a word
+for room that never comes, or try again for ever with a text that kills: that is watched here.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
-from types import TracebackType
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from valuembed._utils.optional import require
 from valuembed._utils.progress import Progress, ProgressTracker
 from valuembed._utils.text import counted
 from valuembed.corpus.batches import warn_of_truncation
-from valuembed.corpus.claims import Finished, embed_free, unfinished
-from valuembed.corpus.cluster import KEPT, PATIENCE, Room, Team, connect, import_ray, nodes, ray_settings, reason
+from valuembed.corpus.claims import Finished
+from valuembed.corpus.cluster import Team, check_room, connected, fitting, nodes, ray_settings, reason, refusal
 from valuembed.corpus.embed_options import EmbedKwargs, EmbedOptions
-from valuembed.corpus.job import CorpusSummary, run_job
-from valuembed.corpus.manifest import Job, Settings, check_settings, read_manifest
-from valuembed.errors import ClusterError, InputError, ValuembedError
+from valuembed.corpus.job import KEPT, CorpusSummary, check_done, find_inputs, run_job
+from valuembed.corpus.manifest import WORK
+from valuembed.data import Source
+from valuembed.errors import ClusterError, InputError, OutputError, ValuembedError
 from valuembed.execution import cpu_memory
-from valuembed.vectors import Encoder, VectorSpec
+from valuembed.vectors import Encoder
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-    from valuembed.corpus.chunking import Cutter
 
 ModelSpec: TypeAlias = Mapping[str, Any] | Callable[[], Encoder]
 
 MOST_LOSSES = 3
 """Workers in a row that may die without finishing a shard; then the fault is the model's or a text's, not a node's."""
 
+PATIENCE = 60.0
+"""Seconds that workers may take to begin, and for which there may be none while dead nodes are replaced."""
+
 TICK = 1.0
-"""Seconds between two looks at whether something is still to be waited for."""
+"""Seconds between two looks at whether there are workers."""
 
 PASSED_ON = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
@@ -88,14 +91,18 @@ def embed_corpus_on_ray(
         InputError, OutputError, ReadingError: as there; what is wrong with a model as :func:`valuembed.load`.
     """
     choices = EmbedOptions.of(options, embed_corpus_on_ray)
-    ray = import_ray(address)
     if not callable(model):
         model = _findable(model)
         if gpus_per_worker is None and str(model.get("device") or "").startswith("cpu"):
             gpus_per_worker = 0.0
     team = Team.of(workers, cpus_per_worker, gpus_per_worker)
-    with Cluster(ray, model, team, address, wait) as cluster:
-        done = run_job(cluster, inputs, output, choices, progress)
+    with ray_settings(address):
+        ray = require("ray", "ray")
+        sources = find_inputs(inputs, output, choices)
+        watch = ProgressTracker({source.name: source.path.stat().st_size for source in sources}, progress)
+        with connected(ray, address), closing(watch):
+            done = _run_team(ray, team, wait, watch, (model, sources, Path(output).absolute(), choices))
+    check_done(Path(output), done)
     warn_of_truncation(done.run.truncated, done.run.embedded)
     return done
 
@@ -111,225 +118,176 @@ def _findable(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-class Worker:
-    """A process of the cluster with a model.
+def work(
+    job: tuple[ModelSpec, Sequence[Source], Path, EmbedOptions], mark: Path, variables: dict[str, str]
+) -> Iterator[str | Finished | CorpusSummary]:
+    """The task of a worker.
 
     Args:
-        model: see :func:`embed_corpus_on_ray`.
-        choices: of the job.
-        environment: variables that are set before torch is imported, which reads them once.
+        job: what it joins.
+        mark: a file that whoever sees the output sees.
+        variables: of the environment, set before torch is imported, which reads them once.
+
+    Yields:
+        The node's name, when it begins; each shard that is finished; in the end what came of the job.
     """
-
-    def __init__(self, model: ModelSpec, choices: EmbedOptions, environment: dict[str, str]) -> None:
-        os.environ.update(environment)
-        cpu_memory.tune_memory()
-        self.model, self.choices = model, choices
-
-    def begun(self) -> bool:
-        """Whether it is there."""
-        return True
-
-    @cached_property
-    def loaded(self) -> tuple[Encoder, VectorSpec, Settings, Cutter | None]:
-        """The model, and what the choices come to with it. It is loaded by a call, whose errors arrive as they are."""
-        if callable(self.model):
-            encoder = self.model()
+    os.environ.update(variables)
+    cpu_memory.tune_memory()
+    yield platform.node()
+    model, sources, folder, choices = job
+    try:
+        if not mark.exists():
+            raise ClusterError(f"{folder} is not there; all nodes have to see the output under the same name")
+        if callable(model):
+            encoder = model()
         else:
             from valuembed.models import load
 
-            encoder = load(**self.model)
-        return encoder, *self.choices.applied_to(encoder)
-
-    def describe(self) -> tuple[VectorSpec, Settings]:
-        """What the choices come to with the model."""
-        with _on_this_node():
-            _, vector_spec, settings, _ = self.loaded
-        return vector_spec, settings
-
-    def work(self, job: Job) -> Iterator[str | Finished | dict[str, InputError]]:
-        """Write every shard of a job that is free.
-
-        Yields:
-            The node's name, when it begins; each shard that is finished; in the end, the inputs that cannot be read.
-        """
-        broken: dict[str, InputError] = {}
-        with _on_this_node():
-            encoder, vector_spec, settings, cutter = self.loaded
-            record = read_manifest(job.folder)
-            if record is None or {source.name for source in job.sources} - {one["name"] for one in record["inputs"]}:
-                raise ClusterError(f"{job.folder} is not there; all nodes have to see the output under the same name")
-            check_settings(job.folder, record, vector_spec, settings)
-            yield platform.node()
-            watch = ProgressTracker({name: state.size for name, state in job.states.items()}, False)
-            yield from embed_free(job, encoder, cutter, watch, broken)
-        yield broken
-
-
-@contextmanager
-def _on_this_node() -> Iterator[None]:
-    try:
-        yield
+            encoder = load(**model)
+        yield from run_job(encoder, sources, folder, choices)
     except ValuembedError as error:
         raise type(error)(f"{error} (on node {platform.node()})") from error
 
 
-class _LostError(Exception):
-    """A worker died, or its node."""
+def _run_team(
+    ray: Any,
+    team: Team,
+    wait: float,
+    watch: ProgressTracker,
+    job: tuple[ModelSpec, Sequence[Source], Path, EmbedOptions],
+) -> CorpusSummary:
+    """Have workers do a job on a cluster that is connected."""
+    model, sources, folder, choices = job
+    if team.gpus is None:
+        team = replace(team, gpus=float(any(node.get("GPU") for node in nodes(ray))))
+    if not wait:
+        check_room(ray, team)
+    # Idle threads that spin would slow down whoever shares the CPUs.
+    variables = {"OMP_NUM_THREADS": str(max(1, int(team.cpus))), "OMP_WAIT_POLICY": "PASSIVE"}
+    variables |= {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    # Ray's own retries are silent, and tell once more what was told. A task has its process for itself: torch reads the
+    # environment once, and memory of a GPU is given back with the process.
+    task = ray.remote(max_retries=0, max_calls=1, num_cpus=team.cpus, num_gpus=team.gpus)(work)
+    # Names stay what they were given as, paths have to be found from any working folder.
+    found = tuple(replace(source, path=source.path.absolute()) for source in sources)
+    with _marked(folder) as mark:
+        sent = ray.put((model, found, folder, choices))
+        done = Crew(ray, watch, lambda: task.remote(sent, mark, variables)).run(team, wait)
+    for source in sources:
+        watch.passed(source.name, 1.0)
+    return replace(done, run=watch.now())
 
 
-@dataclass(eq=False)
-class _Hand:
-    """A worker, seen from here.
+@dataclass
+class _Worker:
+    """A task that was asked for.
 
     Attributes:
-        actor: Ray's handle.
         losses: workers in a row whose place it took, none of which finished a shard.
         node: where it is, once it has begun.
     """
 
-    actor: Any
     losses: int = 0
     node: str | None = None
 
 
-class Cluster:
-    """The engine of a job: workers on a Ray cluster, for as long as the block lasts.
+class Crew:
+    """The workers of a job, and those that take the place of such as die.
 
     Args:
-        ray: the module.
-        model, address, wait: see :func:`embed_corpus_on_ray`.
-        team: the workers.
+        ray: the module, connected.
+        watch: told of every shard.
+        start: asks for a task, and returns the stream of what it says.
     """
 
-    def __init__(self, ray: Any, model: ModelSpec, team: Team, address: str | None, wait: float) -> None:
-        self.ray, self.model, self.team, self.address, self.wait = ray, model, team, address, wait
-        self.hands: list[_Hand] = []
-        self.connected_here = False
-        self._settings = ExitStack()
+    def __init__(self, ray: Any, watch: ProgressTracker, start: Callable[[], Any]) -> None:
+        self.ray, self.watch, self.start = ray, watch, start
+        self.workers: dict[Any, _Worker] = {}
+        self.ended: CorpusSummary | InputError | None = None
 
-    def __enter__(self) -> Cluster:
-        self._settings.enter_context(ray_settings(self.address))
-        return self
+    def run(self, team: Team, wait: float) -> CorpusSummary:
+        """What came of the job, when all that have begun have ended."""
+        needed, seen = team.least, time.monotonic()
+        try:
+            # Those that have no room yet are what an autoscaler goes by.
+            for _ in range(team.most or max(fitting(self.ray, team), team.least)):
+                self.workers[self.start()] = _Worker()
+            while self.workers:
+                for stream in self.ray.wait(list(self.workers), timeout=TICK)[0]:
+                    self._hear(stream, self.workers.pop(stream))
+                begun = sum(worker.node is not None for worker in self.workers.values())
+                if begun >= needed:
+                    needed, seen = 1, time.monotonic()
+                elif self.workers and time.monotonic() - seen > max(wait, PATIENCE):
+                    raise ClusterError(f"{refusal(self.ray, replace(team, least=needed), begun)}; {KEPT}")
+        finally:
+            self._dismiss(list(self.workers))
+        if isinstance(self.ended, CorpusSummary):
+            return self.ended
+        assert self.ended is not None
+        raise self.ended
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        with self._settings:
-            for hand in list(self.hands):
-                self._dismiss(hand)
-            if self.connected_here:
-                self.ray.shutdown()
+    def _hear(self, stream: Any, worker: _Worker) -> None:
+        """Take in what a worker says next; it stays among the workers while there is more to come."""
+        try:
+            said = self.ray.get(next(stream))
+        except self.ray.exceptions.RayTaskError as error:
+            said = _cause(error, worker)
+        except self.ray.exceptions.RayError as error:
+            if self.ended is None:
+                self._replace(worker, reason(str(error)))
+            return
+        if isinstance(said, (CorpusSummary, InputError)):
+            # What one node cannot read, another may. Those that have not begun would find nothing to do.
+            self.ended = self.ended if isinstance(self.ended, CorpusSummary) else said
+            self._dismiss([idle for idle, other in self.workers.items() if other.node is None])
+            return
+        self.workers[stream] = worker
+        if isinstance(said, Finished):
+            worker.losses = 0
+            self.watch.done(said.name, said.share, **said.counts)
+        else:
+            worker.node = said
 
-    def begin(self, choices: EmbedOptions) -> tuple[VectorSpec, Settings]:
-        """Start the workers; what the choices come to with the model of the one that has loaded it first."""
-        self.connected_here = connect(self.ray, self.address)
-        if self.team.gpus is None:
-            self.team = replace(self.team, gpus=float(any(node.get("GPU") for node in nodes(self.ray))))
-        self.room = Room(self.ray, self.team, self.wait)
-        self.choices = choices
-        self.actors = self.ray.remote(Worker).options(
-            num_cpus=self.team.cpus, num_gpus=self.team.gpus, max_restarts=0, max_task_retries=0
-        )
-        if not self.wait:
-            self.room.check()
-        asked = [self._hire() for _ in range(self.team.most or max(self.room.fitting(), self.team.least))]
-        # Workers that have no room yet are what an autoscaler goes by.
-        begun = [hand.actor.begun.remote() for hand in asked]
-        ready, _ = self.ray.wait(begun, num_returns=self.team.least, timeout=max(self.wait, PATIENCE))
-        if len(ready) < self.team.least:
-            raise self.room.refusal(len(ready))
-        descriptions = {hand.actor.describe.remote(): hand for hand in asked}
-        while True:
-            ready, _ = self.ray.wait(list(descriptions), timeout=TICK)
-            for reference in ready:
-                hand = descriptions.pop(reference)
-                try:
-                    vector_spec, settings = self._get(reference)
-                except _LostError as error:
-                    successor = self._replace(hand, error)
-                    descriptions[successor.actor.describe.remote()] = successor
-                else:
-                    return vector_spec, settings
-            self.room.check_some_is_left()
-
-    def embed(self, job: Job, watch: ProgressTracker) -> dict[str, InputError]:
-        """Have the workers write every shard that is free, and replace those that die."""
-        # Names stay what they were given as, paths have to be found from any working folder.
-        sources = tuple(replace(source, path=source.path.absolute()) for source in job.sources)
-        sent = self.ray.put(replace(job, folder=job.folder.absolute(), sources=sources))
-        broken: dict[str, InputError] = {}
-        running = {hand.actor.work.remote(sent): hand for hand in self.hands or [self._hire()]}
-        while running:
-            ready, _ = self.ray.wait(list(running), timeout=TICK)
-            for task in ready:
-                hand = running[task]
-                try:
-                    said = self._get(next(task))
-                except _LostError as error:
-                    del running[task]
-                    successor = self._replace(hand, error)
-                    running[successor.actor.work.remote(sent)] = successor
-                    continue
-                if isinstance(said, str):
-                    hand.node = said
-                elif isinstance(said, Finished):
-                    hand.losses = 0
-                    watch.done(said.name, said.share, **said.counts)
-                else:
-                    broken |= said
-                    del running[task]
-                    self._release(hand, running)
-            if not any(hand.node for hand in running.values()):
-                self.room.check_some_is_left()
-        # What one node could not read, another may have.
-        left = {source.name for source, _ in unfinished(job, watch)}
-        return {name: error for name, error in broken.items() if name in left}
-
-    def _release(self, hand: _Hand, running: dict[Any, _Hand]) -> None:
-        """Give back what a worker had who found nothing more to do; the last one stays for what others leave behind."""
-        # Those that have not begun would find nothing either.
-        for task in [task for task, other in running.items() if other.node is None]:
-            self._dismiss(running.pop(task))
-        if running:
-            self._dismiss(hand)
-
-    def _hire(self, losses: int = 0) -> _Hand:
-        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-        # Idle threads that spin would slow down whoever shares the CPUs.
-        environment |= {"OMP_NUM_THREADS": str(max(1, int(self.team.cpus))), "OMP_WAIT_POLICY": "PASSIVE"}
-        hand = _Hand(self.actors.remote(self.model, self.choices, environment), losses)
-        self.hands.append(hand)
-        return hand
-
-    def _dismiss(self, hand: _Hand) -> None:
-        self.hands.remove(hand)
-        # It may be dead already, and so may be the cluster.
-        with suppress(Exception):
-            self.ray.kill(hand.actor)
-
-    def _replace(self, hand: _Hand, error: _LostError) -> _Hand:
-        losses = hand.losses + 1
-        node = f" on node {hand.node}" if hand.node else ""
+    def _replace(self, worker: _Worker, why: str) -> None:
+        losses, node = worker.losses + 1, f" on node {worker.node}" if worker.node else ""
         if losses >= MOST_LOSSES:
             raise ClusterError(
-                f"{counted(losses, 'worker')} in a row died without finishing a shard, the last{node}: {error}; {KEPT}"
+                f"{counted(losses, 'worker')} in a row died without finishing a shard, the last{node}: {why}; {KEPT}"
             )
-        warnings.warn(f"a worker{node} died: {error}; another takes its place", UserWarning, stacklevel=2)
-        self._dismiss(hand)
-        return self._hire(losses)
+        warnings.warn(f"a worker{node} died: {why}; another takes its place", UserWarning, stacklevel=6)
+        self.workers[self.start()] = _Worker(losses)
 
-    def _get(self, reference: Any) -> Any:
-        """What a worker says; the library's own errors are raised as they are."""
-        exceptions = self.ray.exceptions
-        try:
-            return self.ray.get(reference)
-        except exceptions.RayTaskError as error:
-            if isinstance(error.cause, ValuembedError):
-                raise error.cause from None
-            raise
-        except exceptions.RayError as error:
-            if getattr(error, "actor_init_failed", False):
-                last = reason(str(error).strip().rpartition("\n")[2])
-                raise ClusterError(
-                    f"no worker can be started: {last}; every node needs the same packages, and a function that loads "
-                    "a model has to be one that they can import"
-                ) from error
-            raise _LostError(reason(str(error))) from error
+    def _dismiss(self, streams: Sequence[Any]) -> None:
+        for stream in streams:
+            del self.workers[stream]
+            # It may be dead already, and so may be the cluster.
+            with suppress(Exception):
+                self.ray.cancel(stream, force=True)
+
+
+def _cause(error: Any, worker: _Worker) -> InputError:
+    """What a worker could not read; the library's other errors are raised as they are."""
+    if isinstance(error.cause, InputError):
+        return error.cause
+    if isinstance(error.cause, ValuembedError):
+        raise error.cause from None
+    if worker.node:
+        raise error
+    raise ClusterError(
+        f"no worker can be started: {reason(str(error).strip().splitlines()[-1])}; every node needs the same "
+        "packages, and a function that loads a model has to be one that they can import"
+    ) from error
+
+
+@contextmanager
+def _marked(folder: Path) -> Iterator[Path]:
+    """A file in the output of a job by which a worker knows that it sees the same folder."""
+    inside = folder / WORK
+    try:
+        inside.mkdir(parents=True, exist_ok=True)
+        mark = NamedTemporaryFile(prefix="ray-", suffix=".mark", dir=inside)  # noqa: SIM115 - errors of the block are its own
+    except OSError as error:
+        raise OutputError(f"cannot write into {folder}: {error.strerror or error}") from error
+    with mark:
+        yield Path(mark.name)

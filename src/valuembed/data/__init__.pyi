@@ -19,7 +19,7 @@ from .pairs import (
     overlap as overlap,
     read_training_pairs as read_training_pairs,
 )
-from .row_files import BLANK as BLANK, KINDS as KINDS, InBatch as InBatch
+from .records import BLANK as BLANK, KINDS as KINDS, InBatch as InBatch, reading as reading
 from .sources import (
     Source as Source,
     State as State,
@@ -38,7 +38,6 @@ from .text_rows import (
     look_for_text as look_for_text,
     nothing_usable as nothing_usable,
     read_rows as read_rows,
-    reading as reading,
 )
 from .validation import (
     MAX_TEXT_BYTES as MAX_TEXT_BYTES,

@@ -165,21 +165,3 @@ def open_stream(path: Path) -> Stream:
 
     unpacked = pa.CompressedInputStream(pa.PythonFile(stored, "r"), name)
     return Stream(io.BufferedReader(unpacked, _BUFFER), stored)
-
-
-def read_content(path: Path) -> tuple[bytes, bytes]:
-    """The bytes of a file as they are stored, and unpacked.
-
-    Raises:
-        InputError: it is packed in another way than its name says, or damaged.
-        OSError: it cannot be read.
-    """
-    stored = path.read_bytes()
-    if compression(path) is None:
-        check_content(path, None)
-        return stored, stored
-    with open_stream(path) as stream:
-        try:
-            return stored, stream.file.read()
-        except OSError as error:
-            raise InputError(f"{path} is no readable {path.suffix.lower()} file: {error}") from error

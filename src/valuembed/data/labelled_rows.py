@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from valuembed.data.column_types import EXACT
-from valuembed.data.compression import read_content
-from valuembed.data.file_hints import HEAD, hint, json_hint
+from valuembed.data.file_hints import head_of, hint, json_hint
+from valuembed.data.records import BLANK, KINDS, RecordReader
 from valuembed.data.validation import check_text
 from valuembed.errors import InputError
 
@@ -148,19 +148,20 @@ def read_task_file(path: str | Path, split: str | None = None, default: str | No
     """
     path, named = file_and_split(path)
     split = split or named
-    try:
-        stored, content = read_content(path)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}; expected a JSON Lines file") from error
-    return rows_of_split(path, stored, json_rows(path, content), split, default)
+    digest = file_digest(path, "a JSON Lines file")
+    with KINDS[".jsonl"](path) as file:
+        rows = task_rows(file)
+    if not rows:
+        raise InputError(f"{path} is empty; expected {file.expected}")
+    return rows_of_split(path, digest, rows, split, default)
 
 
-def rows_of_split(path: Path, content: bytes, rows: list[TaskRow], split: str | None, default: str | None) -> TaskFile:
+def rows_of_split(path: Path, digest: str, rows: list[TaskRow], split: str | None, default: str | None) -> TaskFile:
     """The rows of one split, as :func:`read_task_file` describes it, of a file whose rows have been read.
 
     Args:
         path: the file's name.
-        content: its bytes, whose digest stands for it.
+        digest: of its bytes, see :func:`file_digest`.
         rows: all its rows, at least one.
         split: the split that was asked for.
         default: the split that counts in a file that mixes several, where none is asked for.
@@ -186,7 +187,6 @@ def rows_of_split(path: Path, content: bytes, rows: list[TaskRow], split: str | 
     chosen = split or (default if mixed else None)
     if chosen is not None:
         rows = [row for row, name in zip(rows, splits_of_rows, strict=True) if name == chosen]
-    digest = hashlib.sha256(content).hexdigest()
     if mixed and split not in (None, default):
         # The file's digest alone stands for what is read of it when nothing is asked for.
         digest = digest_of(digest, str(split))
@@ -198,37 +198,39 @@ def digest_of(*parts: str) -> str:
     return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
-def json_rows(path: Path, content: bytes) -> list[TaskRow]:
-    """All rows of a JSON Lines file, or an :class:`InputError` if a line is no object, or there is none."""
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise InputError(f"{path} is UTF-16; convert it to UTF-8 first")
+def file_digest(path: Path, expected: str) -> str:
+    """SHA-256 of a file, packed or not, as it is stored.
+
+    Args:
+        path: its name.
+        expected: what should be there.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}; expected {expected}") from error
+
+
+def task_rows(file: RecordReader) -> list[TaskRow]:
+    """All rows of a file but those that are blank.
+
+    Raises:
+        InputError: the file or a row cannot be read, with what to do where that is known.
+    """
     rows = []
-    # Lines of bytes end in LF, CRLF or CR, and in nothing else.
-    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
-        where = f"{path}, line {number}"
-        if not line.strip():
-            continue
-        try:
-            fields = json.loads(line.decode())
-        except UnicodeDecodeError as error:
-            reason = f"byte 0x{line[error.start]:02x} is not valid UTF-8"
-            raise InputError(f"{where}: {reason}{_advice(path, content, reason)}") from None
-        except (ValueError, RecursionError) as error:
-            reason = f"not valid JSON ({error}); expected one JSON object a line"
-            raise InputError(f"{where}: {reason}{_advice(path, content, reason)}") from None
-        if not isinstance(fields, dict):
-            reason = f"{shown(fields)} is no JSON object; expected one with named fields a line"
-            raise InputError(f"{where}: {reason}{_advice(path, content, reason)}")
-        rows.append(TaskRow(path, number, fields))
-    if not rows:
-        raise InputError(f"{path} is empty; expected one JSON object a line")
+    for line, record in file.take():
+        if not isinstance(record, str):
+            rows.append(TaskRow(file.path, line, record, file.unit))
+        elif record not in BLANK:
+            head = head_of(file.path)
+            advice = (json_hint(file.path, head) if "JSON" in record else None) or hint(file.path, head, record)
+            raise InputError(
+                f"{file.path}, {file.unit} {line}: {record}; expected {file.expected}{f'; {advice}' if advice else ''}"
+            )
     return rows
-
-
-def _advice(path: Path, content: bytes, reason: str) -> str:
-    found = json_hint(path, content[:HEAD]) if "JSON" in reason else None
-    found = found or hint(path, content[:HEAD], reason)
-    return f"; {found}" if found else ""
 
 
 def shown(value: object) -> str:

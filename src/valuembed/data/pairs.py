@@ -7,18 +7,19 @@ A file that mixes splits is read as in :mod:`valuembed.data.labelled`, with "tra
 
 from __future__ import annotations
 
-import io
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from valuembed._utils.text import counted
-from valuembed.data.compression import compression, extension, read_content
-from valuembed.data.labelled_rows import TaskRow, file_and_split, json_rows, rows_of_split, shown
-from valuembed.data.tables import UNREADABLE, check_column_type, column_index, csv_records, open_parquet, parquet_cells
+from valuembed.data.compression import extension
+from valuembed.data.labelled_rows import TaskRow, file_and_split, file_digest, rows_of_split, shown, task_rows
+from valuembed.data.records import KINDS, Columns
+from valuembed.data.tables import UNREADABLE
+from valuembed.data.text_rows import is_readable_kind
 from valuembed.data.validation import check_file_name
 from valuembed.errors import InputError
 
@@ -40,7 +41,6 @@ OTHER_SPLIT = "another split"
 _NEGATIVE = re.compile(r"negative(?:_(\d{1,6}))?")
 # Files of scored or labelled pairs have the same columns of texts as files of pairs that all belong together.
 _GRADES = ("label", "score")
-_BATCH = 1024
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,12 @@ def read_training_pairs(path: str | os.PathLike[str], columns: Sequence[str] | N
         _check_names(columns)
     check_file_name(path, 'write pairs in memory to a .jsonl file, a line each: {"anchor": ..., "positive": ...}')
     path, split = file_and_split(os.fspath(path))
-    read, content = _content(path)
-    rows = read(path, content[-1], columns)
-    file = rows_of_split(path, content[0], rows, split, "train")
+    # A file that is not there is said to be missing, whatever it would be.
+    if path.is_file() and not (is_readable_kind(path) and extension(path) != ".txt"):
+        raise InputError(f"{path} has the unknown extension {path.suffix!r}; expected {_LEGAL}")
+    digest = file_digest(path, _LEGAL)
+    rows = _rows(path, columns)
+    file = rows_of_split(path, digest, rows, split, "train")
     first = file.rows[0]
     names = tuple(columns or _default_columns(str(first), list(first.fields)))
 
@@ -227,87 +230,26 @@ def _side(row: TaskRow, name: str, *, negative: bool) -> str:
     return row.text(name)
 
 
-_Reader = Callable[[Path, bytes, Sequence[str] | None], list[TaskRow]]
+def _rows(path: Path, columns: Sequence[str] | None) -> list[TaskRow]:
+    """All rows of a file: of a table the columns of the pairs, and those that say something about them."""
+    kind, is_csv = KINDS[extension(path)], extension(path) in (".csv", ".tsv")
 
+    def choose(names: list[str]) -> Columns:
+        if is_csv and not names:
+            raise InputError(f"{path} has a blank first line; expected {_HEADER}")
+        sides = columns or _default_columns(f"{path}, line 1" if is_csv else str(path), names)
+        remarks = (name for name in ("split", *_GRADES) if name in names and name not in sides)
+        return Columns(tuple(sides), rest=tuple(remarks))
 
-def _content(path: Path) -> tuple[_Reader, tuple[bytes, bytes]]:
-    """How to read a file, and its bytes as they are stored, and unpacked."""
-    kind = extension(path)
-    legal = kind in _KINDS and not (compression(path) and kind == ".parquet")
-    try:
-        # A file that is not there is said to be missing, whatever it would be.
-        if path.is_file() and not legal:
-            raise InputError(f"{path} has the unknown extension {path.suffix!r}; expected {_LEGAL}")
-        content = read_content(path) if kind != ".parquet" else (path.read_bytes(),) * 2
-        return _KINDS[kind], content
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}; expected {_LEGAL}") from error
-
-
-def _jsonl(path: Path, content: bytes, columns: Sequence[str] | None) -> list[TaskRow]:
-    return json_rows(path, content)
-
-
-def _csv(path: Path, content: bytes, columns: Sequence[str] | None) -> list[TaskRow]:
-    records = csv_records(path, io.BytesIO(content), [columns] if columns else LAYOUTS)
-    _, header = next(records, (0, None))
-    if not header or isinstance(header, str):
-        found = "is empty" if header is None else "has a blank first line"
-        raise InputError(f"{path} {found}; expected a header line, then a line for each pair")
-    names = _with_remarks(header, columns or _default_columns(f"{path}, line 1", header))
-    wanted = {name: column_index(path, header, name) for name in names}
-    rows = []
-    for line, cells in records:
-        where = f"{path}, line {line}"
-        if isinstance(cells, str):
-            raise InputError(f"{where}: {cells}; expected a field for each column of the header")
-        if not cells:
-            continue
-        try:
-            "".join(cells).encode()
-        except UnicodeEncodeError as error:
-            byte = ord(str(error.object)[error.start]) - 0xDC00
-            raise InputError(f"{where}: byte 0x{byte:02x} is not valid UTF-8") from None
-        rows.append(TaskRow(path, line, {name: cells[at] for name, at in wanted.items()}))
+    with kind(path, choose, [columns] if columns else LAYOUTS) as file:
+        rows = task_rows(file)
     if not rows:
-        raise InputError(f"{path} is empty below its header; expected a line for each pair")
+        if file.names is None:
+            raise InputError(f"{path} is empty; expected {_HEADER if is_csv else file.expected}")
+        below = " below its header" if is_csv else ""
+        raise InputError(f"{path} is empty{below}; expected a {file.unit} for each pair")
     return rows
 
 
-def _parquet(path: Path, content: bytes, columns: Sequence[str] | None) -> list[TaskRow]:
-    import pyarrow as pa
-
-    rows: list[TaskRow] = []
-    with open_parquet(path, content) as file:
-        schema = file.schema_arrow
-        sides = columns or _default_columns(str(path), schema.names)
-        wanted = _with_remarks(schema.names, sides)
-        for name in wanted:
-            column_index(path, schema.names, name)
-        for name in sides:
-            check_column_type(path, schema, name, whole_numbers=False)
-        try:
-            for batch in file.iter_batches(_BATCH, columns=wanted):
-                cells = [parquet_cells(batch.column(name)) for name in wanted]
-                for values in zip(*cells, strict=True):
-                    rows.append(TaskRow(path, len(rows) + 1, dict(zip(wanted, values, strict=True)), "row"))
-        except (pa.ArrowInvalid, OSError) as error:
-            raise InputError(f"input {path} is damaged after row {len(rows)}: {error}") from error
-    if not rows:
-        raise InputError(f"{path} is empty; expected a row for each pair")
-    return rows
-
-
-def _with_remarks(found: Sequence[str], sides: Sequence[str]) -> list[str]:
-    """The columns to read of a table: those of the pairs, and those that say something about them."""
-    return [*sides, *(name for name in ("split", *_GRADES) if name in found and name not in sides)]
-
-
-_KINDS: dict[str, _Reader] = {
-    ".jsonl": _jsonl,
-    ".ndjson": _jsonl,
-    ".csv": _csv,
-    ".tsv": _csv,
-    ".parquet": _parquet,
-}
+_HEADER = "a header line, then a line for each pair"
 _LEGAL = ".jsonl, .csv, .tsv, .parquet, or one of the first three packed as .gz or .zst"

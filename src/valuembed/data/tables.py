@@ -17,7 +17,13 @@ from valuembed.errors import InputError
 MAX_LINE_BYTES = 64_000_000
 """A longer line is set aside unread: a text may sit in a row with much else, but not with this much."""
 
-UNREADABLE = object()
+
+class _Unreadable:
+    def __repr__(self) -> str:
+        return "bytes that are no UTF-8"
+
+
+UNREADABLE = _Unreadable()
 """Stands in place of a value whose bytes are no UTF-8."""
 
 
@@ -181,6 +187,15 @@ def _csv_lines(path: Path, file: IO[bytes]) -> Iterator[str]:
         yield line.decode(errors="surrogateescape")
 
 
+def text_cell(value: str) -> object:
+    """A field of CSV, or the mark of bytes that are no UTF-8."""
+    try:
+        value.isascii() or value.encode()
+    except UnicodeEncodeError:
+        return UNREADABLE
+    return value
+
+
 def column_index(path: Path, header: Sequence[str], column: str) -> int:
     """Where a column stands among those that a file has, or an :class:`InputError` if not exactly once."""
     if column not in header:
@@ -215,13 +230,13 @@ def nearest_name(name: str, names: Sequence[str]) -> str | None:
     return alike[0] if alike else None
 
 
-def open_parquet(path: Path, content: bytes | None = None) -> Any:
-    """A Parquet file, from its content if that is in memory, or an :class:`InputError` if it is none."""
+def open_parquet(path: Path) -> Any:
+    """A Parquet file, or an :class:`InputError` if it is none."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(path if content is None else pa.BufferReader(content))
+        return pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
         if path.is_file() and path.stat().st_size:
             check_content(path, "Parquet")

@@ -7,21 +7,21 @@ What is wrong with the whole file (no such file, unknown kind, no such column, d
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from valuembed.data import tables
+from valuembed.data.column_types import EXACT
 from valuembed.data.compression import COMPRESSIONS, compression, extension, open_stream
 from valuembed.data.file_hints import JSON_ADVICE, head_of, hint
-from valuembed.data.row_files import BLANK, KINDS, PARQUET, RejectionError, id_of, text_of
-from valuembed.data.validation import MAX_TEXT_BYTES, check_file_name
+from valuembed.data.records import BLANK, KINDS, LINE, PARQUET, PLACE, Columns, Record, reading
+from valuembed.data.tables import UNREADABLE
+from valuembed.data.validation import MAX_TEXT_BYTES, check_file_name, check_text
 from valuembed.errors import InputError
 
-DEFAULT_TEXT_COLUMN = "text"
+DEFAULT_TEXT_COLUMN = LINE
 LINES_LOOKED_AT = 1000
 """Lines of a JSON Lines file in which its keys are looked for before any work is done."""
 
@@ -33,7 +33,8 @@ class Row:
     Attributes:
         id: the id column's value as a string; without an id column, the row's position counted from 0.
         text: the text as it stands in the file.
-        kept: values of further columns, as :meth:`valuembed.data.row_files.RowFile.parse` gives them.
+        kept: values of further columns: a tuple, None where there is none; of Parquet, an
+            :class:`valuembed.data.InBatch`.
     """
 
     id: int | str
@@ -205,15 +206,6 @@ def count_rows(path: Path) -> int:
         return tables.count_lines(stream.file)
 
 
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn the system's refusals into an error that names the file."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-
-
 class RowReader:
     """One pass over a file, in which rows are taken, or passed over without a look at what they hold.
 
@@ -224,7 +216,6 @@ class RowReader:
 
     Attributes:
         path: of the file.
-        read: rows that were taken or passed over so far.
 
     Raises:
         InputError: as :func:`read_rows`, here or while rows are taken.
@@ -240,12 +231,12 @@ class RowReader:
         max_bytes: int = MAX_TEXT_BYTES,
     ) -> None:
         self.path = check_input(path, text_column, id_column)
-        self.id_column = id_column
+        self.keep = keep
         self.max_bytes = max_bytes
-        self.read = 0
-        columns = [text_column or DEFAULT_TEXT_COLUMN, *([id_column] if id_column is not None else [])]
+        self.columns = [text_column or DEFAULT_TEXT_COLUMN, *([id_column] if id_column is not None else [])]
+        wanted = Columns(tuple(self.columns[:1]), tuple(self.columns[1:]), keep=keep)
         with reading(self.path):
-            self._file = KINDS[extension(self.path)](self.path, columns, keep)
+            self._file = KINDS[extension(self.path)](self.path, wanted, [self.columns])
 
     def __enter__(self) -> RowReader:
         return self
@@ -254,9 +245,14 @@ class RowReader:
         self._file.close()
 
     @property
+    def read(self) -> int:
+        """How many rows were taken or passed over so far."""
+        return self._file.read
+
+    @property
     def share(self) -> float:
         """How much of the file is behind, from 0 to 1."""
-        return self._file.share()
+        return self._file.share
 
     def take(self, count: int | None = None) -> Iterator[tuple[int, int, Row | Rejected]]:
         """The next rows; fewer at the end of the file.
@@ -267,22 +263,30 @@ class RowReader:
         Yields:
             The row's position from 0, its number as a person counts (see :class:`Rejected`), and the row.
         """
-        for line, content in self._next(count):
-            index = self.read
-            self.read += 1
+        for line, record in self._file.take(count):
+            index = self._file.read - 1
             try:
-                (text, *ids), kept = self._file.parse(content)
-                checked = text_of(text, self.max_bytes)
-                yield index, line, Row(id_of(ids[0], str(self.id_column)) if ids else index, checked, kept)
-            except RejectionError as reason:
+                yield index, line, self._row(index, record)
+            except _RejectionError as reason:
                 yield index, line, Rejected(line, str(reason))
+
+    def _row(self, index: int, record: Record | str) -> Row:
+        if isinstance(record, str):
+            raise _RejectionError(record)
+        if missing := [name for name in self.columns if name not in record]:
+            raise _RejectionError(f"no key {missing[0]!r}")
+        text, *ids = (record[name] for name in self.columns)
+        checked = _text_of(text, self.max_bytes)
+        kept = record[PLACE] if PLACE in record else tuple(map(record.get, self.keep))
+        return Row(_id_of(ids[0], self.columns[1]) if ids else index, checked, kept)
 
     def skip(self, count: int) -> int:
         """Pass over the next rows; says how many there were, which is less at the end of the file."""
-        with self._watched():
-            skipped = self._file.skip(count)
-        self.read += skipped
-        return skipped
+        return self._file.skip(count)
+
+    def column_types(self, most_bytes: int | None = None) -> list[tuple[str, Any]]:
+        """All columns of the file, see :meth:`valuembed.data.records.RecordReader.column_types`."""
+        return self._file.column_types(self.columns[0], most_bytes)
 
     def check_columns(self) -> None:
         """Raise where keys were found in the lines taken so far, and a wanted one is not among them.
@@ -290,22 +294,36 @@ class RowReader:
         Raises:
             InputError: with the keys that were found.
         """
-        if self._file.keys and (missing := self._file.missing()):
-            raise tables.no_column(self.path, missing[0], list(self._file.keys))
+        keys = self._file.keys
+        if keys and (missing := [name for name in self.columns if name not in keys]):
+            raise tables.no_column(self.path, missing[0], list(keys))
 
-    def _next(self, count: int | None) -> Iterator[tuple[int, Any]]:
-        with self._watched():
-            yield from islice(self._file.rows, count)
 
-    @contextmanager
-    def _watched(self) -> Iterator[None]:
-        """Say of a file that can be damaged where it is."""
-        import pyarrow as pa
+class _RejectionError(Exception):
+    """Why the row at hand is set aside."""
 
-        with reading(self.path):
-            try:
-                yield
-            except (pa.ArrowInvalid, OSError) as error:
-                if extension(self.path) != PARQUET and compression(self.path) is None:
-                    raise
-                raise InputError(f"input {self.path} is damaged after row {self.read}: {error}") from error
+
+def _text_of(value: object, max_bytes: int) -> str:
+    """The value as a text that can be embedded."""
+    if value is UNREADABLE:
+        raise _RejectionError("not valid UTF-8")
+    if value is None or value != value:
+        raise _RejectionError("null, not a text" if value is None else "NaN, not a text")
+    if reason := check_text(value, max_bytes):
+        raise _RejectionError(reason)
+    assert isinstance(value, str)
+    if not value.strip():
+        raise _RejectionError(BLANK[0])
+    return value
+
+
+def _id_of(value: object, column: str) -> str:
+    """The value as an id; a whole number may come as a float, which is how tables with gaps store them."""
+    if isinstance(value, float) and value.is_integer() and abs(value) <= EXACT:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        kind = "null" if value is None else "not valid UTF-8" if value is UNREADABLE else f"a {type(value).__name__}"
+        raise _RejectionError(f"id {column!r} is {kind}, not a string or a whole number")
+    if reason := check_text(str(value)):
+        raise _RejectionError(f"id {column!r} is {reason}")
+    return str(value)

@@ -18,12 +18,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from valuembed._utils.atomic import replace_text
 from valuembed._utils.optional import require
 from valuembed._utils.text import counted, inflected
 from valuembed._utils.version import __version__
 from valuembed.errors import OutputError, ReadingError
 from valuembed.recipes import TEMPLATES, Recipe, describe
-from valuembed.reporting import replace_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from valuembed._utils.atomic import check_replaceable, replacing
 from valuembed.backbone.checkpoints import CONFIG_FILE
 from valuembed.errors import OutputError
-from valuembed.reporting import check_not_around, replacing
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -22,7 +22,7 @@ def check_model_folder(output: str | os.PathLike[str], *, overwrite: bool = Fals
         OutputError: there is something already, and it may not be replaced; or it is the working folder.
     """
     path = Path(output)
-    check_not_around(path)
+    check_replaceable(path)
     if path.exists() and not path.is_dir():
         raise OutputError(f"output {path} is a file; name a folder for the model")
     if path.is_dir() and any(path.iterdir()):

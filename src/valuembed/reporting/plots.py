@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from valuembed._utils.atomic import replacing
 from valuembed._utils.optional import require
 from valuembed._utils.text import decimals, shortened
 from valuembed.reporting.chart_texts import (
@@ -20,7 +21,6 @@ from valuembed.reporting.chart_texts import (
     wrapped,
 )
 from valuembed.reporting.fonts import Lettering, lettering
-from valuembed.reporting.outputs import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from valuembed._utils.atomic import replace_text
 from valuembed._utils.autosave import autosave, incomplete
 from valuembed._utils.progress import track
 from valuembed._utils.text import counted
@@ -26,7 +27,7 @@ from valuembed.data import as_texts
 from valuembed.errors import InputError
 from valuembed.models import MultiReadout, choose_recipes, described
 from valuembed.recipes import MethodSpec, parse_methods
-from valuembed.reporting import plots, replace_text, results_folder
+from valuembed.reporting import plots, results_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

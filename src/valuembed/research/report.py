@@ -9,8 +9,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from valuembed._utils.atomic import replace_text
 from valuembed.evaluation import Evaluation, percent, versions
-from valuembed.reporting import plots, replace_text
+from valuembed.reporting import plots
 from valuembed.research.experiments import BUNDLED, KINDS, STS, Backbone, Row
 
 if TYPE_CHECKING:

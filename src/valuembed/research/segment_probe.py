@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from valuembed._utils.atomic import replace_text
 from valuembed._utils.autosave import autosave, incomplete
 from valuembed._utils.progress import track
 from valuembed._utils.text import counted, inflected
@@ -36,7 +37,7 @@ from valuembed.models import (
     warn_truncated,
 )
 from valuembed.recipes import LayerSpec, Recipe
-from valuembed.reporting import plots, replace_text, results_folder
+from valuembed.reporting import plots, results_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.pytorch_utils import Conv1D
 
+from valuembed._utils.atomic import replace_text
 from valuembed._utils.optional import require
 from valuembed._utils.options import did_you_mean, parameters_of
 from valuembed._utils.process_state import random_state
@@ -34,7 +35,7 @@ from valuembed.data import TrainingPairs, check_batch, overlap, read_scored, rea
 from valuembed.errors import InputError, MissingExtraError, OptionError, OutputError, RecipeError
 from valuembed.models import DEFAULT_METHOD, Calibration, ValueEncoder, check_model_folder, load, save_model
 from valuembed.recipes import LayerSpec, Recipe, TemplateSpec
-from valuembed.reporting import plots, replace_text
+from valuembed.reporting import plots
 from valuembed.training.settings import TrainKwargs, TrainSettings, count_processes, is_first_process
 from valuembed.training.target_modules import counts, target_modules
 

@@ -17,13 +17,11 @@ from typing import Any
 
 from valuembed.data import (
     DEFAULT_TEXT_COLUMN,
-    KINDS,
     InBatch,
+    RowReader,
     column_index,
-    extension,
     merged,
     no_column,
-    reading,
     to_array,
 )
 from valuembed.errors import InputError
@@ -150,7 +148,7 @@ def find_columns(
     seen: dict[str, None] = {}
     last = Path()
     for last in paths:
-        found = _columns_of(last, own, most_bytes)
+        found = _columns_of(last, text_column, id_column, most_bytes)
         seen.update(dict.fromkeys(name for name, _ in found))
         for name, kind in found:
             if name in own or not (name in keep if keep is not None else name and name != EMBEDDING):
@@ -188,7 +186,7 @@ def check_further(
     """
     own = _own(text_column, id_column)
     for path in paths:
-        found = dict(_columns_of(path, own, LOOKED_AT))
+        found = dict(_columns_of(path, text_column, id_column, LOOKED_AT))
         for name, field in zip(kept.names, kept.schema, strict=True):
             together = merged(field.type, found.get(name, field.type))
             if together is None or not together.equals(field.type):
@@ -209,13 +207,11 @@ def _own(text_column: str | None, id_column: str | None) -> list[str]:
     return [text_column or DEFAULT_TEXT_COLUMN, *([id_column] if id_column is not None else [])]
 
 
-def _columns_of(path: Path, own: list[str], most_bytes: int | None) -> list[tuple[str, Any]]:
-    with reading(path):
-        file = KINDS[extension(path)](path, own)
-        try:
-            return file.column_types(most_bytes)
-        finally:
-            file.close()
+def _columns_of(
+    path: Path, text_column: str | None, id_column: str | None, most_bytes: int | None
+) -> list[tuple[str, Any]]:
+    with RowReader(path, text_column, id_column) as reader:
+        return reader.column_types(most_bytes)
 
 
 def _check_name(path: Path, names: list[str], name: str) -> None:
