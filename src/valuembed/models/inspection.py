@@ -12,7 +12,7 @@ from torch import Tensor
 
 from valuembed._utils.text import inflected
 from valuembed._utils.torch_settings import default_device_and_precision
-from valuembed.backbone import DecoderSpec, prepare
+from valuembed.backbone import DecoderSpec, Plan, prepare
 from valuembed.backbone.checkpoints import Origin, find_origin, hub_options, locate, saved_config
 from valuembed.errors import LayerError
 from valuembed.models.encoding import EncodeReport
@@ -58,7 +58,7 @@ class CheckpointView:
                 f"{named_layers(gone)} {inflected(len(gone), 'is', 'are')} not in this folder, which was saved without "
                 "them"
             )
-        self.decoder_spec.width(found, signal=recipe.signal, weights=recipe.weights, aligned=recipe.aligned)
+        Plan(recipe, found, self.decoder_spec).check_layers()
         return found
 
 

@@ -137,12 +137,7 @@ class MultiReadout:
 
     def widths(self) -> dict[str, int]:
         """Width of each recipe's vectors, after its calibration where it has one."""
-        widths = {
-            name: plan.decoder_spec.width(
-                plan.layers, signal=plan.recipe.signal, weights=plan.recipe.weights, aligned=plan.recipe.aligned
-            )
-            for name, plan in self.plans.items()
-        }
+        widths = {name: plan.width for name, plan in self.plans.items()}
         return {**widths, **{name: found.record.size for name, found in self.calibrations.items()}}
 
     def groups(self, role: str | None = None) -> list[list[str]]:

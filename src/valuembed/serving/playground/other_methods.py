@@ -94,11 +94,12 @@ def _plan(encoder: ValueEncoder, name: str) -> Plan | None:
             layers = resolve_layers(None, held, loaded)
         except LayerError:
             return None
+    plan = Plan(replace(recipe, layers=layers or None), layers, decoder_spec)
     try:
-        decoder_spec.width(layers, signal=recipe.signal, weights=recipe.weights, aligned=recipe.aligned)
+        plan.check_layers()
     except LayerError:
         return None
-    return Plan(replace(recipe, layers=layers or None), layers, decoder_spec)
+    return plan
 
 
 def _weighs(recipe: Recipe) -> bool:
