@@ -193,7 +193,8 @@ def _methods(
         made = settings
         if (behind := calibrations.get(label)) is not None:
             # Its record does not say all that its numbers come from, such as the model that it was fitted on.
-            made = {**settings, "calibration": {**behind.record.to_dict(), "tensors": tensors_digest(behind)}}
+            record = {**behind.record.to_dict(), "recipe": behind.record.recipe.choices()}
+            made = {**settings, "calibration": {**record, "tensors": tensors_digest(behind)}}
         revision = fingerprint(content, plan.recipe, **made)
         notes = {
             "model": checkpoint.public_name,

@@ -14,6 +14,7 @@ from .recipe import (
     Recipe as Recipe,
     Signal as Signal,
     read_recipe as read_recipe,
+    recipe_differences as recipe_differences,
     resolve_recipe as resolve_recipe,
     write_recipe as write_recipe,
 )

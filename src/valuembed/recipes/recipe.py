@@ -89,6 +89,15 @@ class Recipe:
         """Plain data for JSON; ``Recipe.from_dict(recipe.to_dict()) == recipe``."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
+    def choices(self) -> dict[str, Any]:
+        """Plain data of what decides a vector, without what is left at its default.
+
+        A field that a later version adds stays out of it until it is used, so it suits digests.
+        """
+        defaults = {field.name: field.default for field in fields(self)}
+        plain = self.to_dict()
+        return {name: plain[name] for name in plain if name != "method" and getattr(self, name) != defaults[name]}
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
         """A recipe from plain data.
@@ -104,6 +113,36 @@ class Recipe:
         if missing := [name for name in ("signal", "weights") if name not in data]:
             raise RecipeError(f"a recipe needs {' and '.join(map(repr, missing))}, got only {sorted(data)}")
         return cls(**data)
+
+
+def recipe_differences(
+    one: Recipe | Mapping[str, Any], other: Recipe | Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """Compare two recipes, field by field.
+
+    Args:
+        one, other: recipes, or what a version of this library recorded of them. A field that a record lacks has its
+            default; one that this version does not know sets the record apart.
+
+    Returns:
+        Both values of each field that differs. The name of a method decides nothing, and is left out.
+    """
+    first, second = _plain(one), _plain(other)
+    return {
+        name: (first.get(name), second.get(name))
+        for name in dict.fromkeys([*first, *second])
+        if name != "method" and first.get(name) != second.get(name)
+    }
+
+
+def _plain(recipe: Recipe | Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe as plain data with all fields; as it stands where this version cannot read it."""
+    if isinstance(recipe, Recipe):
+        return recipe.to_dict()
+    try:
+        return Recipe.from_dict(recipe).to_dict()
+    except (RecipeError, TypeError):
+        return dict(recipe)
 
 
 def _row(method: str, signal: Signal, weights: Weights, template: str, *, aligned: bool = False) -> Recipe:

@@ -302,7 +302,9 @@ def _open_state(state: Path, settings: Mapping[str, Any]) -> str | None:
     file = state / SETTINGS
     told = _leaves(json.loads(json.dumps(settings)))
     if file.is_file():
-        before = _leaves(json.loads(file.read_text(encoding="utf-8")))
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        # A run of before may lack fields that recipes have gained.
+        before = _leaves({**kept, "recipe": Recipe.from_dict(kept["recipe"]).to_dict()})
         if differing := [name for name in {**told, **before} if told.get(name) != before.get(name)]:
             name = differing[0]
             raise OutputError(
