@@ -22,7 +22,7 @@ from valuembed._utils.optional import require
 from valuembed._utils.text import counted, inflected
 from valuembed._utils.version import __version__
 from valuembed.errors import OutputError, ReadingError
-from valuembed.recipes import TEMPLATES, Recipe, describe
+from valuembed.recipes import Recipe
 from valuembed.reporting import replace_text
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class Evaluation:
     def about(self, method: str) -> tuple[str, str]:
         """Layers and width of a method, as a person writes them; the width is known with the first score."""
         width = next((str(score.width) for score in self.scores if score.method == method), "")
-        return layers_of(self.recipes[method]), width
+        return self.recipes[method].describe().layers, width
 
     def cut(self) -> list[str]:
         """A line for each task of which methods had texts cut."""
@@ -197,7 +197,7 @@ class Evaluation:
         lines += _rows(["method", "signal", "weights", "aligned", "span", "template", "cleaning"], [])
         for method, recipe in self.recipes.items():
             choices = [recipe.signal, recipe.weights, "yes" if recipe.aligned else "no", recipe.span]
-            lines += _rows(None, [method, *choices, _templates(recipe), recipe.cleaning])
+            lines += _rows(None, [method, *choices, recipe.describe().templates, recipe.cleaning])
         made = ", ".join(f"{package} {number}" for package, number in versions().items())
         return "\n".join([*lines, "", f"Written with {made}.", ""])
 
@@ -219,11 +219,6 @@ class Evaluation:
             columns = means or dict(islice(((name, column) for name, column in columns.items() if column), MAX_PANELS))
             title += "" if means else f", {len(columns)} of {counted(len(self.tasks), 'task')}"
         return plots.panels(columns, list(self.recipes), title=f"{title}, in percent", written=percent, best=best_of)
-
-
-def layers_of(recipe: Recipe) -> str:
-    """What a recipe with absolute layers averages over, as a person writes it."""
-    return describe(recipe.layers) if isinstance(recipe.layers, tuple) else "final norm"
 
 
 def best_of(column: Mapping[str, float]) -> set[str]:
@@ -339,17 +334,6 @@ class Kept:
 def _parts(task: AbsTask) -> list[AbsTask]:
     """A task, and those that it sums up."""
     return [task, *(getattr(task.metadata, "tasks", None) or [])]
-
-
-def _templates(recipe: Recipe) -> str:
-    """A recipe's templates, by name where they have one."""
-    names = {(text,) if isinstance(text, str) else text: name for name, text in TEMPLATES.items()}
-    roles = {"": recipe.template, "query: ": recipe.query_template, "document: ": recipe.document_template}
-    return "; ".join(
-        role + names.get(template, " + ".join(f"`{part}`" for part in template))
-        for role, template in roles.items()
-        if template is not None
-    )
 
 
 def _rows(heads: Sequence[str] | None, cells: Sequence[str]) -> list[str]:

@@ -40,7 +40,7 @@ from valuembed.backbone.checkpoints import BUNDLED, Checkpoint, locate, saved_co
 from valuembed.errors import InputError, OutputError, RecipeError, ValuembedError
 from valuembed.evaluation.local_tasks import FORMS, kind, parse_task, title
 from valuembed.evaluation.mteb_adapter import AsLoaded, MethodEncoder, SharedVectors, Source, Spent, model_meta
-from valuembed.evaluation.results import Evaluation, Failure, Kept, Score, check_finite, layers_of, write
+from valuembed.evaluation.results import Evaluation, Failure, Kept, Score, check_finite, write
 from valuembed.models import DEFAULT_METHOD, Calibration, MultiReadout, choose_recipes, load
 from valuembed.recipes import LayerSpec, MethodSpec, Recipe, TemplateSpec, parse_methods, preset_for
 from valuembed.reporting import results_folder
@@ -309,7 +309,7 @@ class _Bench:
             metric=task.metadata.main_score,
             score=100 * float(result.get_score(splits=list(task.eval_splits))),
             width=notes["width"],
-            layers=layers_of(self.methods[label].plan.recipe),
+            layers=self.methods[label].plan.recipe.describe().layers,
             reused=reused,
             **notes["spent"],
         )

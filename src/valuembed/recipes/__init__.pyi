@@ -25,3 +25,4 @@ from .templates import (
     TemplateSpec as TemplateSpec,
     parse_template as parse_template,
 )
+from .wording import LAST_LAYER as LAST_LAYER, RecipeWords as RecipeWords

@@ -16,6 +16,7 @@ from valuembed.errors import RecipeError, TemplateError
 from valuembed.recipes.cleaning import CLEANINGS
 from valuembed.recipes.layers import LayerSpec
 from valuembed.recipes.templates import TemplateSpec, check_roles, resolve_templates
+from valuembed.recipes.wording import RecipeWords, in_words
 
 Signal = Literal["value", "hidden"]
 Weights = Literal["mean", "last"]
@@ -84,6 +85,10 @@ class Recipe:
         """The template strings for ``"query"``, ``"document"`` or no role."""
         per_role = {"query": self.query_template, "document": self.document_template}.get(role or "")
         return per_role if per_role is not None else self.template
+
+    def describe(self) -> RecipeWords:
+        """Put the recipe into words, for people to read."""
+        return in_words(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; ``Recipe.from_dict(recipe.to_dict()) == recipe``."""
