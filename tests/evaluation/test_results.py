@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import pytest
 
 from valuembed.errors import OutputError, ReadingError
-from valuembed.evaluation import results
 from valuembed.evaluation.results import NOTES, Evaluation, Failure, Kept, Score, check_finite, percent, versions, write
 from valuembed.recipes.recipe import METHODS, Recipe
 
@@ -242,7 +241,7 @@ class TestKept:
         kept = self.kept(tmp_path)
         kept.find(task)
         kept.save_to_cache(self.result(mteb, task), None)
-        monkeypatch.setattr(results, "version", lambda name: "999" if name == package else version(name))
+        monkeypatch.setattr("importlib.metadata.version", lambda name: "999" if name == package else version(name))
         assert self.kept(tmp_path).find(task) is None
         # Nor is one carried on that other versions began.
         again = self.kept(tmp_path)

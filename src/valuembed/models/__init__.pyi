@@ -14,7 +14,6 @@ from .calibration import (
 from .checks import (
     described as described,
     not_finite as not_finite,
-    versions as versions,
     warn_truncated as warn_truncated,
 )
 from .encoder import ValueEncoder as ValueEncoder

@@ -1,4 +1,4 @@
-from . import plots as plots
+from . import markdown as markdown, plots as plots
 from .outputs import (
     check_not_around as check_not_around,
     check_picture as check_picture,

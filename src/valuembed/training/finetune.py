@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
-from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,7 @@ from valuembed._utils.optional import require
 from valuembed._utils.process_state import random_state
 from valuembed._utils.text import counted
 from valuembed._utils.torch_settings import building, gradients
-from valuembed._utils.version import __version__
+from valuembed._utils.version import versions
 from valuembed.backbone import adapters, content_digest
 from valuembed.backbone.checkpoints import locate, saved_config
 from valuembed.data import TrainingPairs, check_batch, overlap, read_scored, read_training_pairs
@@ -214,7 +213,7 @@ def train(
             "trained": counts(encoder, lambda weight: weight.requires_grad),
             "all": counts(encoder),
         },
-        "versions": _versions(),
+        "versions": versions("torch", "transformers", "sentence-transformers", "peft", "accelerate"),
     }
     state = path.with_name(path.name + STATE)
     same = {
@@ -349,8 +348,3 @@ def _save(finished: Training, overwrite: bool) -> None:
     save_model(finished.model, finished.output, overwrite=overwrite, notes=notes)
     with suppress(MissingExtraError):
         plots.save(finished.figure(), finished.output / "loss.png")
-
-
-def _versions() -> dict[str, str]:
-    packages = ("torch", "transformers", "sentence-transformers", "peft", "accelerate")
-    return {"valuembed": __version__, **{package: version(package) for package in packages}}
