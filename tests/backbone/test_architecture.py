@@ -124,7 +124,7 @@ def test_plain_attention_needs_nothing_special():
 
 
 def value_recipe(weights, *, aligned=False):
-    return Recipe(signal="value", weights=weights, aligned=aligned)
+    return Recipe(signal="value", weights=weights, alignment="projection" if aligned else "none")
 
 
 def gemma4(**overrides: object):
@@ -230,7 +230,7 @@ def test_a_block_without_an_output_projection_can_be_read_but_not_aligned():
     )
     lacking = replace(decoder_spec, blocks=blocks)
     message = (
-        r"Qwen3Model has no linear map from its heads to the model width in layer 2; use aligned=False \(methods va"
+        r"Qwen3Model has no linear map from its heads to the model width in layer 2; use alignment='none' \(methods va"
     )
     with pytest.raises(LayerError, match=message):
         Plan(value_recipe("mean", aligned=True), (1, 2), lacking).check_layers()

@@ -85,9 +85,9 @@ class TestMarkdown:
         own = Recipe(signal="value", weights="mean", template='a | "{text}"', query_template="prompt_eol", span="all")
         made = Evaluation("tiny", {"wva": METHODS["wva"], "meta": METHODS["meta_eol"], "own": own}, {"A": "sts"}, ())
         text = made.to_markdown()
-        assert "| wva | value | last | no | text | prompt_eol | none |" in text
-        assert "| meta | hidden | last | no | text | meta_eol | none |" in text
-        assert '| own | value | mean | no | all | `a \\| "{text}"`; query: prompt_eol | none |' in text
+        assert "| wva | value | last | none | text | prompt_eol | none |" in text
+        assert "| meta | hidden | last | none | text | meta_eol | none |" in text
+        assert '| own | value | mean | none | all | `a \\| "{text}"`; query: prompt_eol | none |' in text
 
     def test_failures_and_cut_texts(self):
         made = Evaluation(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass, fields
+from types import SimpleNamespace
 
 import pytest
 from fakes import FakeEncoder
@@ -131,3 +132,17 @@ def test_the_model_of_a_record_is_loaded_with_what_it_lacks(turn):
     turn()
     asked = recorded_options(made, "a.parquet", {"model": "bundled"})["method"]
     assert (type(asked), asked.weights, asked.gained) == (LaterRecipe, "last", "usual")
+
+
+def test_a_boolean_in_place_of_the_name_of_an_alignment(tmp_path):
+    class Earlier(FakeEncoder):
+        def __init__(self, aligned):
+            super().__init__()
+            choices = {name: value for name, value in self.recipe.to_dict().items() if name != "alignment"}
+            self.recipe = SimpleNamespace(to_dict=lambda: {**choices, "aligned": aligned})
+
+    path = write_embeddings(tmp_path / "a.parquet", WORDS, model=Earlier(True))
+    assert search(FakeEncoder(), WORDS[3], open_embeddings(path), k=1)[0].text == WORDS[3]
+    raw = write_embeddings(tmp_path / "b.parquet", WORDS, model=Earlier(False))
+    with pytest.raises(InputError, match=r"cannot be compared: alignment 'none' against 'projection'$"):
+        search(FakeEncoder(), WORDS[3], open_embeddings(raw), k=1)

@@ -47,7 +47,8 @@ class Plan:
             if lacking and recipe.weights == "mean":
                 raise LayerError(
                     f"aligned values need the output projection, and {spec.architecture} has no linear map "
-                    f"from its heads to the model width in {named_layers(lacking)}; use aligned=False (methods va, wva)"
+                    f"from its heads to the model width in {named_layers(lacking)}; use alignment='none' (methods va, "
+                    "wva)"
                 )
             return
         widths: dict[int, list[int]] = {}

@@ -129,7 +129,7 @@ def info(
 
 
 def _info_rows(found: "ModelInfo") -> Iterator[tuple[str, str]]:
-    recipe = found.recipe
+    recipe, words = found.recipe, found.recipe.describe()
     grouping = (
         f"{counted(found.query_heads, 'query head')} on {counted(found.value_heads, 'value head')}, "
         f"{inflected(found.value_heads, '', 'each ')}{found.head_width} wide"
@@ -140,10 +140,11 @@ def _info_rows(found: "ModelInfo") -> Iterator[tuple[str, str]]:
     yield "layers with values", f"{describe(found.value_layers)} ({len(found.value_layers)} of {found.num_layers})"
     yield "attention", grouping
     yield "method", recipe.method
-    yield "signal", f"{recipe.signal}, weights {recipe.weights}{', aligned' if recipe.aligned else ''}"
+    through = f", aligned through {words.alignment}" if words.alignment else ""
+    yield "signal", f"{recipe.signal}, weights {recipe.weights}{through}"
     yield "template", "\n".join(recipe.template)
     yield "text cleaning", recipe.cleaning
-    yield "layers read", LAST_LAYER if recipe.reads_final_norm else recipe.describe().layers
+    yield "layers read", LAST_LAYER if recipe.reads_final_norm else words.layers
     if found.calibration:
         yield "calibrated", found.calibration
     for name, prompt in found.prompts.items():

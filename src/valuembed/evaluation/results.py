@@ -196,9 +196,9 @@ class Evaluation:
         lines += ["", "## Recipes", ""]
         rows = []
         for method, recipe in self.recipes.items():
-            choices = [recipe.signal, recipe.weights, "yes" if recipe.aligned else "no", recipe.span]
+            choices = [recipe.signal, recipe.weights, recipe.alignment, recipe.span]
             rows.append([method, *choices, recipe.describe().templates, recipe.cleaning])
-        head = ["method", "signal", "weights", "aligned", "span", "template", "cleaning"]
+        head = ["method", "signal", "weights", "alignment", "span", "template", "cleaning"]
         lines += markdown.table(head, rows, "l")
         made = ", ".join(f"{package} {number}" for package, number in versions().items())
         return "\n".join([*lines, "", f"Written with {made}.", ""])

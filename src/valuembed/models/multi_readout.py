@@ -26,9 +26,9 @@ from valuembed.recipes import Recipe, preset_for
 
 SIGNALS: dict[str, Recipe] = {
     "values raw": Recipe(signal="value", weights="mean"),
-    "values aligned": Recipe(signal="value", weights="mean", aligned=True),
+    "values aligned": Recipe(signal="value", weights="mean", alignment="projection"),
     "weighted raw": Recipe(signal="value", weights="last"),
-    "weighted aligned": Recipe(signal="value", weights="last", aligned=True),
+    "weighted aligned": Recipe(signal="value", weights="last", alignment="projection"),
     "hidden mean": Recipe(signal="hidden", weights="mean"),
     "hidden last": Recipe(signal="hidden", weights="last"),
 }

@@ -11,6 +11,7 @@ from .layers import (
 from .method_specs import MethodRequest as MethodRequest, MethodSpec as MethodSpec, parse_methods as parse_methods
 from .recipe import (
     METHODS as METHODS,
+    Alignment as Alignment,
     Recipe as Recipe,
     Signal as Signal,
     read_recipe as read_recipe,

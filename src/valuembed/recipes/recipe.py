@@ -20,6 +20,7 @@ from valuembed.recipes.wording import RecipeWords, in_words
 
 Signal = Literal["value", "hidden"]
 Weights = Literal["mean", "last"]
+Alignment = Literal["none", "projection"]
 Span = Literal["text", "all"]
 
 
@@ -32,7 +33,8 @@ class Recipe:
         signal: ``"value"``, the attention values ``v[l, g, n]``; ``"hidden"``, the residual stream after layer l.
         weights: ``"mean"``, the mean over the tokens of ``span``; ``"last"``, the last token's attention weights
             (for ``"hidden"``: the last token itself).
-        aligned: through the output projection W_O to the model width m; values only.
+        alignment: the way a value goes towards the residual stream: ``"none"``, it stays in its heads;
+            ``"projection"``, through the output projection W_O to the model width m. Values only.
         layers: what the mean over layers covers. None is the backbone's preset or the default depth; for ``"hidden"``,
             the last layer after the final norm. A loaded model's recipe holds absolute 0-based indices.
         template: template strings; with several, the raw vectors are averaged.
@@ -46,7 +48,7 @@ class Recipe:
 
     signal: Signal
     weights: Weights
-    aligned: bool = False
+    alignment: Alignment = "none"
     layers: LayerSpec = None
     template: tuple[str, ...] = ("{text}",)
     query_template: tuple[str, ...] | None = None
@@ -56,16 +58,15 @@ class Recipe:
     method: str = "custom"
 
     def __post_init__(self) -> None:
-        choices = {"signal": get_args(Signal), "weights": get_args(Weights), "span": get_args(Span)}
-        for name, legal in {**choices, "cleaning": tuple(CLEANINGS)}.items():
+        choices = {"signal": Signal, "weights": Weights, "alignment": Alignment, "span": Span}
+        names = {name: get_args(legal) for name, legal in choices.items()}
+        for name, legal in {**names, "cleaning": tuple(CLEANINGS)}.items():
             if getattr(self, name) not in legal:
                 raise RecipeError(f"{name}={getattr(self, name)!r} is unknown; legal: {', '.join(legal)}")
-        if not isinstance(self.aligned, bool):
-            raise RecipeError(f"aligned={self.aligned!r} has to be True or False")
         if self.aligned and self.signal == "hidden":
             raise RecipeError(
-                "signal='hidden' with aligned=True means nothing: the output projection maps attention values to the "
-                "residual stream, and hidden states are that stream already"
+                f"signal='hidden' with alignment={self.alignment!r} means nothing: alignment brings attention values "
+                "to the residual stream, and hidden states are that stream already"
             )
         if self.weights == "last" and self.span == "all":
             raise RecipeError("span='all' belongs to weights='mean'; weights='last' reads one token and has no span")
@@ -75,6 +76,11 @@ class Recipe:
                 object.__setattr__(self, name, resolve_templates(given))
         if isinstance(self.layers, Sequence) and not isinstance(self.layers, str):
             object.__setattr__(self, "layers", tuple(self.layers))
+
+    @property
+    def aligned(self) -> bool:
+        """Whether values are brought to the residual stream, m wide, by whichever alignment."""
+        return self.alignment != "none"
 
     @property
     def reads_final_norm(self) -> bool:
@@ -105,11 +111,12 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
-        """A recipe from plain data.
+        """A recipe from plain data, in which ``aligned`` may stand for ``alignment``: True is ``"projection"``.
 
         Raises:
             RecipeError: a key is unknown or missing.
         """
+        data = _with_alignment(data)
         legal = {field.name for field in fields(cls)}
         if unknown := sorted(set(data) - legal):
             raise RecipeError(
@@ -150,17 +157,31 @@ def _plain(recipe: Recipe | Mapping[str, Any]) -> dict[str, Any]:
         return dict(recipe)
 
 
-def _row(method: str, signal: Signal, weights: Weights, template: str, *, aligned: bool = False) -> Recipe:
-    return Recipe(method=method, signal=signal, weights=weights, aligned=aligned, template=resolve_templates(template))
+def _with_alignment(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Recorded recipes may hold a boolean where ``alignment`` has names."""
+    if "aligned" not in data:
+        return data
+    rest = {name: value for name, value in data.items() if name != "aligned"}
+    if not isinstance(data["aligned"], bool) or "alignment" in rest:
+        raise RecipeError(
+            f"aligned={data['aligned']!r} has to be True or False, and alignment left out; or give alignment alone: "
+            f"{', '.join(get_args(Alignment))}"
+        )
+    return {**rest, "alignment": "projection" if data["aligned"] else "none"}
+
+
+def _row(method: str, signal: Signal, weights: Weights, template: str, *, alignment: Alignment = "none") -> Recipe:
+    templates = resolve_templates(template)
+    return Recipe(method=method, signal=signal, weights=weights, alignment=alignment, template=templates)
 
 
 METHODS: dict[str, Recipe] = {
     recipe.method: recipe
     for recipe in (
         _row("va", "value", "mean", "none"),
-        _row("aligned_va", "value", "mean", "none", aligned=True),
+        _row("aligned_va", "value", "mean", "none", alignment="projection"),
         _row("wva", "value", "last", "prompt_eol"),
-        _row("aligned_wva", "value", "last", "prompt_eol", aligned=True),
+        _row("aligned_wva", "value", "last", "prompt_eol", alignment="projection"),
         _row("hidden_mean", "hidden", "mean", "none"),
         _row("hidden_last", "hidden", "last", "none"),
         _row("prompt_eol", "hidden", "last", "prompt_eol"),

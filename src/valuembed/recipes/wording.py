@@ -17,6 +17,7 @@ LAST_LAYER = "the last layer, after the final norm"
 
 _SIGNALS = {"value": "attention values", "hidden": "hidden states"}
 _WEIGHTS = {"mean": "mean over tokens", "last": "last token"}
+_ALIGNMENTS = {"none": "", "projection": "the output projection"}
 _SPANS = {"text": "the text's tokens", "all": "all tokens"}
 _VECTORS = {
     ("value", "mean"): "mean of the values of {tokens}",
@@ -51,7 +52,7 @@ class RecipeWords:
 
 def in_words(recipe: Recipe) -> RecipeWords:
     """Put a recipe into words."""
-    alignment = "the output projection" if recipe.aligned else ""
+    alignment = _ALIGNMENTS[recipe.alignment]
     layers, read_at = _layers(recipe)
     what = _VECTORS[recipe.signal, recipe.weights].format(tokens=_SPANS[recipe.span])
     through = f", through {alignment}" if alignment else ""
