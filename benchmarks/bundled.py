@@ -39,7 +39,7 @@ from valuembed.evaluation.results import versions
 from valuembed.evaluation.runner import evaluate
 from valuembed.models import MultiReadout
 from valuembed.recipes.recipe import METHODS
-from valuembed.reporting import plots
+from valuembed.reporting import markdown, plots
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -134,18 +134,18 @@ def page(measured: dict[str, dict[str, object]], args: argparse.Namespace) -> It
         yield f"| {name} | {found['loss']['nats a token']:.3f} | {found['loss']['bits a byte']:.3f} |"
     for name, found in measured.items():
         yield f"\n## {name}\n"
-        yield f"| method | {' | '.join(STS)} |\n|:--|{'--:|' * len(STS)}"
+        rows = []
         for label in (BAG, *ROWS):
             cells = [found["scores"][label].get(one) for one in STS]
-            yield f"| {label} | {' | '.join('-' if cell is None else f'{cell:.2f}' for cell in cells)} |"
+            rows.append([label, *("-" if cell is None else f"{cell:.2f}" for cell in cells)])
+        yield from markdown.table(["method", *STS], rows, "lr")
         yield ""
         yield from verdicts(found["scores"])
         for label in SIGNALS:
             yield f"\n{label} by layer, no template:\n"
             count = len(found["layers"][STS[0]][label])
-            yield f"| set | {' | '.join(map(str, range(count)))} |\n|:--|{'--:|' * count}"
-            for one in STS:
-                yield f"| {one} | {' | '.join(f'{value:.2f}' for value in found['layers'][one][label])} |"
+            rows = [[one, *(f"{value:.2f}" for value in found["layers"][one][label])] for one in STS]
+            yield from markdown.table(["set", *map(str, range(count))], rows, "lr")
 
 
 def draw(measured: dict[str, dict[str, object]], training: dict[str, str]) -> None:

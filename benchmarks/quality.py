@@ -35,7 +35,7 @@ from valuembed.evaluation.runner import evaluate
 from valuembed.models import MultiReadout
 from valuembed.recipes.layers import describe
 from valuembed.recipes.recipe import Recipe, resolve_recipe
-from valuembed.reporting import plots
+from valuembed.reporting import markdown, plots
 
 HERE = Path(__file__).parent
 DEV = "STSBenchmark.en.dev.jsonl"
@@ -145,8 +145,7 @@ def table(made: Evaluation, chosen: dict[str, Recipe]) -> Iterator[str]:
     metrics = {score.task: score.metric for score in made.scores}
     best = {task: max((row[task] for row in columns.values() if task in row), default=None) for task in made.tasks}
     heads = (f"{task} ({metrics[task]})" if task in metrics else task for task in made.tasks)
-    yield f"| method | layers | width | {' | '.join(heads)} |"
-    yield f"|:--|:--|--:|{'--:|' * len(made.tasks)}"
+    rows = []
     for label in chosen:
         figures = [(task, [columns[name].get(task) for name in (label, label + WHITENED)]) for task in made.tasks]
         cells = [" / ".join("-" if x is None else f"{x:.2f}" for x in pair) for task, pair in figures]
@@ -154,7 +153,8 @@ def table(made: Evaluation, chosen: dict[str, Recipe]) -> Iterator[str]:
             f"**{cell}**" if best[task] is not None and best[task] in pair else cell
             for cell, (task, pair) in zip(cells, figures, strict=True)
         ]
-        yield f"| {label} | {' | '.join([*made.about(label), *cells])} |"
+        rows.append([label, *made.about(label), *cells])
+    yield from markdown.table(["method", "layers", "width", *heads], rows, "llr")
 
 
 def side_by_side(args: argparse.Namespace, selected: dict[tuple[str, str], Recipe]) -> Iterator[str]:
@@ -169,10 +169,11 @@ def side_by_side(args: argparse.Namespace, selected: dict[tuple[str, str], Recip
     scores = {score.method: score.score for score in made.scores}
     yield "Spearman x100 on STSb test, in brackets the layers. Labels: STSb dev. Without: segments of the open corpus."
     yield ""
-    yield f"| method | {' | '.join(ways)} |\n|:--|{'--:|' * len(ways)}"
+    rows = []
     for method in dict.fromkeys(method for method, _ in selected):
         labels = [f"{method}, {way}" for way in ways]
-        yield f"| {method} | {' | '.join(f'{scores[label]:.2f} ({made.about(label)[0]})' for label in labels)} |"
+        rows.append([method, *(f"{scores[label]:.2f} ({made.about(label)[0]})" for label in labels)])
+    yield from markdown.table(["method", *ways], rows, "lr")
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 from valuembed.evaluation.results import versions
+from valuembed.reporting import markdown
 from valuembed.testing import tiny_checkpoint
 
 HERE = Path(__file__).parent
@@ -97,15 +98,15 @@ def report(found: dict[str, dict[str, list[float]]], rounds: int, command: str) 
         f"Seconds from the start of a process to its end: median of {rounds} rounds (lowest-highest). {cpu()}, "
         f"{os.cpu_count()} cores, {json.dumps(versions(), separators=(', ', ' '))[1:-1].replace(chr(34), '')}.",
         "",
-        "| what is asked for | " + " | ".join([*labels, *ratio]) + " |",
-        "|---|" + "--:|" * (len(labels) + len(ratio)),
     ]
+    rows = []
     for name, times in found.items():
         cells = [cell(times[label]) for label in labels]
         if ratio:
             now, before = (times[label] for label in labels)
             cells.append(cell([a / b for a, b in zip(now, before, strict=True)]))
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        rows.append([name, *cells])
+    lines += markdown.table(["what is asked for", *labels, *ratio], rows, "-r")
     return "\n".join(lines) + "\n"
 
 

@@ -6,7 +6,7 @@ recipe = valuembed.Recipe(
     method="topic_values",  # a name, nothing more
     signal="value",  # the attention values; or "hidden", the residual stream
     weights="last",  # the last token's attention; or "mean", over the tokens of span
-    aligned=True,  # through the output projection, to the model width
+    alignment="projection",  # through the output projection, to the model width
     layers="half",  # the second half of the layers that have values
     template=('The topic of "{text}" is in one word:"', "prompt_eol"),  # two: their raw vectors are averaged
 )
@@ -18,6 +18,6 @@ print(model.encode(["Two ships left the harbour.", "The fleet sailed at dawn."])
 print("comes back from plain data:", valuembed.Recipe.from_dict(model.recipe.to_dict()) == model.recipe)
 
 try:
-    valuembed.Recipe(signal="hidden", weights="mean", aligned=True)
+    valuembed.Recipe(signal="hidden", weights="mean", alignment="projection")
 except valuembed.ValuembedError as error:
     print(f"{type(error).__name__}: {error}")

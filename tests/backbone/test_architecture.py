@@ -12,8 +12,10 @@ from transformers import CONFIG_MAPPING
 from watching import watch_reads
 
 import valuembed
+from valuembed.backbone.plan import Plan
 from valuembed.backbone.tracing import trace_architecture
 from valuembed.errors import LayerError, UnsupportedModelError
+from valuembed.recipes import METHODS, Recipe
 from valuembed.testing import ARCHITECTURES, tiny_checkpoint, tiny_config, tiny_decoder
 
 MLA = {"deepseek_v2", "deepseek_v3", "mistral4", "youtu"}
@@ -81,7 +83,7 @@ def test_what_each_family_is_made_of(architecture):
         assert block.calls == 1
     layers = decoder_spec.value_layers
     widths = {
-        (weights, aligned): decoder_spec.width(layers, signal="value", weights=weights, aligned=aligned)
+        (weights, aligned): Plan(value_recipe(weights, aligned=aligned), layers, decoder_spec).width
         for weights in ("mean", "last")
         for aligned in (False, True)
     }
@@ -91,7 +93,7 @@ def test_what_each_family_is_made_of(architecture):
         ("mean", True): 32,
         ("last", True): 32,
     }
-    assert decoder_spec.width((), signal="hidden", weights="mean", aligned=False) == 32
+    assert Plan(METHODS["hidden_mean"], (), decoder_spec).width == 32
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -121,6 +123,10 @@ def test_plain_attention_needs_nothing_special():
     assert {block.needs for block in capless.blocks} == {frozenset()}
 
 
+def value_recipe(weights, *, aligned=False):
+    return Recipe(signal="value", weights=weights, alignment="projection" if aligned else "none")
+
+
 def gemma4(**overrides: object):
     """Its full layers have one head of width 16, its sliding layers two of width 8 by default."""
     return CONFIG_MAPPING["gemma4_text"](
@@ -144,17 +150,21 @@ def test_layers_of_unequal_width_cannot_be_averaged():
     decoder_spec = trace_architecture(gemma4())
     assert [block.head_width for block in decoder_spec.blocks] == [8, 16, 8, 16]
     for weights, narrow, wide in (("mean", 16, 32), ("last", 32, 64)):
-        choice = {"signal": "value", "weights": weights, "aligned": False}
+        recipe = value_recipe(weights)
         message = (
             rf"^layers of unequal width cannot be averaged \({narrow} wide: layers 0, 2; {wide} wide: layers 1, 3\); "
             "choose layers of one group$"
         )
         with pytest.raises(LayerError, match=message):
-            decoder_spec.width((0, 1, 2, 3), **choice)
-        assert decoder_spec.width((0, 2), **choice) == narrow
-        assert decoder_spec.width((1, 3), **choice) == wide
+            Plan(recipe, (0, 1, 2, 3), decoder_spec).check_layers()
+        for layers, width in (((0, 2), narrow), ((1, 3), wide)):
+            plan = Plan(recipe, layers, decoder_spec)
+            plan.check_layers()
+            assert plan.width == width
     # Aligned, all layers speak the language of the residual stream.
-    assert decoder_spec.width((0, 1, 2, 3), signal="value", weights="last", aligned=True) == 32
+    aligned = Plan(value_recipe("last", aligned=True), (0, 1, 2, 3), decoder_spec)
+    aligned.check_layers()
+    assert aligned.width == 32
 
 
 def test_unequal_widths_are_found_before_weights_are_read(tmp_path, monkeypatch):
@@ -220,14 +230,19 @@ def test_a_block_without_an_output_projection_can_be_read_but_not_aligned():
     )
     lacking = replace(decoder_spec, blocks=blocks)
     message = (
-        r"Qwen3Model has no linear map from its heads to the model width in layer 2; use aligned=False \(methods va"
+        r"Qwen3Model has no linear map from its heads to the model width in layer 2; use alignment='none' \(methods va"
     )
     with pytest.raises(LayerError, match=message):
-        lacking.width((1, 2), signal="value", weights="mean", aligned=True)
-    assert lacking.width((1, 3), signal="value", weights="mean", aligned=True) == 32
-    assert lacking.width((1, 2), signal="value", weights="mean", aligned=False) == 16
+        Plan(value_recipe("mean", aligned=True), (1, 2), lacking).check_layers()
     # The block's own output needs no projection by name.
-    assert lacking.width((1, 2), signal="value", weights="last", aligned=True) == 32
+    for recipe, layers, width in (
+        (value_recipe("mean", aligned=True), (1, 3), 32),
+        (value_recipe("mean"), (1, 2), 16),
+        (value_recipe("last", aligned=True), (1, 2), 32),
+    ):
+        plan = Plan(recipe, layers, lacking)
+        plan.check_layers()
+        assert plan.width == width
 
 
 class Allocations(TorchDispatchMode):

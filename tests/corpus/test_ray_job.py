@@ -22,7 +22,8 @@ from valuembed._utils import optional
 from valuembed._utils.progress import ProgressTracker
 from valuembed.corpus import cluster, job, ray_job
 from valuembed.corpus.cluster import Team, check_room, connected, fitting, ray_settings, reason, refusal
-from valuembed.corpus.embed_options import EmbedOptions, embed_corpus
+from valuembed.corpus.embed_options import EmbedOptions
+from valuembed.corpus.job import embed_corpus
 from valuembed.corpus.ray_job import Crew, embed_corpus_on_ray, work
 from valuembed.errors import CheckpointError, ClusterError, InputError, MissingExtraError, OutputError, ReadingError
 

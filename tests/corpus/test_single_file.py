@@ -61,7 +61,7 @@ def test_the_file_records_model_and_recipe(tmp_path, source):
     embed_file(FakeEncoder("some/model"), source, tmp_path / "out.parquet")
     record = json.loads(pq.read_schema(tmp_path / "out.parquet").metadata[b"valuembed"])
     assert record["model"] == "some/model"
-    recipe = {"method": "aligned_wva", "signal": "value", "weights": "last", "aligned": True}
+    recipe = {"method": "aligned_wva", "signal": "value", "weights": "last", "alignment": "projection"}
     assert record["recipe"] == {**recipe, "layers": [2, 3], "template": ["{text}"]}
     assert record["width"] == 16
     assert record.keys() == {"model", "loaded_from", "recipe", "width", "precision", "dim", "version", "probe"}

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import pytest
 
 from valuembed.errors import OutputError, ReadingError
-from valuembed.evaluation import results
 from valuembed.evaluation.results import NOTES, Evaluation, Failure, Kept, Score, check_finite, percent, versions, write
 from valuembed.recipes.recipe import METHODS, Recipe
 
@@ -86,9 +85,9 @@ class TestMarkdown:
         own = Recipe(signal="value", weights="mean", template='a | "{text}"', query_template="prompt_eol", span="all")
         made = Evaluation("tiny", {"wva": METHODS["wva"], "meta": METHODS["meta_eol"], "own": own}, {"A": "sts"}, ())
         text = made.to_markdown()
-        assert "| wva | value | last | no | text | prompt_eol | none |" in text
-        assert "| meta | hidden | last | no | text | meta_eol | none |" in text
-        assert '| own | value | mean | no | all | `a \\| "{text}"`; query: prompt_eol | none |' in text
+        assert "| wva | value | last | none | text | prompt_eol | none |" in text
+        assert "| meta | hidden | last | none | text | meta_eol | none |" in text
+        assert '| own | value | mean | none | all | `a \\| "{text}"`; query: prompt_eol | none |' in text
 
     def test_failures_and_cut_texts(self):
         made = Evaluation(
@@ -242,7 +241,7 @@ class TestKept:
         kept = self.kept(tmp_path)
         kept.find(task)
         kept.save_to_cache(self.result(mteb, task), None)
-        monkeypatch.setattr(results, "version", lambda name: "999" if name == package else version(name))
+        monkeypatch.setattr("importlib.metadata.version", lambda name: "999" if name == package else version(name))
         assert self.kept(tmp_path).find(task) is None
         # Nor is one carried on that other versions began.
         again = self.kept(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ from scipy.stats import spearmanr
 from some_texts import some_texts
 
 import valuembed
+from valuembed._utils.version import __version__, versions
 from valuembed.errors import LayerError, RecipeError, TruncationWarning
 from valuembed.evaluation.metrics import spearman
 from valuembed.execution.report import EncodeReport
-from valuembed.models.checks import described, versions, warn_truncated
+from valuembed.models.checks import described, warn_truncated
 from valuembed.models.inspection import inspect_checkpoint
 from valuembed.models.multi_readout import MultiReadout
 from valuembed.models.pair_windows import pair_windows, read_pair_windows
@@ -123,7 +125,7 @@ def test_figures_say_what_gave_them(monkeypatch, tmp_path):
     reader.origin = replace(reader.origin, revision="c0ffee")
     found = described(reader)
     assert (found["origin"]["revision"], found["dtype"], found["max_tokens"]) == ("c0ffee", "bfloat16", 9)
-    assert found["versions"] == versions()
+    assert found["versions"] == versions("torch") == {"valuembed": __version__, "torch": version("torch")}
 
 
 def test_cut_texts_are_warned_of(folder):

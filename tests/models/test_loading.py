@@ -190,8 +190,8 @@ def test_mistakes_are_named(folder: Path) -> None:
         load(folder, prompts={"query": 3})  # type: ignore[dict-item]
     with pytest.raises(InputError, match="processing_kwargs cannot be used: texts are cut by max_tokens"):
         load(folder).encode(["a"], processing_kwargs={"text": {"max_length": 4}})
-    with pytest.raises(RecipeError, match="signal='hidden' with aligned=True means nothing"):
-        load(folder, {"signal": "hidden", "weights": "mean", "aligned": True})
+    with pytest.raises(RecipeError, match="signal='hidden' with alignment='projection' means nothing"):
+        load(folder, {"signal": "hidden", "weights": "mean", "alignment": "projection"})
 
 
 def test_a_recipe_of_ones_own(folder: Path) -> None:

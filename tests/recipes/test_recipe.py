@@ -32,7 +32,7 @@ TABLE = {
 OWN = Recipe(signal="value", weights="mean")
 ODD = (
     Recipe(signal="value", weights="mean", span="all", layers="0.65:0.9", method="mine"),
-    Recipe(signal="value", weights="last", aligned=True, layers=[3, 1], template="future_eol"),
+    Recipe(signal="value", weights="last", alignment="projection", layers=[3, 1], template="future_eol"),
     Recipe(signal="hidden", weights="mean", layers=-1, template=["none", "A: {text}"], query_template="Q: {text}"),
     Recipe(signal="hidden", weights="last", layers=0.75, document_template="meta_eol"),
     Recipe(signal="value", weights="mean", layers=[0.5, 1.0], template='"{prompt}" {text} {{x}} é\n'),
@@ -76,7 +76,7 @@ class TestPlainData:
     @given(
         signal=st.sampled_from(["value", "hidden"]),
         weights=st.sampled_from(["mean", "last"]),
-        aligned=st.booleans(),
+        alignment=st.sampled_from(["none", "projection"]),
         span=st.sampled_from(["text", "all"]),
         layers=st.none() | st.integers(-40, 40) | st.lists(st.integers(0, 40)) | st.sampled_from(["all", "2:5", 0.5]),
         template=st.sampled_from([*TEMPLATES, None, "{prompt}{text}", ["none", "echo"]]),
@@ -84,12 +84,12 @@ class TestPlainData:
     )
     def test_every_combination_is_either_refused_or_survives(self, **choices):
         query = choices.pop("query")
-        meaningless = (choices["signal"] == "hidden" and choices["aligned"]) or (
+        meaningless = (choices["signal"] == "hidden" and choices["alignment"] != "none") or (
             choices["weights"] == "last" and choices["span"] == "all"
         )
         if meaningless:
             with pytest.raises(
-                RecipeError, match=r"signal='hidden' with aligned=True|span='all' belongs to weights='mean'"
+                RecipeError, match=r"signal='hidden' with alignment='projection'|span='all' belongs to weights='mean'"
             ):
                 Recipe(**choices, query_template=query)
             return
@@ -105,7 +105,8 @@ class TestPlainData:
     def test_unknown_keys(self):
         data = {**OWN.to_dict(), "aligment": True, "Layers": 3}
         said = (
-            "a recipe has no 'Layers', 'aligment'; its fields are aligned, cleaning, document_template, layers, method"
+            "a recipe has no 'Layers', 'aligment'; its fields are alignment, cleaning, document_template, layers, "
+            "method"
         )
         with pytest.raises(RecipeError, match=re.escape(said)):
             Recipe.from_dict(data)
@@ -122,6 +123,28 @@ class TestPlainData:
             Recipe.from_dict(data)
 
 
+class TestBooleanAlignment:
+    """Recorded recipes may say ``aligned`` and a boolean."""
+
+    @pytest.mark.parametrize(("aligned", "alignment"), [(True, "projection"), (False, "none")])
+    def test_is_read_and_written_as_a_name(self, aligned, alignment):
+        data = {name: value for name, value in OWN.to_dict().items() if name != "alignment"}
+        recipe = Recipe.from_dict({**data, "aligned": aligned})
+        assert recipe == replace(OWN, alignment=alignment)
+        assert recipe.aligned is aligned
+        assert "aligned" not in recipe.to_dict()
+
+    @pytest.mark.parametrize("data", [{"aligned": "yes"}, {"aligned": 1}, {"aligned": True, "alignment": "none"}])
+    def test_anything_else_is_refused(self, data):
+        said = f"aligned={data['aligned']!r} has to be True or False, and alignment left out; or give alignment alone"
+        with pytest.raises(RecipeError, match=re.escape(said)):
+            Recipe.from_dict({"signal": "value", "weights": "mean", **data})
+
+    def test_hidden_states_have_none(self):
+        with pytest.raises(RecipeError, match="signal='hidden' with alignment='projection' means nothing"):
+            Recipe.from_dict({"signal": "hidden", "weights": "mean", "aligned": True})
+
+
 class TestMeaningless:
     @pytest.mark.parametrize(
         ("choices", "said"),
@@ -131,12 +154,15 @@ class TestMeaningless:
             ({"span": "prompt"}, "span='prompt' is unknown; legal: text, all"),
             ({"signal": None}, "signal=None is unknown; legal: value, hidden"),
             ({"signal": ["value"]}, "signal=['value'] is unknown; legal: value, hidden"),
-            ({"aligned": "yes"}, "aligned='yes' has to be True or False"),
-            ({"aligned": 1}, "aligned=1 has to be True or False"),
-            ({"signal": "hidden", "aligned": True}, "signal='hidden' with aligned=True means nothing"),
+            ({"alignment": "yes"}, "alignment='yes' is unknown; legal: none, projection"),
+            ({"alignment": True}, "alignment=True is unknown; legal: none, projection"),
             (
-                {"signal": "hidden", "weights": "last", "aligned": True},
-                "signal='hidden' with aligned=True means nothing",
+                {"signal": "hidden", "alignment": "projection"},
+                "signal='hidden' with alignment='projection' means nothing",
+            ),
+            (
+                {"signal": "hidden", "weights": "last", "alignment": "projection"},
+                "signal='hidden' with alignment='projection' means nothing",
             ),
             ({"weights": "last", "span": "all"}, "span='all' belongs to weights='mean'"),
             ({"signal": "hidden", "weights": "last", "span": "all"}, "span='all' belongs to weights='mean'"),

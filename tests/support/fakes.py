@@ -26,7 +26,7 @@ class FakeEncoder:
         # What loads without a network, whatever its name.
         loaded_from = LoadedFrom("bundled")
         self.reader = SimpleNamespace(origin=SimpleNamespace(name=name), loaded_from=loaded_from)
-        choices = {"method": "aligned_wva", "signal": "value", "weights": "last", "aligned": True}
+        choices = {"method": "aligned_wva", "signal": "value", "weights": "last", "alignment": "projection"}
         choices = {**choices, "layers": (2, 3), "template": ("{text}",), **recipe}
         self.recipe = SimpleNamespace(to_dict=lambda: dict(choices), **choices)
         self.report = None

@@ -158,7 +158,7 @@ class TestOptions:
             recorded_options(self.vector_spec, "x", {"method": "aligned_wva"})
         assert str(caught.value) == (
             "x was made by model 'model', method 'mine', layers [1, 2], width 4, not by method 'aligned_wva'; their "
-            "vectors cannot be compared: weights 'mean' against 'last'; aligned False against True"
+            "vectors cannot be compared: weights 'mean' against 'last'; alignment 'none' against 'projection'"
         )
         with pytest.raises(RecipeError, match="method 'no' is unknown"):
             recorded_options(self.vector_spec, "x", {"method": "no"})

@@ -45,7 +45,7 @@ from valuembed.models import (
     warn_truncated,
 )
 from valuembed.recipes import LayerSpec, MethodSpec, Recipe, TemplateSpec, parse_methods
-from valuembed.reporting import plots, results_folder
+from valuembed.reporting import markdown, plots, results_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -155,11 +155,11 @@ class CalibrationReport:
         lines = [f"# Calibration of {self.model}", *(f"\n{note}" for note in self.notes())]
         for part in PARTS:
             head, *rows = self.rows(part)
-            lines += ["", f"## {self.title(part)}", "", f"| {' | '.join(head)} |", f"|:--|{'--:|' * len(head[1:])}"]
+            marked = []
             for row in rows:
                 at = head.index(self.best(row[0], part))
-                cells = [f"**{cell}**" if place == at else cell for place, cell in enumerate(row)]
-                lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+                marked.append([f"**{cell}**" if place == at else cell for place, cell in enumerate(row)])
+            lines += ["", f"## {self.title(part)}", "", *markdown.table(head, marked, "lr")]
         return "\n".join(lines) + "\n"
 
     def figure(self, part: str = "1") -> Figure:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from valuembed.errors import ReadingError
 from valuembed.recipes import Recipe, describe, named_layers
+from valuembed.reporting import markdown
 
 MARGIN = 0.01
 """Sets of layers whose scores differ by no more than this, on the scale of 100, count as equally good (ours)."""
@@ -111,11 +112,8 @@ class Selection:
     def to_markdown(self) -> str:
         """The table, the choice in bold."""
         head, *body = self.rows()
-        lines = [self.title, "", f"| {' | '.join(head)} |"]
-        lines.append(f"|---|---|{'--:|' * (len(head) - 2)}")
-        for row in body:
-            cells = [f"**{cell}**" for cell in row] if row[0] == self.chosen else row
-            lines.append(f"| {' | '.join(cells)} |")
+        rows = [[f"**{cell}**" for cell in row] if row[0] == self.chosen else row for row in body]
+        lines = [self.title, "", *markdown.table(head, rows, "--r")]
         return "\n".join([*lines, "", self.verdict, *self.notes()]) + "\n"
 
 

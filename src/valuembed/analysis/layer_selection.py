@@ -18,7 +18,7 @@ from valuembed._utils.torch_settings import default_device_and_precision
 from valuembed.analysis.held_out import FINAL, MARGIN, SEARCHED, Candidate, Selection, best_of, choose_layers, known
 from valuembed.analysis.objectives import CHOSEN_ON, HELD_OUT, LabelledPairs, LayerObjective, NextSegments, read_dev
 from valuembed.analysis.segments import SEGMENTS, Documents, cut
-from valuembed.backbone import LoadKwargs, LoadOptions
+from valuembed.backbone import LoadKwargs, LoadOptions, Plan
 from valuembed.backbone.checkpoints import HubOptions, locate, read_record, saved_config
 from valuembed.errors import InputError, LayerError, OutputError, ReadingError
 from valuembed.models import (
@@ -148,8 +148,7 @@ def _groups(whole: CheckpointView) -> list[list[int]]:
     recipe = whole.recipe
     widths: dict[int, list[int]] = {}
     for layer in whole.legal(recipe):
-        width = whole.decoder_spec.width((layer,), signal=recipe.signal, weights=recipe.weights, aligned=recipe.aligned)
-        widths.setdefault(width, []).append(layer)
+        widths.setdefault(Plan(recipe, (layer,), whole.decoder_spec).width, []).append(layer)
     if not widths:
         # Names what the recipe needs and the decoder lacks.
         whole.resolve(recipe, "all")

@@ -19,6 +19,7 @@ from torch import Tensor
 from valuembed._utils.atomic import replace_text
 from valuembed._utils.text import counted, shortened
 from valuembed._utils.torch_settings import default_device_and_precision
+from valuembed._utils.version import versions
 from valuembed.backbone import LoadKwargs, LoadOptions
 from valuembed.data import StsFile, read_scored
 from valuembed.errors import LayerError, ReadingError, RecipeError
@@ -33,11 +34,10 @@ from valuembed.models import (
     inspect_checkpoint,
     not_finite,
     read_pair_windows,
-    versions,
     warn_truncated,
 )
 from valuembed.recipes import Recipe, TemplateSpec, named_layers
-from valuembed.reporting import plots, results_folder
+from valuembed.reporting import markdown, plots, results_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,20 +103,16 @@ class Sweep:
     def to_markdown(self) -> str:
         """A table with a row for each layer and a column for each signal, the best of each column in bold."""
         best = self.best
-        lines = [
-            self.title,
-            "",
-            f"| layer | {' | '.join(self.scores)} |",
-            f"|--:|{'--:|' * len(self.scores)}",
-        ]
+        rows = []
         for layer in self.layers:
             cells = [
                 f"**{cell}**" if best.get(signal) == layer else cell
                 for signal, cell in zip(self.scores, self.row(layer), strict=True)
             ]
-            lines.append(f"| {layer} | {' | '.join(cells)} |")
+            rows.append([str(layer), *cells])
         if self.default:
-            lines.append(f"| {DEFAULT} | {' | '.join(self.row(None))} |")
+            rows.append([DEFAULT, *self.row(None)])
+        lines = [self.title, "", *markdown.table(["layer", *self.scores], rows, "r")]
         return "\n".join([*lines, "", *self.notes()]).rstrip() + "\n"
 
     def row(self, layer: int | None) -> list[str]:
@@ -255,7 +251,7 @@ def sweep(
         details={
             "cleaning": whole.recipe.cleaning,
             "origin": asdict(whole.origin),
-            "versions": versions(),
+            "versions": versions("torch"),
             **details,
         },
     )

@@ -133,7 +133,7 @@ class TokenReadout(Readout):
             self.reduce(TokenSignal(signal, extent, layer), vectors)
             for extent, vectors in zip((AT_TOKEN, OF_PREFIX), pair, strict=True)
         ]
-        self._add({SignalKey(signal, "mean", False, layer): torch.stack(reduced)})
+        self._add({SignalKey(signal, "mean", "none", layer): torch.stack(reduced)})
 
 
 @torch.inference_mode()

@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from valuembed.errors import LayerError
-from valuembed.recipes import named_layers
-
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -67,30 +64,6 @@ class DecoderSpec:
     def block(self, layer: int) -> AttentionBlock:
         """The attention block of a layer that has values."""
         return next(block for block in self.blocks if block.layer == layer)
-
-    def width(self, layers: tuple[int, ...], *, signal: str, weights: str, aligned: bool) -> int:
-        """Width of the vector that a recipe reads: ``g*d``, ``h*d`` or ``m``.
-
-        Raises:
-            LayerError: the chosen layers differ in width and cannot be averaged, or one has no W_O to align with.
-        """
-        if signal == "hidden" or aligned:
-            lacking = [layer for layer in layers if aligned and not self.block(layer).projection]
-            if lacking and weights == "mean":
-                raise LayerError(
-                    f"aligned values need the output projection, and {self.architecture} has no linear map "
-                    f"from its heads to the model width in {named_layers(lacking)}; use aligned=False (methods va, wva)"
-                )
-            return self.model_width
-        widths: dict[int, list[int]] = {}
-        for layer in layers:
-            block = self.block(layer)
-            heads = block.value_heads if weights == "mean" else block.query_heads
-            widths.setdefault(heads * block.head_width, []).append(layer)
-        if len(widths) > 1:
-            groups = "; ".join(f"{width} wide: {named_layers(group)}" for width, group in sorted(widths.items()))
-            raise LayerError(f"layers of unequal width cannot be averaged ({groups}); choose layers of one group")
-        return next(iter(widths))
 
 
 def embedding_rows(model: PreTrainedModel) -> int:

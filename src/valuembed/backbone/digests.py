@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,7 @@ def fingerprint(content: str, recipe: Recipe, **settings: Any) -> str:
         recipe: with absolute layers; the name of its method decides nothing and does not count.
         settings: plain data, such as precision, token limit and instructions.
     """
-    made = {"content": content, "recipe": replace(recipe, method="").to_dict(), "version": __version__, **settings}
+    made = {"content": content, "recipe": recipe.choices(), "version": __version__, **settings}
     return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from valuembed._utils.text import inflected
 from valuembed.backbone.architecture import DecoderSpec
-from valuembed.errors import CheckpointError
+from valuembed.errors import CheckpointError, LayerError
 from valuembed.recipes import Recipe, named_layers, resolve_layers
 
 
@@ -24,6 +24,44 @@ class Plan:
     recipe: Recipe
     layers: tuple[int, ...]
     decoder_spec: DecoderSpec
+
+    @property
+    def width(self) -> int:
+        """Width of the vector: ``g*d``, ``h*d`` or ``m``."""
+        if self.recipe.signal == "hidden" or self.recipe.aligned:
+            return self.decoder_spec.model_width
+        return self._width_of(self.layers[0])
+
+    def check_layers(self) -> None:
+        """Check that the signal can be read at every layer, and averaged over them.
+
+        Raises:
+            LayerError: the layers differ in width, or one has no W_O to align with.
+        """
+        recipe, spec = self.recipe, self.decoder_spec
+        if recipe.signal == "hidden":
+            return
+        if recipe.aligned:
+            # The last token's is the attention block's own output, which takes no projection by name.
+            lacking = [layer for layer in self.layers if not spec.block(layer).projection]
+            if lacking and recipe.weights == "mean":
+                raise LayerError(
+                    f"aligned values need the output projection, and {spec.architecture} has no linear map "
+                    f"from its heads to the model width in {named_layers(lacking)}; use alignment='none' (methods va, "
+                    "wva)"
+                )
+            return
+        widths: dict[int, list[int]] = {}
+        for layer in self.layers:
+            widths.setdefault(self._width_of(layer), []).append(layer)
+        if len(widths) > 1:
+            groups = "; ".join(f"{width} wide: {named_layers(group)}" for width, group in sorted(widths.items()))
+            raise LayerError(f"layers of unequal width cannot be averaged ({groups}); choose layers of one group")
+
+    def _width_of(self, layer: int) -> int:
+        """Width of the values of all heads in a layer."""
+        block = self.decoder_spec.block(layer)
+        return (block.value_heads if self.recipe.weights == "mean" else block.query_heads) * block.head_width
 
 
 def resolve_plan(
@@ -64,5 +102,6 @@ def resolve_plan(
             f"layers={given!r} means {named_layers(layers)}, and {named_layers(missing)} "
             f"{inflected(len(missing), 'is', 'are')} not here: {gone}; load {whole['name']!r} instead"
         )
-    decoder_spec.width(layers, signal=recipe.signal, weights=recipe.weights, aligned=recipe.aligned)
-    return Plan(replace(recipe, layers=layers), layers, decoder_spec)
+    plan = Plan(replace(recipe, layers=layers), layers, decoder_spec)
+    plan.check_layers()
+    return plan

@@ -21,7 +21,7 @@ from valuembed.cli.framework import app, command, load_encoder
 from valuembed.cli.options import BUNDLED, OUTPUT, AsJson, json_option
 from valuembed.cli.output import new_table, note, print_json, print_table, shown
 from valuembed.cli.texts import given_texts
-from valuembed.recipes import describe
+from valuembed.recipes import LAST_LAYER, describe
 
 if TYPE_CHECKING:
     from valuembed.models import ModelInfo
@@ -127,8 +127,7 @@ def info(
 
 
 def _info_rows(found: "ModelInfo") -> Iterator[tuple[str, str]]:
-    recipe = found.recipe
-    chosen = describe(found.chosen_layers) if found.chosen_layers else "the last layer, after the final norm"
+    recipe, words = found.recipe, found.recipe.describe()
     grouping = (
         f"{counted(found.query_heads, 'query head')} on {counted(found.value_heads, 'value head')}, "
         f"{inflected(found.value_heads, '', 'each ')}{found.head_width} wide"
@@ -139,10 +138,11 @@ def _info_rows(found: "ModelInfo") -> Iterator[tuple[str, str]]:
     yield "layers with values", f"{describe(found.value_layers)} ({len(found.value_layers)} of {found.num_layers})"
     yield "attention", grouping
     yield "method", recipe.method
-    yield "signal", f"{recipe.signal}, weights {recipe.weights}{', aligned' if recipe.aligned else ''}"
+    through = f", aligned through {words.alignment}" if words.alignment else ""
+    yield "signal", f"{recipe.signal}, weights {recipe.weights}{through}"
     yield "template", "\n".join(recipe.template)
     yield "text cleaning", recipe.cleaning
-    yield "layers read", chosen
+    yield "layers read", LAST_LAYER if recipe.reads_final_norm else words.layers
     if found.calibration:
         yield "calibrated", found.calibration
     for name, prompt in found.prompts.items():

@@ -10,14 +10,13 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from valuembed._utils.atomic import fresh_name, replace_text
 from valuembed._utils.locks import Lock
 from valuembed._utils.text import counted
-from valuembed._utils.version import __version__
+from valuembed._utils.version import __version__, versions
 from valuembed.data import DEFAULT_TEXT_COLUMN, Source, State, fingerprint_file
 from valuembed.errors import InputError, OutputError
 from valuembed.vectors import LOOKED_AT, Encoder, KeptColumns, VectorSpec, check_further, find_columns
@@ -27,6 +26,7 @@ WORK = ".work"
 """Folder inside the output for locks and for what is not finished. A reader of tables passes over such a name."""
 
 FORMAT = 1
+_PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "pyarrow")
 PROBE_COSINE = 0.999
 """Vectors of one job come from one set of weights: between machines, one in the same precision stays above this."""
 
@@ -233,7 +233,7 @@ def note_complete(job: Job, counts: Mapping[str, int]) -> None:
 
 def _begin(vector_spec: VectorSpec, settings: Settings, kept: KeptColumns) -> dict[str, Any]:
     """What all runs of a job share, as plain data."""
-    shared = {"make": vector_spec.to_record(), "settings": asdict(settings), "versions": _versions()}
+    shared = {"make": vector_spec.to_record(), "settings": asdict(settings), "versions": versions(*_PACKAGES)}
     return {**shared, "kept": kept.to_record()} if kept.names else shared
 
 
@@ -251,11 +251,6 @@ def _write(
     }
     text = json.dumps(content, ensure_ascii=False, indent=1)
     replace_text(folder / MANIFEST, f"{text}\n", fresh_name(folder / WORK, MANIFEST))
-
-
-def _versions() -> dict[str, str]:
-    packages = ("torch", "transformers", "sentence-transformers", "tokenizers", "pyarrow")
-    return {"valuembed": __version__, **{package: version(package) for package in packages}}
 
 
 def check_settings(folder: Path, record: Mapping[str, Any], vector_spec: VectorSpec, settings: Settings) -> None:

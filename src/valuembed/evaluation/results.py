@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
@@ -21,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 from valuembed._utils.atomic import replace_text
 from valuembed._utils.optional import require
 from valuembed._utils.text import counted, inflected
-from valuembed._utils.version import __version__
+from valuembed._utils.version import versions as package_versions
 from valuembed.errors import OutputError, ReadingError
-from valuembed.recipes import TEMPLATES, Recipe, describe
+from valuembed.recipes import Recipe
+from valuembed.reporting import markdown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -148,7 +148,7 @@ class Evaluation:
     def about(self, method: str) -> tuple[str, str]:
         """Layers and width of a method, as a person writes them; the width is known with the first score."""
         width = next((str(score.width) for score in self.scores if score.method == method), "")
-        return layers_of(self.recipes[method]), width
+        return self.recipes[method].describe().layers, width
 
     def cut(self) -> list[str]:
         """A line for each task of which methods had texts cut."""
@@ -182,22 +182,25 @@ class Evaluation:
         metrics = {score.task: score.metric for score in self.scores}
         heads = [f"{name} ({metrics[name]})" if name in metrics else name for name in columns]
         best = {name: best_of(column) for name, column in columns.items()}
-        lines = [f"# Evaluation of {_cell(self.model)}", "", "In percent; the best of each column is bold.", ""]
-        lines += _rows(["method", "layers", "width", *heads], [])
+        lines = [f"# Evaluation of {markdown.cell(self.model)}", "", "In percent; the best of each column is bold.", ""]
+        rows = []
         for method in self.recipes:
             cells = [percent(column.get(method)) for column in columns.values()]
             cells = [f"**{cell}**" if cell in best[name] else cell for name, cell in zip(columns, cells, strict=True)]
-            lines += _rows(None, [method, *self.about(method), *cells])
+            rows.append([method, *self.about(method), *cells])
+        lines += markdown.table(["method", "layers", "width", *heads], rows, "llr")
         if self.failures:
             lines += ["", "## Failed", ""]
-            lines += [f"- {_cell(f'{lost.task}, {lost.method}: {lost.reason}')}" for lost in self.failures]
+            lines += [f"- {markdown.cell(f'{lost.task}, {lost.method}: {lost.reason}')}" for lost in self.failures]
         if cut := self.cut():
-            lines += ["", "## Cut texts", "", *(f"- {_cell(line)}" for line in cut)]
+            lines += ["", "## Cut texts", "", *(f"- {markdown.cell(line)}" for line in cut)]
         lines += ["", "## Recipes", ""]
-        lines += _rows(["method", "signal", "weights", "aligned", "span", "template", "cleaning"], [])
+        rows = []
         for method, recipe in self.recipes.items():
-            choices = [recipe.signal, recipe.weights, "yes" if recipe.aligned else "no", recipe.span]
-            lines += _rows(None, [method, *choices, _templates(recipe), recipe.cleaning])
+            choices = [recipe.signal, recipe.weights, recipe.alignment, recipe.span]
+            rows.append([method, *choices, recipe.describe().templates, recipe.cleaning])
+        head = ["method", "signal", "weights", "alignment", "span", "template", "cleaning"]
+        lines += markdown.table(head, rows, "l")
         made = ", ".join(f"{package} {number}" for package, number in versions().items())
         return "\n".join([*lines, "", f"Written with {made}.", ""])
 
@@ -221,11 +224,6 @@ class Evaluation:
         return plots.panels(columns, list(self.recipes), title=f"{title}, in percent", written=percent, best=best_of)
 
 
-def layers_of(recipe: Recipe) -> str:
-    """What a recipe with absolute layers averages over, as a person writes it."""
-    return describe(recipe.layers) if isinstance(recipe.layers, tuple) else "final norm"
-
-
 def best_of(column: Mapping[str, float]) -> set[str]:
     """The best of a column, as printed; nothing where there is no choice."""
     return {percent(max(column.values()))} if len(column) > 1 else set()
@@ -238,8 +236,7 @@ def percent(value: float | None) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of what decides a score."""
-    packages = ("torch", "transformers", "sentence-transformers", "mteb")
-    return {"valuembed": __version__, **{package: version(package) for package in packages}}
+    return package_versions("torch", "transformers", "sentence-transformers", "mteb")
 
 
 def write(evaluation: Evaluation, folder: Path) -> None:
@@ -339,27 +336,3 @@ class Kept:
 def _parts(task: AbsTask) -> list[AbsTask]:
     """A task, and those that it sums up."""
     return [task, *(getattr(task.metadata, "tasks", None) or [])]
-
-
-def _templates(recipe: Recipe) -> str:
-    """A recipe's templates, by name where they have one."""
-    names = {(text,) if isinstance(text, str) else text: name for name, text in TEMPLATES.items()}
-    roles = {"": recipe.template, "query: ": recipe.query_template, "document: ": recipe.document_template}
-    return "; ".join(
-        role + names.get(template, " + ".join(f"`{part}`" for part in template))
-        for role, template in roles.items()
-        if template is not None
-    )
-
-
-def _rows(heads: Sequence[str] | None, cells: Sequence[str]) -> list[str]:
-    """A row of a Markdown table, or its head with the line below it: words on the left, numbers on the right."""
-    lines = [f"| {' | '.join(_cell(cell) for cell in heads or cells)} |"]
-    if heads is not None:
-        words = ("method", "layers", "signal", "weights", "aligned", "span", "template", "cleaning")
-        lines.append(f"|{'|'.join(':--' if head in words else '--:' for head in heads)}|")
-    return lines
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())

@@ -41,7 +41,7 @@ from valuembed.backbone.checkpoints import BUNDLED, Checkpoint, locate, saved_co
 from valuembed.errors import InputError, OutputError, RecipeError, ValuembedError
 from valuembed.evaluation.local_tasks import FORMS, kind, parse_task, title
 from valuembed.evaluation.mteb_adapter import AsLoaded, MethodEncoder, SharedVectors, Source, Spent, model_meta
-from valuembed.evaluation.results import Evaluation, Failure, Kept, Score, check_finite, layers_of, write
+from valuembed.evaluation.results import Evaluation, Failure, Kept, Score, check_finite, write
 from valuembed.models import DEFAULT_METHOD, Calibration, MultiReadout, choose_recipes, load
 from valuembed.recipes import LayerSpec, MethodSpec, Recipe, TemplateSpec, parse_methods, preset_for
 from valuembed.reporting import results_folder
@@ -181,7 +181,8 @@ def _methods(
         made = settings
         if (behind := calibrations.get(label)) is not None:
             # Its record does not say all that its numbers come from, such as the model that it was fitted on.
-            made = {**settings, "calibration": {**behind.record.to_dict(), "tensors": tensors_digest(behind)}}
+            record = {**behind.record.to_dict(), "recipe": behind.record.recipe.choices()}
+            made = {**settings, "calibration": {**record, "tensors": tensors_digest(behind)}}
         revision = fingerprint(content, plan.recipe, **made)
         notes = {
             "model": checkpoint.public_name,
@@ -296,7 +297,7 @@ class _Bench:
             metric=task.metadata.main_score,
             score=100 * float(result.get_score(splits=list(task.eval_splits))),
             width=notes["width"],
-            layers=layers_of(self.methods[label].plan.recipe),
+            layers=self.methods[label].plan.recipe.describe().layers,
             reused=reused,
             **notes["spent"],
         )

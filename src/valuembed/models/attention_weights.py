@@ -51,7 +51,7 @@ class WeightReading(Readout):
         weights = last_row(call)
         self._expect(block.layer, "attention weights", weights, (1, h, 1, t))
         lengths = expand_heads(call.value.float().norm(dim=-1), h)
-        self._add({SignalKey("value", "last", False, block.layer): torch.stack((weights[0, :, 0], lengths[0]))})
+        self._add({SignalKey("value", "last", "none", block.layer): torch.stack((weights[0, :, 0], lengths[0]))})
 
     def on_kernel_output(self, module: nn.Module, output: Tensor) -> None:
         """Take nothing: what the kernel gives is the values, weighed."""

@@ -6,10 +6,8 @@ import warnings
 from dataclasses import asdict
 from typing import Any
 
-import torch
-
 from valuembed._utils.text import counted, inflected
-from valuembed._utils.version import __version__
+from valuembed._utils.version import versions
 from valuembed.errors import ReadingError, TruncationWarning
 from valuembed.execution import EncodeReport
 from valuembed.models.value_reader import ValueReader
@@ -21,13 +19,8 @@ def described(reader: ValueReader) -> dict[str, Any]:
         "origin": asdict(reader.origin),
         "dtype": str(reader.model.dtype).removeprefix("torch."),
         "max_tokens": reader.max_tokens,
-        "versions": versions(),
+        "versions": versions("torch"),
     }
-
-
-def versions() -> dict[str, str]:
-    """Of this library and torch."""
-    return {"valuembed": __version__, "torch": torch.__version__}
 
 
 def not_finite(what: str, reader: ValueReader) -> ReadingError:

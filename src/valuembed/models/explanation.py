@@ -250,8 +250,7 @@ def _check_weighs(recipe: Recipe) -> None:
     if recipe.signal == "hidden":
         reason = "reads hidden states, in which no weights of tokens can be told apart"
     else:
-        of = "the text's tokens" if recipe.span == "text" else "all tokens"
-        reason = f"gives {of} the same weight each, so there is nothing to show"
+        reason = f"gives {recipe.describe().tokens} the same weight each, so there is nothing to show"
     raise RecipeError(f"method {recipe.method!r} {reason}; methods that weigh tokens: {legal}")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from valuembed._utils.text import inflected
-from valuembed.backbone import DecoderSpec, prepare
+from valuembed.backbone import DecoderSpec, Plan, prepare
 from valuembed.backbone.checkpoints import HubOptions, Origin, find_origin, locate, saved_config
 from valuembed.errors import LayerError
 from valuembed.models.recipe_choice import DEFAULT_METHOD, resolve_for
@@ -52,7 +52,7 @@ class CheckpointView:
                 f"{named_layers(gone)} {inflected(len(gone), 'is', 'are')} not in this folder, which was saved without "
                 "them"
             )
-        self.decoder_spec.width(found, signal=recipe.signal, weights=recipe.weights, aligned=recipe.aligned)
+        Plan(recipe, found, self.decoder_spec).check_layers()
         return found
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from valuembed._utils.version import __version__
 from valuembed.backbone import compute_dtype_of
 from valuembed.models.calibration import find_calibration
-from valuembed.recipes import describe
+from valuembed.recipes import LAST_LAYER
 
 if TYPE_CHECKING:
     from valuembed.models.encoder import ValueEncoder
@@ -88,6 +88,7 @@ def model_card(encoder: ValueEncoder) -> str:
     """The text of a saved model's README.md."""
     reader = encoder.reader
     recipe, origin = reader.recipe, reader.origin
+    words = recipe.describe()
     calibration = find_calibration(encoder)
     held = reader.model.config.num_hidden_layers
     on_hub = origin.fetchable and "/" in origin.name
@@ -105,9 +106,9 @@ def model_card(encoder: ValueEncoder) -> str:
         name=origin.name,
         revision=f" at {origin.revision}" if origin.revision else "",
         method=recipe.method,
-        signal="attention values" if recipe.signal == "value" else "hidden states",
-        weights="mean over tokens" if recipe.weights == "mean" else "last token",
-        aligned=", aligned through the output projection" if recipe.aligned else "",
+        signal=words.signal,
+        weights=words.weights,
+        aligned=f", aligned through {words.alignment}" if words.alignment else "",
         span=recipe.span if recipe.weights == "mean" else "-",
         template=_templates(recipe.template),
         query=_templates(recipe.query_template),
@@ -118,7 +119,7 @@ def model_card(encoder: ValueEncoder) -> str:
         version=__version__,
         held=held,
         total=origin.num_layers,
-        layers=describe(reader.plan.layers) if reader.plan.layers else "the last, after the final norm",
+        layers=LAST_LAYER if recipe.reads_final_norm else words.layers,
         dtype=compute_dtype_of(reader.model),
         max_tokens=reader.max_tokens,
         placeholder=placeholder,

@@ -135,7 +135,6 @@ def info(
     rows = rows_with(checkpoint, ADAPTER_FILE, ADAPTER_CONFIG) if holds_adapter(checkpoint) else None
     words = checkpoint if checkpoint.file("tokenizer_config.json") else base
     above = tuple(range(kept, decoder_spec.num_layers))
-    width = decoder_spec.width(plan.layers, signal=recipe.signal, weights=recipe.weights, aligned=recipe.aligned)
     return ModelInfo(
         name=checkpoint.name,
         source=saved["origin"]["name"] if saved else checkpoint.name,
@@ -148,7 +147,7 @@ def info(
         model_width=decoder_spec.model_width,
         recipe=recipe,
         chosen_layers=plan.layers,
-        width=record.size if record else width,
+        width=record.size if record else plan.width,
         calibration=str(record) if record else None,
         kept_layers=kept,
         not_loaded=(

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 SIGNALS: dict[str, Recipe] = {
     "values raw": Recipe(signal="value", weights="mean"),
-    "values aligned": Recipe(signal="value", weights="mean", aligned=True),
+    "values aligned": Recipe(signal="value", weights="mean", alignment="projection"),
     "weighted raw": Recipe(signal="value", weights="last"),
-    "weighted aligned": Recipe(signal="value", weights="last", aligned=True),
+    "weighted aligned": Recipe(signal="value", weights="last", alignment="projection"),
     "hidden mean": Recipe(signal="hidden", weights="mean"),
     "hidden last": Recipe(signal="hidden", weights="last"),
 }
@@ -129,12 +129,7 @@ class MultiReadout:
 
     def widths(self) -> dict[str, int]:
         """Width of each recipe's vectors, after its calibration where it has one."""
-        widths = {
-            name: plan.decoder_spec.width(
-                plan.layers, signal=plan.recipe.signal, weights=plan.recipe.weights, aligned=plan.recipe.aligned
-            )
-            for name, plan in self.plans.items()
-        }
+        widths = {name: plan.width for name, plan in self.plans.items()}
         return {**widths, **{name: found.record.size for name, found in self.calibrations.items()}}
 
     def groups(self, role: str | None = None) -> list[list[str]]:

@@ -83,10 +83,7 @@ class ValueReader(nn.Module):
 
     def get_embedding_dimension(self) -> int:
         """Width of the vectors."""
-        recipe = self.recipe
-        return self.plan.decoder_spec.width(
-            self.plan.layers, signal=recipe.signal, weights=recipe.weights, aligned=recipe.aligned
-        )
+        return self.plan.width
 
     def tokenize_texts(
         self,

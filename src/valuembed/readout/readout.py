@@ -138,13 +138,13 @@ class SignalKey:
     """One reduced signal of one layer: what several recipes can share in one pass.
 
     Attributes:
-        signal, weights, aligned: as in a recipe.
+        signal, weights, alignment: as in a recipe.
         layer: 0-based index; None is the stream after the last layer and the final norm.
     """
 
     signal: str
     weights: str
-    aligned: bool
+    alignment: str
     layer: int | None
 
 
@@ -174,7 +174,7 @@ class Readout:
         for index, plan in enumerate(plans):
             recipe = plan.recipe
             for layer in plan.layers or (None,):
-                take = SignalKey(recipe.signal, recipe.weights, recipe.aligned, layer)
+                take = SignalKey(recipe.signal, recipe.weights, recipe.alignment, layer)
                 self._takers.setdefault(take, []).append(index)
         self._reports = dict.fromkeys(self._takers, 0)
         wanted = {take.layer for take in self._takers if take.signal == "value"}
@@ -229,7 +229,7 @@ class Readout:
         self._refuse_reentrant()
         rows, tokens = self.layout.values_shape
         self._expect(block.layer, "values", value, (rows, block.value_heads, tokens, block.head_width))
-        raw, aligned = (SignalKey("value", "mean", through, block.layer) for through in (False, True))
+        raw, aligned = (SignalKey("value", "mean", way, block.layer) for way in ("none", "projection"))
         if raw not in self._takers and aligned not in self._takers:
             return
         with self._keep_own_tensors():
@@ -242,7 +242,7 @@ class Readout:
     def on_kernel_output(self, module: nn.Module, output: Tensor) -> None:
         """Take the kernel's output ``[b, t, h, d]``: the row of the last token is WVA."""
         block = self._blocks.get(id(module))
-        if block is None or (take := SignalKey("value", "last", False, block.layer)) not in self._takers:
+        if block is None or (take := SignalKey("value", "last", "none", block.layer)) not in self._takers:
             return
         self._expect(
             block.layer, "kernel output", output, (*self.layout.fed_shape, block.query_heads, block.head_width)
@@ -253,7 +253,7 @@ class Readout:
     def on_block(self, module: nn.Module, states: Tensor) -> None:
         """Take the attention block's output ``[b, t, m]``: the row of the last token is AlignedWVA."""
         block = self._blocks.get(id(module))
-        if block is None or (take := SignalKey("value", "last", True, block.layer)) not in self._takers:
+        if block is None or (take := SignalKey("value", "last", "projection", block.layer)) not in self._takers:
             return
         self._expect(block.layer, "attention output", states, (*self.layout.fed_shape, self.decoder_spec.model_width))
         with self._keep_own_tensors():
@@ -268,9 +268,9 @@ class Readout:
         """Take the residual stream ``[b, t, m]`` after a decoder layer, or at the end after the final norm."""
         self._expect(layer, "hidden states", states, (*self.layout.fed_shape, self.decoder_spec.model_width))
         vectors = {}
-        if (mean := SignalKey("hidden", "mean", False, layer)) in self._takers:
+        if (mean := SignalKey("hidden", "mean", "none", layer)) in self._takers:
             vectors[mean] = self.layout.mean_states(states)
-        if (last := SignalKey("hidden", "last", False, layer)) in self._takers:
+        if (last := SignalKey("hidden", "last", "none", layer)) in self._takers:
             vectors[last] = self.layout.last(states)
         self._add(vectors)
 

@@ -11,9 +11,11 @@ from .layers import (
 from .method_specs import MethodRequest as MethodRequest, MethodSpec as MethodSpec, parse_methods as parse_methods
 from .recipe import (
     METHODS as METHODS,
+    Alignment as Alignment,
     Recipe as Recipe,
     Signal as Signal,
     read_recipe as read_recipe,
+    recipe_differences as recipe_differences,
     resolve_recipe as resolve_recipe,
     write_recipe as write_recipe,
 )
@@ -24,3 +26,4 @@ from .templates import (
     TemplateSpec as TemplateSpec,
     parse_template as parse_template,
 )
+from .wording import LAST_LAYER as LAST_LAYER, RecipeWords as RecipeWords

@@ -16,9 +16,11 @@ from valuembed.errors import RecipeError, TemplateError
 from valuembed.recipes.cleaning import CLEANINGS
 from valuembed.recipes.layers import LayerSpec
 from valuembed.recipes.templates import TemplateSpec, check_roles, resolve_templates
+from valuembed.recipes.wording import RecipeWords, in_words
 
 Signal = Literal["value", "hidden"]
 Weights = Literal["mean", "last"]
+Alignment = Literal["none", "projection"]
 Span = Literal["text", "all"]
 
 
@@ -31,7 +33,8 @@ class Recipe:
         signal: ``"value"``, the attention values ``v[l, g, n]``; ``"hidden"``, the residual stream after layer l.
         weights: ``"mean"``, the mean over the tokens of ``span``; ``"last"``, the last token's attention weights
             (for ``"hidden"``: the last token itself).
-        aligned: through the output projection W_O to the model width m; values only.
+        alignment: the way a value goes towards the residual stream: ``"none"``, it stays in its heads;
+            ``"projection"``, through the output projection W_O to the model width m. Values only.
         layers: what the mean over layers covers. None is the backbone's preset or the default depth; for ``"hidden"``,
             the last layer after the final norm. A loaded model's recipe holds absolute 0-based indices.
         template: template strings; with several, the raw vectors are averaged.
@@ -45,7 +48,7 @@ class Recipe:
 
     signal: Signal
     weights: Weights
-    aligned: bool = False
+    alignment: Alignment = "none"
     layers: LayerSpec = None
     template: tuple[str, ...] = ("{text}",)
     query_template: tuple[str, ...] | None = None
@@ -55,16 +58,15 @@ class Recipe:
     method: str = "custom"
 
     def __post_init__(self) -> None:
-        choices = {"signal": get_args(Signal), "weights": get_args(Weights), "span": get_args(Span)}
-        for name, legal in {**choices, "cleaning": tuple(CLEANINGS)}.items():
+        choices = {"signal": Signal, "weights": Weights, "alignment": Alignment, "span": Span}
+        names = {name: get_args(legal) for name, legal in choices.items()}
+        for name, legal in {**names, "cleaning": tuple(CLEANINGS)}.items():
             if getattr(self, name) not in legal:
                 raise RecipeError(f"{name}={getattr(self, name)!r} is unknown; legal: {', '.join(legal)}")
-        if not isinstance(self.aligned, bool):
-            raise RecipeError(f"aligned={self.aligned!r} has to be True or False")
         if self.aligned and self.signal == "hidden":
             raise RecipeError(
-                "signal='hidden' with aligned=True means nothing: the output projection maps attention values to the "
-                "residual stream, and hidden states are that stream already"
+                f"signal='hidden' with alignment={self.alignment!r} means nothing: alignment brings attention values "
+                "to the residual stream, and hidden states are that stream already"
             )
         if self.weights == "last" and self.span == "all":
             raise RecipeError("span='all' belongs to weights='mean'; weights='last' reads one token and has no span")
@@ -76,6 +78,11 @@ class Recipe:
             object.__setattr__(self, "layers", tuple(self.layers))
 
     @property
+    def aligned(self) -> bool:
+        """Whether values are brought to the residual stream, m wide, by whichever alignment."""
+        return self.alignment != "none"
+
+    @property
     def reads_final_norm(self) -> bool:
         """Whether it reads the last layer's hidden states after the final norm, which needs the whole decoder."""
         return self.signal == "hidden" and self.layers is None
@@ -85,17 +92,31 @@ class Recipe:
         per_role = {"query": self.query_template, "document": self.document_template}.get(role or "")
         return per_role if per_role is not None else self.template
 
+    def describe(self) -> RecipeWords:
+        """Put the recipe into words, for people to read."""
+        return in_words(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; ``Recipe.from_dict(recipe.to_dict()) == recipe``."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
+    def choices(self) -> dict[str, Any]:
+        """Plain data of what decides a vector, without what is left at its default.
+
+        A field that a later version adds stays out of it until it is used, so it suits digests.
+        """
+        defaults = {field.name: field.default for field in fields(self)}
+        plain = self.to_dict()
+        return {name: plain[name] for name in plain if name != "method" and getattr(self, name) != defaults[name]}
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
-        """A recipe from plain data.
+        """A recipe from plain data, in which ``aligned`` may stand for ``alignment``: True is ``"projection"``.
 
         Raises:
             RecipeError: a key is unknown or missing.
         """
+        data = _with_alignment(data)
         legal = {field.name for field in fields(cls)}
         if unknown := sorted(set(data) - legal):
             raise RecipeError(
@@ -106,17 +127,61 @@ class Recipe:
         return cls(**data)
 
 
-def _row(method: str, signal: Signal, weights: Weights, template: str, *, aligned: bool = False) -> Recipe:
-    return Recipe(method=method, signal=signal, weights=weights, aligned=aligned, template=resolve_templates(template))
+def recipe_differences(
+    one: Recipe | Mapping[str, Any], other: Recipe | Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """Compare two recipes, field by field.
+
+    Args:
+        one, other: recipes, or what a version of this library recorded of them. A field that a record lacks has its
+            default; one that this version does not know sets the record apart.
+
+    Returns:
+        Both values of each field that differs. The name of a method decides nothing, and is left out.
+    """
+    first, second = _plain(one), _plain(other)
+    return {
+        name: (first.get(name), second.get(name))
+        for name in dict.fromkeys([*first, *second])
+        if name != "method" and first.get(name) != second.get(name)
+    }
+
+
+def _plain(recipe: Recipe | Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe as plain data with all fields; as it stands where this version cannot read it."""
+    if isinstance(recipe, Recipe):
+        return recipe.to_dict()
+    try:
+        return Recipe.from_dict(recipe).to_dict()
+    except (RecipeError, TypeError):
+        return dict(recipe)
+
+
+def _with_alignment(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Recorded recipes may hold a boolean where ``alignment`` has names."""
+    if "aligned" not in data:
+        return data
+    rest = {name: value for name, value in data.items() if name != "aligned"}
+    if not isinstance(data["aligned"], bool) or "alignment" in rest:
+        raise RecipeError(
+            f"aligned={data['aligned']!r} has to be True or False, and alignment left out; or give alignment alone: "
+            f"{', '.join(get_args(Alignment))}"
+        )
+    return {**rest, "alignment": "projection" if data["aligned"] else "none"}
+
+
+def _row(method: str, signal: Signal, weights: Weights, template: str, *, alignment: Alignment = "none") -> Recipe:
+    templates = resolve_templates(template)
+    return Recipe(method=method, signal=signal, weights=weights, alignment=alignment, template=templates)
 
 
 METHODS: dict[str, Recipe] = {
     recipe.method: recipe
     for recipe in (
         _row("va", "value", "mean", "none"),
-        _row("aligned_va", "value", "mean", "none", aligned=True),
+        _row("aligned_va", "value", "mean", "none", alignment="projection"),
         _row("wva", "value", "last", "prompt_eol"),
-        _row("aligned_wva", "value", "last", "prompt_eol", aligned=True),
+        _row("aligned_wva", "value", "last", "prompt_eol", alignment="projection"),
         _row("hidden_mean", "hidden", "mean", "none"),
         _row("hidden_last", "hidden", "last", "none"),
         _row("prompt_eol", "hidden", "last", "prompt_eol"),

@@ -27,7 +27,7 @@ from valuembed.data import as_texts
 from valuembed.errors import InputError
 from valuembed.models import MultiReadout, choose_recipes, described
 from valuembed.recipes import MethodSpec, parse_methods
-from valuembed.reporting import plots, results_folder
+from valuembed.reporting import markdown, plots, results_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -131,19 +131,17 @@ class CostReport:
             "median (fastest to slowest round). The last column is the median of the rounds' ratios to "
             f"{self.reference}.",
             "",
-            f"| method | tokens computed a text | layers run, of {self.num_layers} | GFLOP a text "
-            f"| seconds for 1,000 texts | times {self.reference} |",
-            "|---|---|---|---|---|---|",
         ]
-        ratios = self.ratios()
+        rows, ratios = [], self.ratios()
         for cost in self.costs:
             tokens = f"{cost.tokens:.1f}" + (f" in {cost.templates} passes" if cost.templates > 1 else "")
             low, high = min(cost.seconds), max(cost.seconds)
-            lines.append(
-                f"| {cost.method} | {tokens} | {cost.layers} | {cost.flops / 1e9:.3g} "
-                f"| {median(cost.seconds):.3g} ({low:.3g} to {high:.3g}) | {ratios[cost.method]['seconds']:.2f} |"
-            )
+            seconds = f"{median(cost.seconds):.3g} ({low:.3g} to {high:.3g})"
+            times = f"{ratios[cost.method]['seconds']:.2f}"
+            rows.append([cost.method, tokens, str(cost.layers), f"{cost.flops / 1e9:.3g}", seconds, times])
+        head = ["method", "tokens computed a text", f"layers run, of {self.num_layers}", "GFLOP a text"]
         lines += [
+            *markdown.table([*head, "seconds for 1,000 texts", f"times {self.reference}"], rows, "-"),
             "",
             "Of the highest layer that is run, methods that read values run only the part up to them. GFLOP: matrix "
             "products and attention as torch counts them in a real pass.",

@@ -21,10 +21,11 @@ from valuembed._utils.autosave import autosave, incomplete
 from valuembed._utils.progress import track
 from valuembed._utils.text import counted
 from valuembed._utils.torch_settings import default_device_and_precision
+from valuembed._utils.version import versions
 from valuembed.analysis import AT_TOKEN, OF_PREFIX, Documents, TokenSignal, read_tokens
 from valuembed.backbone import LoadKwargs, LoadOptions
 from valuembed.errors import InputError
-from valuembed.models import SIGNALS, MultiReadout, ValueReader, described, inspect_checkpoint, not_finite, versions
+from valuembed.models import SIGNALS, MultiReadout, ValueReader, described, inspect_checkpoint, not_finite
 from valuembed.recipes import LayerSpec
 from valuembed.reporting import results_folder
 from valuembed.research.linear_probe import (
@@ -184,7 +185,7 @@ def probe_next_token(
     final: dict[str, Figures] = {}
     device = reader.model.device
     training = (EPOCHS, FEWEST_STEPS, ROWS_PER_STEP, LEARNING_RATE)
-    settings = (seed, len(classes), *training, device.type, *versions().items())
+    settings = (seed, len(classes), *training, device.type, *versions("torch").items())
     known = {} if output is None else _finished_before(Path(output) / f"{NAME}.json")
     probes: dict[str, str] = {}
     total = len(inputs)

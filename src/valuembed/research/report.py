@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from valuembed._utils.atomic import replace_text
 from valuembed.evaluation import Evaluation, percent, versions
-from valuembed.reporting import plots
+from valuembed.reporting import markdown, plots
 from valuembed.research.experiments import BUNDLED, KINDS, STS, Backbone, Row
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class Reproduction:
                 label: [_cell(row[column.name], column.task is not None) for column in others]
                 for label, row in scores.items()
             }
-            lines += ["## The other kinds of tasks", "", *_markdown(["row", *heads], cells), ""]
+            lines += ["## The other kinds of tasks", "", *_table(["row", *heads], cells), ""]
         if sts and others:
             there = {column.kind for column in self.columns if column.task}
             heads = list(next(iter(kinds.values())))
@@ -151,7 +151,7 @@ class Reproduction:
                 for label, row in kinds.items()
             }
             lines += ["## By kind", "", "Means over the tasks that have data; the average is over the kinds.", ""]
-            lines += [*_markdown(["row", *heads], cells), ""]
+            lines += [*_table(["row", *heads], cells), ""]
         lines += self._printed()
         evaluation = self.evaluation
         for title, entries in (
@@ -232,7 +232,7 @@ class Reproduction:
             ]
             if any(figure is not None for figure in figures):
                 cells[f"*{entry.source}: {entry.label}, {self.backbone.title}*"] = ["", "", *map(percent, figures)]
-        return _markdown(["row", "layers", "width", *(column.name for column in columns), *spans], cells)
+        return _table(["row", "layers", "width", *(column.name for column in columns), *spans], cells)
 
     def _printed(self) -> list[str]:
         if not self.backbone.printed:
@@ -247,7 +247,7 @@ class Reproduction:
             f"{entry.label}, {self.backbone.title}": [str(entry.width), "  ".join(f"{v:.2f}" for v in entry.figures)]
             for entry in self.backbone.printed
         }
-        return [*lines, *_markdown(["row", "width", "the six figures"], cells), ""]
+        return [*lines, *_table(["row", "width", "the six figures"], cells), ""]
 
 
 def _cell(value: float | None, has_data: bool) -> str:
@@ -269,7 +269,6 @@ def _over(scores: Mapping[str, float], mean: float, names: Sequence[str], whole:
     return _mean([scores.get(name) for name in names])
 
 
-def _markdown(heads: Sequence[str], rows: Mapping[str, Sequence[str]]) -> list[str]:
+def _table(head: Sequence[str], rows: Mapping[str, Sequence[str]]) -> list[str]:
     """A Markdown table; the first column takes the keys."""
-    lines = [f"| {' | '.join(heads)} |", f"|:--|{'--:|' * (len(heads) - 1)}"]
-    return [*lines, *(f"| {' | '.join([label, *cells])} |" for label, cells in rows.items())]
+    return markdown.table(head, [[label, *cells] for label, cells in rows.items()], "lr")

@@ -37,7 +37,7 @@ from valuembed.models import (
     warn_truncated,
 )
 from valuembed.recipes import LayerSpec, Recipe
-from valuembed.reporting import plots, results_folder
+from valuembed.reporting import markdown, plots, results_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -110,11 +110,12 @@ class LayerProbe:
     def to_markdown(self) -> str:
         """The table with the best of each column in bold, and the notes."""
         head, *rows = self.rows()
-        lines = [self.title, "", f"| {' | '.join(head)} |", f"|--:|{'--:|' * len(self.scores)}"]
         best = [self.best(signal) for signal in self.scores]
-        for label, *cells in rows:
-            marked = [f"**{cell}**" if label == row else cell for cell, row in zip(cells, best, strict=True)]
-            lines.append(f"| {label} | {' | '.join(marked)} |")
+        marked = [
+            [label, *(f"**{cell}**" if label == row else cell for cell, row in zip(cells, best, strict=True))]
+            for label, *cells in rows
+        ]
+        lines = [self.title, "", *markdown.table(head, marked, "r")]
         return "\n".join([*lines, "", *(f"- {note}" for note in self.footnotes())]) + "\n"
 
     def footnotes(self) -> list[str]:

@@ -14,6 +14,7 @@ from valuembed.backbone import DecoderSpec, LoadOptions, prepare, resolve_plan, 
 from valuembed.backbone.checkpoints import locate, saved_config
 from valuembed.errors import CheckpointError, UnsupportedModelError
 from valuembed.recipes import METHODS, Recipe, parse_template, preset_for
+from valuembed.reporting import markdown
 from valuembed.research.experiments import Backbone
 from valuembed.tokenization import TextTokenizer, load_tokenizer, token_limit
 
@@ -192,18 +193,25 @@ class Workload:
             f"{_count(self.parameters)} parameters, {self.parameters * 2 / 1e9:.3g} GB in bfloat16.",
             "",
             *(line for note in self.notes for line in (note, "")),
-            f"| rows that share a pass | sequences a text | layers run, of {self.num_layers} | tokens | time |",
-            "|---|---|---|---|---|",
         ]
-        for part in self.passes:
-            tokens = _count(sum(part.tokens.values()))
-            rows = ", ".join(part.rows)
-            lines.append(f"| {rows} | {part.templates} | {part.layers} | {tokens} | {_time(self.hours_of(part))} |")
-        lines += ["", "| task | texts | tokens a text | tokens in all passes |", "|---|---|---|---|"]
+        passes = [
+            [
+                ", ".join(part.rows),
+                str(part.templates),
+                str(part.layers),
+                _count(sum(part.tokens.values())),
+                _time(self.hours_of(part)),
+            ]
+            for part in self.passes
+        ]
+        head = ["rows that share a pass", "sequences a text", f"layers run, of {self.num_layers}", "tokens", "time"]
+        lines += [*markdown.table(head, passes, "-"), ""]
+        tasks = []
         for task, (texts, length) in self.texts.items():
             fed = sum(part.tokens[task] for part in self.passes)
-            lines.append(f"| {task} | {texts:,} | {length:.0f} | {_count(fed)} |")
-        lines += [f"| {task} | no data | | |" for task in self.missing]
+            tasks.append([task, f"{texts:,}", f"{length:.0f}", _count(fed)])
+        tasks += [[task, "no data"] for task in self.missing]
+        lines += markdown.table(["task", "texts", "tokens a text", "tokens in all passes"], tasks, "-")
         lines += ["", *(f"- {task}: {reason}" for task, reason in self.missing.items())] if self.missing else []
         return "\n".join(lines) + "\n"
 

@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,7 @@ from valuembed._utils.options import did_you_mean, parameters_of
 from valuembed._utils.process_state import random_state
 from valuembed._utils.text import counted
 from valuembed._utils.torch_settings import building, gradients
-from valuembed._utils.version import __version__
+from valuembed._utils.version import versions
 from valuembed.backbone import LoadOptions, adapters, content_digest
 from valuembed.backbone.checkpoints import locate, saved_config
 from valuembed.data import TrainingPairs, check_batch, overlap, read_scored, read_training_pairs
@@ -199,7 +198,7 @@ def train(
             "trained": counts(encoder, lambda weight: weight.requires_grad),
             "all": counts(encoder),
         },
-        "versions": _versions(),
+        "versions": versions("torch", "transformers", "sentence-transformers", "peft", "accelerate"),
     }
     state = path.with_name(path.name + STATE)
     same = {
@@ -293,7 +292,9 @@ def _open_state(state: Path, settings: Mapping[str, Any]) -> str | None:
     file = state / SETTINGS
     told = _leaves(json.loads(json.dumps(settings)))
     if file.is_file():
-        before = _leaves(json.loads(file.read_text(encoding="utf-8")))
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        # A run of before may lack fields that recipes have gained.
+        before = _leaves({**kept, "recipe": Recipe.from_dict(kept["recipe"]).to_dict()})
         if differing := [name for name in {**told, **before} if told.get(name) != before.get(name)]:
             name = differing[0]
             raise OutputError(
@@ -338,8 +339,3 @@ def _save(finished: Training, overwrite: bool) -> None:
     save_model(finished.model, finished.output, overwrite=overwrite, notes=notes)
     with suppress(MissingExtraError):
         plots.save(finished.figure(), finished.output / "loss.png")
-
-
-def _versions() -> dict[str, str]:
-    packages = ("torch", "transformers", "sentence-transformers", "peft", "accelerate")
-    return {"valuembed": __version__, **{package: version(package) for package in packages}}

@@ -20,6 +20,7 @@ from valuembed._utils.text_warnings import text_warnings_held_back
 from valuembed._utils.version import __version__
 from valuembed.backbone.checkpoints import LoadedFrom
 from valuembed.errors import InputError
+from valuembed.recipes import recipe_differences
 from valuembed.vectors.quantization import PRECISIONS, check_precision, pack, shorten, stored_width, unpack
 
 if TYPE_CHECKING:
@@ -236,13 +237,8 @@ class VectorSpec:
             other: the other make.
             least_cosine: between the vectors of one sentence, from which on the weights count as the same.
         """
-        # The name of a method decides nothing: two names for the same choices give the same vectors.
-        keys = [key for key in dict.fromkeys([*self.recipe, *other.recipe]) if key != "method"]
-        found = [
-            f"{key} {self.recipe.get(key)!r} against {other.recipe.get(key)!r}"
-            for key in keys
-            if self.recipe.get(key) != other.recipe.get(key)
-        ]
+        recipes = recipe_differences(self.recipe, other.recipe)
+        found = [f"{name} {own!r} against {others!r}" for name, (own, others) in recipes.items()]
         if self.width != other.width or len(self.probe) != len(other.probe):
             widths = [f"{one.width} of {len(one.probe)}" if one.dim else str(one.width) for one in (self, other)]
             found.append(f"width {' against '.join(widths)}")

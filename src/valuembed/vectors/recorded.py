@@ -15,7 +15,7 @@ from valuembed.recipes import METHODS, Recipe, resolve_recipe
 from valuembed.vectors.provenance import VectorSpec
 from valuembed.vectors.reader import is_remote
 
-CHOICES = ("signal", "weights", "aligned", "span")
+CHOICES = ("signal", "weights", "alignment", "span")
 """Of a recipe, what a method stands for beside its template."""
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from valuembed.backbone.checkpoints.location import Checkpoint
 from valuembed.errors import CheckpointError, RecipeError
-from valuembed.recipes import Recipe
+from valuembed.recipes import Recipe, recipe_differences
 
 CALIBRATION_TYPE = "valuembed.modules.Calibration"
 EARLY_CALIBRATION_TYPE = "valuembed.calibration.Calibration"
@@ -96,9 +96,8 @@ def check_recipe(record: CalibrationRecord, recipe: Recipe, name: str, source: s
     Raises:
         RecipeError: it is another one, naming the choices that differ.
     """
-    # The name of a method decides nothing.
-    made, asked = (replace(given, method="").to_dict() for given in (record.recipe, recipe))
-    different = [f"{key} {made[key]!r}, asked for is {asked[key]!r}" for key in made if made[key] != asked[key]]
+    found = recipe_differences(record.recipe, recipe)
+    different = [f"{name} {made!r}, asked for is {asked!r}" for name, (made, asked) in found.items()]
     if different:
         raise RecipeError(
             f"model {name!r} was calibrated ({record.kind}) for {record.recipe.method} with {'; '.join(different)}. "

@@ -18,13 +18,6 @@ from valuembed.serving.playground.api import SERVED, Choice, Playground, Weighed
 OFFERED = ("va", "aligned_va", "wva", "aligned_wva", "hidden_mean", "hidden_last")
 """Methods that are looked for in a model's layers."""
 
-_WHAT = {
-    ("value", "mean"): "mean of the values of {tokens}",
-    ("value", "last"): "values weighed by the last token's attention",
-    ("hidden", "mean"): "mean of the hidden states of {tokens}",
-    ("hidden", "last"): "hidden state of the last token",
-}
-
 
 class EncoderPlayground(Playground):
     """Reads from the layers that a model was loaded with: values of the layers that it uses, hidden states of the last.
@@ -43,8 +36,11 @@ class EncoderPlayground(Playground):
         # What is served already is not offered twice, unless it is served changed.
         self._plans = {name: plan for name, plan in plans.items() if changes or not _alike(plan.recipe, own.recipe)}
         self._weighing = own if _weighs(own.recipe) else next(filter(_weighs_plan, plans.values()), own)
-        served = Choice(SERVED, f"{own.recipe.method} (as served)", _about(own) + changes, own.recipe.signal)
-        others = [Choice(name, name, _about(plan), plan.recipe.signal) for name, plan in self._plans.items()]
+        about = own.recipe.describe().vector + changes
+        served = Choice(SERVED, f"{own.recipe.method} (as served)", about, own.recipe.signal)
+        others = [
+            Choice(name, name, plan.recipe.describe().vector, plan.recipe.signal) for name, plan in self._plans.items()
+        ]
         self.choices = (served, *others)
 
     def vectors(self, texts: Sequence[str], name: str, role: str | None) -> tuple[NDArray[np.float32], int]:
@@ -94,11 +90,12 @@ def _plan(encoder: ValueEncoder, name: str) -> Plan | None:
             layers = resolve_layers(None, held, loaded)
         except LayerError:
             return None
+    plan = Plan(replace(recipe, layers=layers or None), layers, decoder_spec)
     try:
-        decoder_spec.width(layers, signal=recipe.signal, weights=recipe.weights, aligned=recipe.aligned)
+        plan.check_layers()
     except LayerError:
         return None
-    return Plan(replace(recipe, layers=layers or None), layers, decoder_spec)
+    return plan
 
 
 def _weighs(recipe: Recipe) -> bool:
@@ -118,18 +115,6 @@ def _changes(encoder: ValueEncoder) -> str:
     calibrated = any(isinstance(module, Calibration) for module in encoder)
     cut = encoder.truncate_dim
     return ("; calibrated" if calibrated else "") + (f"; the first {counted(cut, 'number')}" if cut else "")
-
-
-def _about(plan: Plan) -> str:
-    recipe = plan.recipe
-    what = _WHAT[recipe.signal, recipe.weights].format(
-        tokens="the text's tokens" if recipe.span == "text" else "all tokens"
-    )
-    through = ", through the output projection" if recipe.aligned else ""
-    where = named_layers(plan.layers) if plan.layers else "final norm"
-    roles = [*recipe.template, *(recipe.query_template or ()), *(recipe.document_template or ())]
-    templates = "" if roles == ["{text}"] else "; in a template" if len(roles) == 1 else f"; in {len(roles)} templates"
-    return f"{what[0].upper()}{what[1:]}{through}; {where}{templates}"
 
 
 def _seen(sequence: TokenWeights) -> list[WeighedToken]:
