@@ -17,7 +17,7 @@ from valuembed.errors import LayerError, RecipeError, TruncationWarning
 from valuembed.models.encoding import EncodeReport
 from valuembed.models.layerwise import (
     described,
-    look,
+    inspect_checkpoint,
     pair_windows,
     read_pairs,
     read_tensors,
@@ -94,7 +94,7 @@ class TestReading:
 
 class TestLook:
     def test_a_whole_checkpoint(self, folder):
-        whole = look(folder, "aligned_va", template="{text}!", cleaning="sentence")
+        whole = inspect_checkpoint(folder, "aligned_va", template="{text}!", cleaning="sentence")
         assert (whole.decoder_spec.num_layers, whole.origin.num_layers, whole.has_final_norm) == (4, 4, True)
         assert (whole.recipe.template, whole.recipe.cleaning) == (("{text}!",), "sentence")
         assert whole.legal(whole.recipe) == [0, 1, 2, 3]
@@ -104,7 +104,7 @@ class TestLook:
 
     def test_a_folder_that_was_saved_cut(self, folder, tmp_path):
         valuembed.load(folder, "va", layers=[0, 1]).save_pretrained(str(tmp_path / "cut"))
-        whole = look(tmp_path / "cut")
+        whole = inspect_checkpoint(tmp_path / "cut")
         assert (whole.recipe.method, whole.has_final_norm, whole.legal(whole.recipe)) == ("va", False, [0, 1])
         assert whole.resolve(whole.recipe, [1]) == (1,)
         with pytest.raises(LayerError, match=r"^layers 2-3 are not in this folder, which was saved without them$"):
@@ -112,15 +112,15 @@ class TestLook:
 
     def test_a_folder_that_was_saved_whole_keeps_its_norm(self, folder, tmp_path):
         valuembed.load(folder, "hidden_mean").save_pretrained(str(tmp_path / "whole"))
-        assert look(tmp_path / "whole", "va").has_final_norm
+        assert inspect_checkpoint(tmp_path / "whole", "va").has_final_norm
 
     def test_hidden_states_follow_every_layer(self, folder):
         recipe = Recipe(signal="hidden", weights="last", layers=[9])
-        assert look(folder, recipe).legal(recipe) == [0, 1, 2, 3]
+        assert inspect_checkpoint(folder, recipe).legal(recipe) == [0, 1, 2, 3]
 
     def test_unknown_method(self, folder):
         with pytest.raises(RecipeError, match="method 'vaa' is unknown; give one of va, "):
-            look(folder, "vaa")
+            inspect_checkpoint(folder, "vaa")
 
 
 def test_figures_say_what_gave_them(monkeypatch, tmp_path):

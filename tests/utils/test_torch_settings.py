@@ -24,7 +24,7 @@ from valuembed.research import linear_probe
 from valuembed.serving.engine import EncoderEngine
 from valuembed.serving.jobs import EmbedRequest
 from valuembed.testing import tiny_decoder
-from valuembed.training.target_modules import reached
+from valuembed.training.target_modules import target_modules
 
 TEXTS = ["the sun rose", "over a quiet town while nobody watched", "rain"] * 4
 METHODS = ("aligned_va", "wva")
@@ -166,9 +166,9 @@ class TestEverythingAtOnce:
         assert np.array_equal(after.sequences[0].weights, before.sequences[0].weights)
 
     def test_what_is_trained(self, encoder: ValueEncoder) -> None:
-        before = reached(encoder.reader)
+        before = target_modules(encoder.reader)
         with everything():
-            assert reached(encoder.reader) == before
+            assert target_modules(encoder.reader) == before
 
     def test_a_saved_folder(self, encoder: ValueEncoder, vectors: np.ndarray, tmp_path: Path) -> None:
         with everything():
