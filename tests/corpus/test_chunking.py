@@ -180,6 +180,6 @@ class TestOfAModel:
         vectors = model.encode_document(table["text"].to_pylist())
         np.testing.assert_allclose(np.array(table["embedding"].to_pylist(), np.float32), vectors, atol=1e-6)
         # A document may be longer than a text may be.
-        (tmp_path / "b.txt").write_text("word " * 210_000)
+        (tmp_path / "b.txt").write_text("word " * 20_000 + " " * 900_000 + "end")
         done = valuembed.embed_corpus(model, "b.txt", "long", chunk=250, progress=False)
         assert (done.embedded, done.truncated) == (1, 0)
