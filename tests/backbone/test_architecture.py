@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from once import traced
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import CONFIG_MAPPING
@@ -64,7 +65,7 @@ EVERY_OTHER = {
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_what_each_family_is_made_of(architecture):
-    decoder_spec = trace_architecture(tiny_config(architecture))
+    decoder_spec = traced(architecture)
     layers_path = LAYERS.get(architecture, "layers")
     projection = PROJECTIONS.get(architecture, "self_attn.o_proj")
     assert decoder_spec.model_class is type(tiny_decoder(architecture))
@@ -97,7 +98,7 @@ def test_what_each_family_is_made_of(architecture):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_sizes_add_up_to_the_real_parameter_count(architecture):
     model = tiny_decoder(architecture)
-    decoder_spec = trace_architecture(tiny_config(architecture))
+    decoder_spec = traced(architecture)
     layers, tail, rest = decoder_spec.sizes
 
     def count(module: torch.nn.Module) -> int:

@@ -22,6 +22,8 @@ from valuembed.backbone.checkpoints.weight_files import find_weights, index_fold
 from valuembed.errors import CheckpointError
 from valuembed.testing import tiny_checkpoint, tiny_config
 
+pytestmark = pytest.mark.usefixtures("traced_anew")
+
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 

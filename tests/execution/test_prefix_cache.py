@@ -7,11 +7,11 @@ from functools import lru_cache
 import numpy as np
 import pytest
 import torch
+from once import traced
 from some_texts import some_texts
 
 import valuembed
 from valuembed.backbone.plan import Plan
-from valuembed.backbone.tracing import trace_architecture
 from valuembed.execution import stream
 from valuembed.execution.capabilities import prefix_unsupported_reason
 from valuembed.execution.executor import read
@@ -24,7 +24,6 @@ from valuembed.testing import (
     HYBRIDS,
     TOKENIZERS,
     tiny_checkpoint,
-    tiny_config,
     tiny_decoder,
     tiny_tokenizer,
 )
@@ -51,7 +50,7 @@ WINDOWED = ("mistral", "gemma3_text", "phi3", "cohere2", "gpt_oss")
 
 @lru_cache(maxsize=2)
 def _opened(architecture):
-    decoder_spec = trace_architecture(tiny_config(architecture))
+    decoder_spec = traced(architecture)
     model = tiny_decoder(architecture)
     install_attention_hooks(model, decoder_spec)
     return model, decoder_spec

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from once import traced
 from reference import blocks, doubled, grouped
 from torch import Tensor, nn
 
@@ -28,7 +29,7 @@ T = 21
 
 def opened(architecture: str, **options: Any) -> tuple[nn.Module, DecoderSpec]:
     overrides = {name: value for name, value in options.items() if name != "attn_implementation"}
-    decoder_spec = trace_architecture(tiny_config(architecture, **overrides))
+    decoder_spec = trace_architecture(tiny_config(architecture, **overrides)) if overrides else traced(architecture)
     model = tiny_decoder(architecture, **options)
     install_attention_hooks(model, decoder_spec)
     return model, decoder_spec

@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 import torch
+from once import traced
 from some_texts import some_texts
 
 import valuembed
@@ -39,7 +40,7 @@ RECIPES = [
 
 @lru_cache(maxsize=2)
 def _opened(architecture):
-    decoder_spec = trace_architecture(tiny_config(architecture))
+    decoder_spec = traced(architecture)
     model = tiny_decoder(architecture)
     install_attention_hooks(model, decoder_spec)
     return model, decoder_spec
