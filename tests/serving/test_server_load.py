@@ -203,7 +203,7 @@ def test_told_to_end_it_finishes_what_it_has():
 
 
 def test_told_twice_it_ends_at_once():
-    with process(20, 20) as (child, url, _):
+    with process(0.01, 20) as (child, url, _):
         child.send_signal(signal.SIGINT)
         until(lambda: ready(url) == 503)
         child.send_signal(signal.SIGINT)

@@ -48,7 +48,7 @@ class TestLearning:
     @pytest.mark.parametrize("method", ["va", "aligned_wva", "hidden_mean"])
     def test_pairs_come_together_and_others_apart(self, folder: Path, pairs: Path, tmp_path: Path, method: str) -> None:
         before = separation(load(folder, method))
-        made = trained(folder, pairs, tmp_path / "out", method, steps=30, batch_size=20, learning_rate=5e-3)
+        made = trained(folder, pairs, tmp_path / "out", method, steps=15, batch_size=20, learning_rate=1e-2)
         history = losses(made)
         assert np.isfinite(history).all()
         assert np.mean(history[-3:]) < 0.5 * np.mean(history[:3])
