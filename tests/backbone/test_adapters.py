@@ -108,6 +108,7 @@ def test_an_adapter_on_the_bundled_model_is_saved_alone(tmp_path: Path) -> None:
     assert '"base_model_name_or_path": "bundled"' in (tmp_path / "saved" / CONFIG).read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["folder", "bundled"])
 def test_two_round_trips_give_the_same_folder(source: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     model = load("bundled" if source == "bundled" else request.getfixturevalue(source), "va")

@@ -234,6 +234,8 @@ print(json.dumps({"cut": peak(layers="14:21"), "whole": peak(method="hidden_mean
 """
 
 
+@pytest.mark.slow
+@pytest.mark.process
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
 def test_peak_memory_is_that_of_the_layers_that_are_kept(tmp_path):
     folder = tiny_checkpoint(

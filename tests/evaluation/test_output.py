@@ -96,6 +96,7 @@ def test_only_what_is_missing_is_computed(folder, sts, other, out, written, monk
     assert {score.task: score.reused for score in found.scores} == {"pairs": True, "other": False}
 
 
+@pytest.mark.slow
 def test_what_is_new_gets_no_old_figure(folder, tmp_path, sts, out, written):
     model = Path(shutil.copytree(folder, tmp_path / "tiny"))
 

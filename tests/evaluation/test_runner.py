@@ -91,6 +91,7 @@ def test_sts_is_scipys_spearman_on_the_same_cosines(folder, sts, method):
     assert found.table() == {method: {"pairs": score.score}}
 
 
+@pytest.mark.slow
 def test_every_kind_of_task(folder, write, sts, clustering, search):
     train = write("train.jsonl", labelled(TEXTS))
     test = write("test.jsonl", labelled(some_texts(80)[60:]))

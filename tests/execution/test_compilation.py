@@ -51,6 +51,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> CompileCounterWithBackend:
     return counter
 
 
+@pytest.mark.slow
 class TestGivesTheSame:
     def test_for_every_signal(self, folder, graphs):
         for method in ("aligned_va", "aligned_wva", "hidden_mean"):
@@ -87,6 +88,7 @@ class TestGivesTheSame:
         assert is_compiled(model.reader.model)
 
 
+@pytest.mark.slow
 class TestOnceForAll:
     @pytest.mark.parametrize("template", ["{text}", LONG])
     def test_layers_and_shapes_share_what_is_compiled(self, tmp_path, graphs, template):
@@ -108,6 +110,7 @@ class TestOnceForAll:
         assert counts[0] == counts[1]
 
 
+@pytest.mark.slow
 class TestStaysOutOfTheWay:
     def test_training_copies_and_what_is_saved_get_plain_layers(self, folder, graphs, tmp_path):
         model = valuembed.load(folder, "wva", dtype="float32", compile=True)

@@ -99,6 +99,8 @@ class TestWhatIsAsked:
         assert asked == [True]
 
 
+@pytest.mark.slow
+@pytest.mark.process
 @GLIBC
 def test_pages_stay():
     def faults(how):

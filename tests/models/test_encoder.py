@@ -95,6 +95,8 @@ def test_outputs_as_in_any_sentence_transformer(folder: Path) -> None:
         model.encode(texts, output_value="token_embeddings")
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_several_processes_give_the_same_vectors_and_one_report(folder: Path) -> None:
     model = load(folder, "aligned_wva", max_tokens=60)
     texts = [*[f"rain fell {i}" for i in range(28)], "rain " * 70, "sun " * 80]
@@ -110,6 +112,8 @@ def test_several_processes_give_the_same_vectors_and_one_report(folder: Path) ->
         model.encode([*texts[:29], 7], device=["cpu", "cpu"], chunk_size=10)
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_a_saved_folder_serves_several_processes(folder: Path, tmp_path: Path) -> None:
     load(folder, "va").save_pretrained(str(tmp_path))
     model = load(tmp_path)

@@ -155,6 +155,7 @@ class TestPublicNames:
         assert f'\nversion = "{valuembed.__version__}"\n' in project.read_text(encoding="utf-8")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "statement",
     [

@@ -177,6 +177,7 @@ class TestProbe:
         assert "| final norm | - | - |" in found.to_markdown()
 
 
+@pytest.mark.slow
 class TestEndedEarly:
     CHOICES = MappingProxyType({"positions": 1000, "layers": [0, 1], "progress": False})
 

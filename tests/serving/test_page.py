@@ -15,7 +15,10 @@ import valuembed
 from valuembed._utils.text import decimals
 from valuembed.serving.admission import Limits
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium"),
+]
 
 DESKTOP, PHONE = (1280, 900), (360, 780)
 TEXTS = ["a cat sleeps", "a kitten naps", "rates rise again"]
@@ -99,6 +102,7 @@ def well(tab, url):
     assert {address[: len(url)] for address in tab.requests if not address.startswith("data:")} == {url}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), list(itertools.product((DESKTOP, PHONE), ("light", "dark"))))
 def test_every_function(browser, server, width, scheme):
     url, _ = server
@@ -239,6 +243,7 @@ def test_texts_of_every_kind_stay_texts(browser, server, width):
     well(tab, url)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [DESKTOP, PHONE])
 def test_many_texts(browser, server, width):
     url, _ = server

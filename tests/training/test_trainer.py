@@ -44,6 +44,7 @@ def plain(folder: Path, pairs: Path, tmp_path_factory: pytest.TempPathFactory) -
     return trained(folder, pairs, tmp_path_factory.mktemp("plain") / "out")
 
 
+@pytest.mark.slow
 class TestLearning:
     @pytest.mark.parametrize("method", ["va", "aligned_wva", "hidden_mean"])
     def test_pairs_come_together_and_others_apart(self, folder: Path, pairs: Path, tmp_path: Path, method: str) -> None:
@@ -75,6 +76,7 @@ class TestLearning:
         assert named["steps"].startswith("4 in ")
 
 
+@pytest.mark.slow
 class TestSettings:
     def test_hard_negatives_are_used(self, folder: Path, plain: Any, tmp_path: Path) -> None:
         file = pairs_file(tmp_path / "triplets.jsonl", negatives=True)
@@ -294,6 +296,7 @@ class TestSeveralProcesses:
             check=False,
         )
 
+    @pytest.mark.process
     def test_are_one_process_with_their_batches_together(self, folder: Path, pairs: Path, tmp_path: Path) -> None:
         # 20 pairs are five batches of 4: two for each process, and one that is left out, as no process may wait.
         done = self.launch(
