@@ -30,6 +30,8 @@ from valuembed.models.multi_readout import MultiReadout
 from valuembed.reporting.outputs import save_model
 from valuembed.testing import tiny_causal_lm, tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 CORPUS = list(dict.fromkeys(some_texts(60)))
 FITTED = ("centre", "whiten", "pca")
 

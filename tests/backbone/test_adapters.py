@@ -24,7 +24,10 @@ from valuembed.models.loading import load
 from valuembed.models.model_info import info
 
 # peft's PeftModel asks transformers for a property under its old name.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+]
 
 TEXTS = ["the sun rose", "over a quiet town while nobody watched", "rain"]
 WEIGHTS = "adapter_model.safetensors"
@@ -108,7 +111,6 @@ def test_an_adapter_on_the_bundled_model_is_saved_alone(tmp_path: Path) -> None:
     assert '"base_model_name_or_path": "bundled"' in (tmp_path / "saved" / CONFIG).read_text()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("source", ["folder", "bundled"])
 def test_two_round_trips_give_the_same_folder(source: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     model = load("bundled" if source == "bundled" else request.getfixturevalue(source), "va")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from once import traced
+from once import EVERY_FAMILY, traced
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import CONFIG_MAPPING
@@ -15,7 +15,7 @@ from watching import watch_reads
 import valuembed
 from valuembed.backbone.tracing import trace_architecture
 from valuembed.errors import LayerError, UnsupportedModelError
-from valuembed.testing import ARCHITECTURES, tiny_checkpoint, tiny_config, tiny_decoder
+from valuembed.testing import tiny_checkpoint, tiny_config, tiny_decoder
 
 MLA = {"deepseek_v2", "deepseek_v3", "mistral4", "youtu"}
 UNGROUPED = {"biogpt", "gpt2", "gpt_neox", "opt", "persimmon"}
@@ -63,7 +63,7 @@ EVERY_OTHER = {
 }
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", EVERY_FAMILY)
 def test_what_each_family_is_made_of(architecture):
     decoder_spec = traced(architecture)
     layers_path = LAYERS.get(architecture, "layers")
@@ -95,7 +95,7 @@ def test_what_each_family_is_made_of(architecture):
     assert decoder_spec.width((), signal="hidden", weights="mean", aligned=False) == 32
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", EVERY_FAMILY)
 def test_sizes_add_up_to_the_real_parameter_count(architecture):
     model = tiny_decoder(architecture)
     decoder_spec = traced(architecture)

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 import torch
-from once import traced
+from once import EVERY_FAMILY, traced
 from some_texts import some_texts
 
 import valuembed
@@ -20,7 +20,6 @@ from valuembed.models.multi_readout import MultiReadout
 from valuembed.readout.hooks import install_attention_hooks
 from valuembed.recipes.recipe import METHODS, Recipe
 from valuembed.testing import (
-    ARCHITECTURES,
     HYBRIDS,
     TOKENIZERS,
     tiny_checkpoint,
@@ -68,7 +67,7 @@ def _features():
     return {"input_ids": ids, "attention_mask": mask, "text_span": span[:, None]}
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", EVERY_FAMILY)
 @torch.inference_mode()
 def test_every_family_gives_the_same_or_says_why_it_cannot(architecture):
     model, decoder_spec = _opened(architecture)

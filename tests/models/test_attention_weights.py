@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from once import traced
+from once import EVERY_FAMILY, traced
 from reference import blocks, doubled, grouped
 from torch import Tensor, nn
 
@@ -20,7 +20,7 @@ from valuembed.models.attention_weights import last_row, read_weights
 from valuembed.readout.hooks import AttentionCall, Readout, install_attention_hooks
 from valuembed.readout.layout import PaddedLayout
 from valuembed.recipes.recipe import METHODS
-from valuembed.testing import ARCHITECTURES, HYBRIDS, tiny_config, tiny_decoder
+from valuembed.testing import HYBRIDS, tiny_config, tiny_decoder
 from valuembed.tokenization.tokenizer import TokenSequence
 
 # Longer than the sliding windows of 8 tokens.
@@ -40,7 +40,7 @@ def some_ids(length: int = T) -> list[int]:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", EVERY_FAMILY)
 def test_weights_are_those_of_the_stock_model_and_make_wva_of_the_values(architecture: str) -> None:
     model, decoder_spec = opened(architecture)
     layers, ids = list(decoder_spec.value_layers), some_ids()

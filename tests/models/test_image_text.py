@@ -17,6 +17,8 @@ from watching import watch_reads
 import valuembed
 from valuembed.testing import tiny_tokenizer
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["hello world", "a harbour at night, longer than the window of eight tokens", "x"]
 METHODS = ("va", "aligned_va", "wva", "aligned_wva")
 

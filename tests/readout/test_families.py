@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from once import traced
+from once import EVERY_FAMILY, traced
 from reference import references
 from torch import Tensor
 
@@ -42,7 +42,7 @@ def _batch(side: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", EVERY_FAMILY)
 def test_four_methods_equal_the_float64_reference(architecture: str, side: str) -> None:
     overrides = LEFT_PADDED_OVERRIDES.get(architecture, {}) if side == "left" else {}
     decoder_spec = trace_architecture(tiny_config(architecture, **overrides)) if overrides else traced(architecture)

@@ -11,10 +11,17 @@ from transformers import PretrainedConfig
 from valuembed.backbone import resolution
 from valuembed.backbone.architecture import DecoderSpec
 from valuembed.backbone.tracing import trace_architecture
-from valuembed.testing import tiny_config
+from valuembed.testing import ARCHITECTURES, tiny_config
 
 OF_A_FILE = ("_name_or_path", "transformers_version")
 """What a configuration says of its file, and a trace never asks for."""
+
+
+FEW = ("deepseek_v3", "gemma3_text", "gpt2", "gpt_oss", "lfm2", "qwen3")
+"""Families that differ most in how their values are made: the others wait for the whole suite."""
+
+EVERY_FAMILY = [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES]
+"""Every family, for a test of each."""
 
 
 @cache

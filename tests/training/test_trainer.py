@@ -32,6 +32,8 @@ from valuembed.models.loading import load
 from valuembed.models.value_transformer import ValueTransformer
 from valuembed.training.trainer import TRAINED, _batches, _no_notices, _Trainer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -44,7 +46,6 @@ def plain(folder: Path, pairs: Path, tmp_path_factory: pytest.TempPathFactory) -
     return trained(folder, pairs, tmp_path_factory.mktemp("plain") / "out")
 
 
-@pytest.mark.slow
 class TestLearning:
     @pytest.mark.parametrize("method", ["va", "aligned_wva", "hidden_mean"])
     def test_pairs_come_together_and_others_apart(self, folder: Path, pairs: Path, tmp_path: Path, method: str) -> None:
@@ -76,7 +77,6 @@ class TestLearning:
         assert named["steps"].startswith("4 in ")
 
 
-@pytest.mark.slow
 class TestSettings:
     def test_hard_negatives_are_used(self, folder: Path, plain: Any, tmp_path: Path) -> None:
         file = pairs_file(tmp_path / "triplets.jsonl", negatives=True)
