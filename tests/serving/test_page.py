@@ -249,15 +249,15 @@ def test_many_texts(browser, server, width):
     url, _ = server
     tab = opened(browser, url, width)
     tab.until("offer !== null")
-    tab.fill("#texts", "\n".join(f"sentence {number}" for number in range(101)))
+    tab.put("#texts", "\n".join(f"sentence {number}" for number in range(101)))
     tab.click("#compare-form button")
     done(tab, "compare", says="101 sentences; at most 100 are compared at once. Search takes more.")
     assert tab.value("document.querySelector('#compare-status').classList.contains('wrong')")
-    tab.fill("#texts", "\n".join(f"sentence {number}" for number in range(100)))
+    tab.put("#texts", "\n".join(f"sentence {number}" for number in range(100)))
     tab.click("#compare-form button")
     done(tab, "compare", says="Compared 100 sentences.")
     assert len(tab.texts("#compared td")) == 20_000
-    tab.fill("#list", "\n".join(f"sentence {number}" for number in range(700)))
+    tab.put("#list", "\n".join(f"sentence {number}" for number in range(700)))
     tab.click("#search-form button")
     done(tab, "search", says="Searched 700 texts; the first 100 are shown.")
     assert len(tab.texts("#found li")) == 200
