@@ -22,7 +22,7 @@ from valuembed.backbone.checkpoints.weight_files import find_weights, index_fold
 from valuembed.errors import CheckpointError
 from valuembed.testing import tiny_checkpoint, tiny_config
 
-pytestmark = pytest.mark.usefixtures("traced_anew")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("traced_anew")]
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -234,7 +234,6 @@ print(json.dumps({"cut": peak(layers="4:7"), "whole": peak(method="hidden_mean")
 """
 
 
-@pytest.mark.slow
 @pytest.mark.process
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
 def test_peak_memory_is_that_of_the_layers_that_are_kept(tmp_path):

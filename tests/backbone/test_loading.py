@@ -30,7 +30,7 @@ from valuembed.readout.layout import PaddedLayout
 from valuembed.recipes.recipe import METHODS, Recipe
 from valuembed.testing import tiny_checkpoint
 
-pytestmark = pytest.mark.usefixtures("traced_anew")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("traced_anew")]
 
 VALUE_METHODS = ("va", "aligned_va", "wva", "aligned_wva")
 TEXTS = ["a text", "another, longer text about the harbour", "?"]

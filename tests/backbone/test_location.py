@@ -21,6 +21,8 @@ from valuembed.backbone.tracing import trace_architecture
 from valuembed.errors import CheckpointError, UnsupportedModelError
 from valuembed.testing import tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 
@@ -116,7 +118,6 @@ def test_encoder_decoders_are_refused(tmp_path, family):
     assert str(caught.value) == f"model {str(tmp_path)!r} ({family}) is an encoder-decoder; a decoder is needed"
 
 
-@pytest.mark.slow
 def test_text_decoders_without_a_class_of_their_own_are_refused_by_name(tmp_path):
     CONFIG_MAPPING["mllama"]().save_pretrained(tmp_path)
     config = read_config(locate(tmp_path))
