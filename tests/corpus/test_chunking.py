@@ -103,6 +103,7 @@ def check(document, found):
     assert [c for at, c in enumerate(document) if at not in covered and not c.isspace()] == []
 
 
+@pytest.mark.slow
 @given(
     document=st.text(st.characters(codec="utf-8"), max_size=120),
     tokens=st.integers(1, 12),
@@ -161,6 +162,7 @@ class TestOfAModel:
         with pytest.raises(InputError, match=r"beside the template, \d tokens of a text fit|, 1\d tokens"):
             Cutter.of(echo, room)
 
+    @pytest.mark.slow
     def test_documents_through_a_job(self, folder, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         model = valuembed.load(folder, "va", template="none")

@@ -16,6 +16,8 @@ from valuembed.evaluation.runner import evaluate
 from valuembed.models.multi_readout import MultiReadout
 from valuembed.recipes.recipe import Recipe
 
+pytestmark = pytest.mark.slow
+
 mteb = pytest.importorskip("mteb", reason="mteb is not installed; it needs Python 3.11 or newer")
 
 TEXTS = some_texts(60)
@@ -96,7 +98,6 @@ def test_only_what_is_missing_is_computed(folder, sts, other, out, written, monk
     assert {score.task: score.reused for score in found.scores} == {"pairs": True, "other": False}
 
 
-@pytest.mark.slow
 def test_what_is_new_gets_no_old_figure(folder, tmp_path, sts, out, written):
     model = Path(shutil.copytree(folder, tmp_path / "tiny"))
 

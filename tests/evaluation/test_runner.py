@@ -16,6 +16,8 @@ from valuembed.evaluation.runner import evaluate
 from valuembed.models.multi_readout import MultiReadout
 from valuembed.recipes.recipe import Recipe
 
+pytestmark = pytest.mark.slow
+
 mteb = pytest.importorskip("mteb", reason="mteb is not installed; it needs Python 3.11 or newer")
 
 TEXTS = some_texts(60)
@@ -91,7 +93,6 @@ def test_sts_is_scipys_spearman_on_the_same_cosines(folder, sts, method):
     assert found.table() == {method: {"pairs": score.score}}
 
 
-@pytest.mark.slow
 def test_every_kind_of_task(folder, write, sts, clustering, search):
     train = write("train.jsonl", labelled(TEXTS))
     test = write("test.jsonl", labelled(some_texts(80)[60:]))

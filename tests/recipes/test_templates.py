@@ -91,6 +91,7 @@ class TestRender:
         assert template.render(text, text).string == f"<{text}|{text}|{text}>"
         assert parse_template("<{text}>").render(text, text).string == f"{text}<{text}>"
 
+    @pytest.mark.slow
     @given(
         text=st.text(max_size=8),
         prompt=st.text(max_size=8),
