@@ -13,7 +13,7 @@ import valuembed
 from valuembed.errors import ReadingError
 from valuembed.execution import executor
 
-TEXTS = some_texts(40)
+TEXTS = some_texts(80)
 ERRORS = {
     "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     "cpu": RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried..."),
@@ -43,6 +43,7 @@ def limited(monkeypatch):
 
 
 # What is told apart of an error does not depend on the method.
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "device"), [("va", "cuda"), ("va", "cpu"), ("meta_eol", "cpu")])
 def test_half_the_budget_goes_on_and_loses_nothing(folder, limited, caplog, method, device):
     model = valuembed.load(folder, method, dtype="float32")

@@ -87,7 +87,7 @@ class TestEncoder:
             calls.append(1)
             return real(items)
 
-        monkeypatch.setattr(stream, "ahead", watch)
+        monkeypatch.setattr(stream, "prefetch", watch)
         return calls
 
     def test_few_texts_need_no_thread(self, folder, asked):

@@ -183,7 +183,7 @@ class TestErrors:
 
         # Known before anything is loaded.
         monkeypatch.setattr(outputs, "require", require)
-        monkeypatch.setattr(segment_probe, "look", None)
+        monkeypatch.setattr(segment_probe, "inspect_checkpoint", None)
         with pytest.raises(MissingExtraError, match="matplotlib is not installed"):
             probe_segments(folder, corpus, output=tmp_path)
 
@@ -192,7 +192,7 @@ class TestErrors:
         with pytest.raises(OutputError, match=r"cannot write into .*file: "):
             TABLE.write(tmp_path / "file")
         # Known before anything is loaded.
-        monkeypatch.setattr(segment_probe, "look", None)
+        monkeypatch.setattr(segment_probe, "inspect_checkpoint", None)
         with pytest.raises(OutputError, match=r"cannot write into .*file: "):
             probe_segments(folder, corpus, output=tmp_path / "file")
 
