@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-cpus check fix docs clean
+.PHONY: help setup demo test quick test-cpus check fix docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,8 +33,14 @@ demo: $(READY) ## embed the sample sentences with the bundled model, then search
 	HF_HUB_OFFLINE=1 $(BIN)/valuembed search "A musician played a song." --in demo/sentences.parquet -k 3
 	HF_HUB_OFFLINE=1 $(BIN)/valuembed search "The doctor looked after the patient." --in demo/sentences.parquet -k 3
 
-test: $(READY) ## run the tests
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+# Each worker begins with a half of the tests in their order, so that what a file needs is made once, and helps the other.
+PYTEST = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal $(if $(ROOM),tests/$(ROOM))
+
+test: $(READY) ## run the tests; ROOM=readout runs those of one room
+	$(PYTEST)
+
+quick: $(READY) ## run the tests but for those that are slow, or need a browser, Ray or processes
+	$(PYTEST) -m "not (slow or browser or ray or process)"
 
 test-cpus: $(READY) ## run the numeric tests again, as other CPUs would compute them
 	HF_HUB_OFFLINE=1 $(BIN)/python scripts/other_cpus.py

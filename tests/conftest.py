@@ -16,6 +16,7 @@ from pathlib import Path
 import other_machines
 import pytest
 from hypothesis import settings
+from once import Traces
 
 from valuembed.testing import tiny_checkpoint
 
@@ -47,6 +48,19 @@ def _machine(request: pytest.FixtureRequest) -> Iterator[None]:
         if request.config.getoption("--shift-weights"):
             other_machines.shift_weights(patch)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _traces() -> Iterator[Traces]:
+    """Loads trace each configuration once: to trace a tiny decoder takes longer than all the rest of its loading."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield Traces(patch)
+
+
+@pytest.fixture
+def traced_anew(_traces: Traces) -> None:
+    """For tests of what loading does besides: what earlier tests traced is traced again."""
+    _traces.forget()
 
 
 @pytest.fixture(scope="session")

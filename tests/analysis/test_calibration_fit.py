@@ -30,6 +30,8 @@ from valuembed.models.multi_readout import MultiReadout
 from valuembed.models.saving import save_model
 from valuembed.testing import tiny_causal_lm, tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 CORPUS = list(dict.fromkeys(some_texts(60)))
 FITTED = ("centre", "whiten", "pca")
 
@@ -271,7 +273,7 @@ class TestHead:
 
     def test_an_image_text_model_says_of_itself_whether_it_is_tied(self, tmp_path):
         # mistral3 ties the whole model's head while its text part says otherwise.
-        from test_image_text import FAMILIES, TEXT, VISION
+        from image_text import FAMILIES, TEXT, VISION
         from transformers import CONFIG_MAPPING, AutoModelForImageTextToText
 
         text, vision, whole = FAMILIES["mistral3"]

@@ -28,6 +28,8 @@ from valuembed.errors import CheckpointError, InputError, OutputError, ReadingEr
 from valuembed.models.loading import load
 from valuembed.models.multi_readout import MultiReadout
 
+pytestmark = pytest.mark.slow
+
 TEXTS = list(dict.fromkeys(some_texts(100)))
 CORPUS, SCORED = TEXTS[:60], TEXTS[60:]
 METHODS = {"va": 16, "aligned_wva": 32, "hidden_mean": 32}

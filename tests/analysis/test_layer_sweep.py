@@ -22,6 +22,8 @@ from valuembed.models.multi_readout import SIGNALS, MultiReadout
 from valuembed.reporting import outputs
 from valuembed.testing import tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 TEXTS = some_texts(40)
 SCORES = [(7 * i) % 11 / 2 for i in range(20)]
 TEMPLATE = '"{text}" in one word:"'

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from once import traced
 from reference import blocks, doubled
 from torch import Tensor, nn
 
@@ -24,7 +25,7 @@ POSITIONS = [[1, 7, 20], [2, 3], [11]]
 
 
 def opened(architecture: str, **overrides: Any) -> tuple[nn.Module, DecoderSpec]:
-    decoder_spec = trace_architecture(tiny_config(architecture, **overrides))
+    decoder_spec = trace_architecture(tiny_config(architecture, **overrides)) if overrides else traced(architecture)
     model = tiny_decoder(architecture, **overrides)
     install_attention_hooks(model, decoder_spec)
     return model, decoder_spec

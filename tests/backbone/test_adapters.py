@@ -24,7 +24,10 @@ from valuembed.models.loading import load
 from valuembed.models.model_info import info
 
 # peft's PeftModel asks transformers for a property under its old name.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+]
 
 TEXTS = ["the sun rose", "over a quiet town while nobody watched", "rain"]
 WEIGHTS = "adapter_model.safetensors"

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from once import EVERY_FAMILY, traced
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import CONFIG_MAPPING
@@ -16,7 +17,7 @@ from valuembed.backbone.plan import Plan
 from valuembed.backbone.tracing import trace_architecture
 from valuembed.errors import LayerError, UnsupportedModelError
 from valuembed.recipes import METHODS, Recipe
-from valuembed.testing import ARCHITECTURES, tiny_checkpoint, tiny_config, tiny_decoder
+from valuembed.testing import tiny_checkpoint, tiny_config, tiny_decoder
 
 MLA = {"deepseek_v2", "deepseek_v3", "mistral4", "youtu"}
 UNGROUPED = {"biogpt", "gpt2", "gpt_neox", "opt", "persimmon"}
@@ -64,9 +65,9 @@ EVERY_OTHER = {
 }
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", EVERY_FAMILY)
 def test_what_each_family_is_made_of(architecture):
-    decoder_spec = trace_architecture(tiny_config(architecture))
+    decoder_spec = traced(architecture)
     layers_path = LAYERS.get(architecture, "layers")
     projection = PROJECTIONS.get(architecture, "self_attn.o_proj")
     assert decoder_spec.model_class is type(tiny_decoder(architecture))
@@ -96,10 +97,10 @@ def test_what_each_family_is_made_of(architecture):
     assert Plan(METHODS["hidden_mean"], (), decoder_spec).width == 32
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", EVERY_FAMILY)
 def test_sizes_add_up_to_the_real_parameter_count(architecture):
     model = tiny_decoder(architecture)
-    decoder_spec = trace_architecture(tiny_config(architecture))
+    decoder_spec = traced(architecture)
     layers, tail, rest = decoder_spec.sizes
 
     def count(module: torch.nn.Module) -> int:

@@ -117,6 +117,7 @@ def test_the_usual_place_is_that_of_the_system(platform, variable, expected, tmp
     assert facts_cache._cache_folder() == Path(expected.format(**places))
 
 
+@pytest.mark.process
 def test_once_known_a_model_is_told_of_without_torch(cache, folder):
     width = valuembed.info(folder).width
     script = (

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from once import EVERY_FAMILY
 from saved_models import assert_close, assert_saved_alike
 from torch import Tensor, nn
 from transformers import AutoModel
@@ -28,7 +29,9 @@ from valuembed.readout.hooks import install_attention_hooks
 from valuembed.readout.layout import PaddedLayout
 from valuembed.readout.readout import Readout
 from valuembed.recipes.recipe import METHODS, Recipe
-from valuembed.testing import ARCHITECTURES, tiny_checkpoint
+from valuembed.testing import tiny_checkpoint
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("traced_anew")]
 
 VALUE_METHODS = ("va", "aligned_va", "wva", "aligned_wva")
 TEXTS = ["a text", "another, longer text about the harbour", "?"]
@@ -49,7 +52,7 @@ def read(model: nn.Module, recipe: Recipe, layers: tuple[int, ...], decoder_spec
         return readout.run(input_ids=ids, position_ids=torch.arange(20).expand(3, 20))[0]
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", EVERY_FAMILY)
 def test_the_cut_decoder_is_the_full_one(architecture, tmp_path):
     # transformers has no mistral4 with a head.
     folder = tiny_checkpoint(tmp_path, architecture, lm_head=architecture != "mistral4")

@@ -21,6 +21,8 @@ from valuembed.backbone.tracing import trace_architecture
 from valuembed.errors import CheckpointError, UnsupportedModelError
 from valuembed.testing import tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 

@@ -19,6 +19,8 @@ from valuembed.cli.framework import app
 from valuembed.models.calibration import DEFAULT_SHRINKAGE, KINDS
 from valuembed.models.loading import load
 
+pytestmark = pytest.mark.slow
+
 TEXTS = list(dict.fromkeys(some_texts(70)))
 
 

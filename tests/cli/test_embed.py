@@ -104,6 +104,7 @@ def test_errors_are_one_line(loaded, options, message):
     assert not Path("o.parquet").exists()
 
 
+@pytest.mark.process
 def test_ctrl_c_says_how_to_go_on(tmp_path):
     """A signal to a process of its own, as a terminal sends it."""
     script = textwrap.dedent(

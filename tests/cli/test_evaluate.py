@@ -166,6 +166,7 @@ def test_from_file_to_table(folder, tmp_path):
     assert result.stderr == ""
 
 
+@pytest.mark.process
 def test_importing_is_light():
     check = "import sys, valuembed.cli.evaluate; print([m for m in ('torch', 'mteb', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=60, check=True)

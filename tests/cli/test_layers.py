@@ -180,6 +180,7 @@ def test_from_file_to_choice_to_use(folder, tmp_path):
     assert set(layers) <= {0, 1, 2, 3}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("command", ["sweep", "select-layers"])
 def test_help_imports_nothing_heavy(command):
     script = (

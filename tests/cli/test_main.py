@@ -60,6 +60,7 @@ def texts(tmp_path):
     return path
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "arguments",
     [["--help"], ["--version"], [], *([command, "--help"] for command in (*COMMANDS, "index"))],
@@ -84,6 +85,7 @@ def test_every_command_has_the_same_model_options_with_the_legal_names(command):
     assert set(METHODS) | set(TEMPLATES) <= set(words)
 
 
+@pytest.mark.process
 def test_the_program_has_every_command():
     # In a process of its own: here other tests register commands.
     script = "import valuembed.cli.main as cli, typer; print(*sorted(typer.main.get_command(cli.app).commands))"
@@ -274,12 +276,14 @@ def test_a_mistake_of_ours_is_not_hidden(monkeypatch):
     assert isinstance(run("similarity", "a", "b").exception, ZeroDivisionError)
 
 
+@pytest.mark.process
 def test_the_program_prints_errors_on_stderr_without_a_traceback(tmp_path):
     done = shell("-m", "valuembed", "embed", tmp_path / "no.txt", "-o", tmp_path / "out.parquet")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"error: input {tmp_path / 'no.txt'} does not exist\n"
 
 
+@pytest.mark.process
 def test_the_program_makes_idle_threads_sleep(tmp_path):
     script = (
         "import os, valuembed.cli.main, valuembed.__main__ as program\n"
@@ -309,6 +313,7 @@ def test_info_shows_what_is_read():
     assert found["width"] == found["value_heads"] * found["head_width"]
 
 
+@pytest.mark.slow
 def test_the_sample_is_embedded_and_searched_with_the_bundled_model(tmp_path):
     """What the README promises, for real: the first command of a newcomer."""
     sentences = SENTENCES.read_text().splitlines()

@@ -117,6 +117,7 @@ def test_end_to_end(folder, tmp_path):
     assert "error: none of 2 documents has two segments of 500 tokens: 1,000 tokens are needed" in message
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("arguments", [["probe", "--help"], ["probe", "segments", "--help"], ["probe"]])
 def test_help_imports_nothing_heavy(arguments):
     heavy = ("torch", "transformers", "sentence_transformers", "matplotlib", "numpy")

@@ -42,6 +42,7 @@ def run(*arguments, code=0):
     return result
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("command", ["reproduce", "cost"])
 def test_help_imports_nothing_heavy(command):
     script = (

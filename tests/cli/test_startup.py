@@ -65,6 +65,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list]:
     return dict(zip(map(" ".join, WRONG), lines, strict=True))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("args", WRONG, ids=" ".join)
 def test_a_wrong_name_is_said_at_once(args, answers):
     code, output, exception, slow = answers[" ".join(args)]

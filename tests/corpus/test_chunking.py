@@ -103,6 +103,7 @@ def check(document, found):
     assert [c for at, c in enumerate(document) if at not in covered and not c.isspace()] == []
 
 
+@pytest.mark.slow
 @given(
     document=st.text(st.characters(codec="utf-8"), max_size=120),
     tokens=st.integers(1, 12),
@@ -161,6 +162,7 @@ class TestOfAModel:
         with pytest.raises(InputError, match=r"beside the template, \d tokens of a text fit|, 1\d tokens"):
             Cutter.of(echo, room)
 
+    @pytest.mark.slow
     def test_documents_through_a_job(self, folder, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         model = valuembed.load(folder, "va", template="none")
@@ -180,6 +182,6 @@ class TestOfAModel:
         vectors = model.encode_document(table["text"].to_pylist())
         np.testing.assert_allclose(np.array(table["embedding"].to_pylist(), np.float32), vectors, atol=1e-6)
         # A document may be longer than a text may be.
-        (tmp_path / "b.txt").write_text("word " * 210_000)
+        (tmp_path / "b.txt").write_text("word " * 20_000 + " " * 900_000 + "end")
         done = valuembed.embed_corpus(model, "b.txt", "long", chunk=250, progress=False)
         assert (done.embedded, done.truncated) == (1, 0)

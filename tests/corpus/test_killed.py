@@ -33,6 +33,8 @@ def whole(tmp_path, inputs):
     return tmp_path / "whole"
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_kill_9_at_random_moments_and_start_again(tmp_path, inputs, whole):
     output = tmp_path / "out"
     moments = random.Random(5)
@@ -55,6 +57,8 @@ def test_kill_9_at_random_moments_and_start_again(tmp_path, inputs, whole):
     assert {path.suffix for path in (output / ".work").iterdir()} <= {".lock"}
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_processes_on_one_folder_share_the_work(tmp_path, inputs, whole):
     output = tmp_path / "out"
     processes = [start(inputs, output, pause=0.05, hold=True) for _ in range(3)]
@@ -68,6 +72,7 @@ def test_processes_on_one_folder_share_the_work(tmp_path, inputs, whole):
     assert same(output, whole)
 
 
+@pytest.mark.process
 def test_processes_share_one_file(tmp_path, inputs):
     output = tmp_path / "out"
     processes = [start(inputs / "a.jsonl", output, pause=0.1, hold=True) for _ in range(2)]
@@ -78,6 +83,7 @@ def test_processes_share_one_file(tmp_path, inputs):
     assert min(shares) >= 7
 
 
+@pytest.mark.process
 def test_whoever_is_left_takes_over_from_one_that_died(tmp_path, inputs, whole, monkeypatch):
     monkeypatch.setattr(job, "POLL_SECONDS", 0.01)
     output = tmp_path / "out"
@@ -110,6 +116,7 @@ def test_a_lock_file_that_nobody_holds_means_nothing(tmp_path, inputs, whole):
     assert same(output, whole)
 
 
+@pytest.mark.process
 def test_two_processes_with_different_settings_do_not_mix(tmp_path, inputs):
     output = tmp_path / "out"
     first = start(inputs, output, pause=0.05)
@@ -121,6 +128,7 @@ def test_two_processes_with_different_settings_do_not_mix(tmp_path, inputs):
     assert end(first).split()[0] == str(ROWS)
 
 
+@pytest.mark.process
 def test_a_real_limit_on_the_size_of_files(tmp_path, inputs, whole):
     output = tmp_path / "out"
     # Enough for the manifest and for the smaller shards alone.
@@ -142,6 +150,7 @@ def test_a_file_system_without_locks_is_an_error(tmp_path, inputs, monkeypatch):
         embed_corpus(FakeEncoder(), inputs, tmp_path / "out", progress=False)
 
 
+@pytest.mark.process
 def test_each_of_an_array_of_jobs_may_bring_its_own_input(tmp_path, inputs):
     output = tmp_path / "out"
     processes = [start(path, output, pause=0.02) for path in sorted(inputs.iterdir())]

@@ -73,6 +73,8 @@ def workers(here):
     return [ast.literal_eval(path.read_text()) for path in sorted((here / "notes").glob("*.worker"))]
 
 
+@pytest.mark.slow
+@pytest.mark.ray
 def test_one_of_two_workers_is_killed_in_the_middle(ray, here):
     told = []
     with pytest.warns(UserWarning, match=r"^a worker on node \S+ died: .*; another takes its place$"):
@@ -93,6 +95,8 @@ def test_one_of_two_workers_is_killed_in_the_middle(ray, here):
     assert embed(here, "whole").run.rows == 0
 
 
+@pytest.mark.slow
+@pytest.mark.ray
 def test_one_large_input_is_shared_and_a_job_is_gone_on_with(ray, here):
     with pytest.raises(ReadingError, match=r"^the pass gave nothing \(on node \S+\)$"):
         embed(here, inputs="in/a.jsonl", behaviour=FAIL)
@@ -109,6 +113,7 @@ def test_one_large_input_is_shared_and_a_job_is_gone_on_with(ray, here):
     assert held(here / "out") == whole
 
 
+@pytest.mark.ray
 def test_other_weights_on_a_node_and_a_model_that_is_not_there(ray, here):
     with pytest.raises(OutputError, match=r"begun with other settings .*: other weights or prompts: the same sentence"):
         embed(here, shift=5.0)
@@ -116,6 +121,7 @@ def test_other_weights_on_a_node_and_a_model_that_is_not_there(ray, here):
         embed(here, missing=True)
 
 
+@pytest.mark.ray
 def test_a_function_that_the_nodes_do_not_have(ray, here, monkeypatch):
     monkeypatch.syspath_prepend(here)
     (here / "only_here.py").write_text("def load(): ...")
@@ -125,6 +131,7 @@ def test_a_function_that_the_nodes_do_not_have(ray, here, monkeypatch):
         embed_corpus_on_ray(load, "in", "out", workers=1, cpus_per_worker=0.5, progress=False)
 
 
+@pytest.mark.ray
 def test_an_input_that_is_damaged_is_told_of_when_the_others_are_done(ray, here):
     draw = random.Random(1)
     whole = gzip.compress(b"".join(draw.randbytes(25_000).hex().encode() + b"\n" for _ in range(60)))
@@ -136,6 +143,7 @@ def test_an_input_that_is_damaged_is_told_of_when_the_others_are_done(ray, here)
     assert len(held(here / "out")) == ROWS + len(rows)
 
 
+@pytest.mark.ray
 def test_too_little_room_is_an_error_at_once(ray, here):
     message = (
         r"^3 workers with 1 CPU each do not fit into the cluster, but 2: it has 1 node with 2 CPUs and 0 GPUs; ask"

@@ -285,6 +285,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, source, monkeypatch, room):
     fails(tmp_path, source, OutputError, message)
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform == "win32", reason="limits on file size are set by POSIX's setrlimit")
 def test_a_limit_of_the_system_on_writing_leaves_nothing_behind(tmp_path, source):
     script = textwrap.dedent(

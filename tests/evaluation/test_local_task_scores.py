@@ -15,6 +15,8 @@ from scipy.stats import spearmanr
 from valuembed.errors import InputError
 from valuembed.evaluation.local_tasks import classification_task, parse_task, retrieval_task
 
+pytestmark = pytest.mark.slow
+
 PromptType = mteb.types.PromptType
 
 

@@ -131,6 +131,7 @@ class TestParse:
         kinds |= {"SummEvalSummarization.v2": "other"}
         assert {name: kind(parse_task(name)) for name in kinds} == kinds
 
+    @pytest.mark.slow
     def test_an_unknown_name_gets_close_ones(self):
         with pytest.raises(InputError) as raised:
             parse_task("sts12")
@@ -160,6 +161,7 @@ class TestParse:
             parse_task("STS12")
 
 
+@pytest.mark.process
 def test_import_is_light():
     check = (
         "import sys, valuembed.evaluation.local_tasks; "

@@ -292,6 +292,7 @@ class TestMethodEncoder:
 
 
 # mteb's own: it copies a tensor in a way that torch advises against.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:To copy construct from a tensor:UserWarning")
 def test_every_compatible_mock_task_gives_a_result(readouts):
     """mteb hands errors back instead of raising them, so each result is looked at."""

@@ -49,14 +49,19 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> CompileCounterWithBackend:
     return counter
 
 
+@pytest.mark.slow
 class TestGivesTheSame:
-    @pytest.mark.parametrize("method", ["aligned_va", "aligned_wva", "hidden_mean"])
-    def test_for_every_signal(self, folder, graphs, method):
-        expected = valuembed.load(folder, method, dtype="float32").encode(TEXTS)
-        model = valuembed.load(folder, method, dtype="float32", compile=True)
-        np.testing.assert_allclose(model.encode(TEXTS), expected, atol=1e-6)
-        assert is_compiled(model.reader.model)
-        assert graphs.frame_count > 0
+    def test_for_every_signal(self, folder, graphs):
+        for method in ("aligned_va", "aligned_wva", "hidden_mean"):
+            expected = valuembed.load(folder, method, dtype="float32").encode(TEXTS)
+            model = valuembed.load(folder, method, dtype="float32", compile=True)
+            # The first compiles, when it is called; models of the same layers after it find most of theirs there.
+            assert (graphs.frame_count == 0) == (method == "aligned_va")
+            np.testing.assert_allclose(model.encode(TEXTS), expected, atol=1e-6, err_msg=method)
+            assert is_compiled(model.reader.model)
+            compiled = graphs.frame_count
+            model.encode(TEXTS)
+            assert graphs.frame_count == compiled > 0
 
     @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
     def test_with_the_real_compiler(self, folder):
@@ -81,6 +86,7 @@ class TestGivesTheSame:
         assert is_compiled(model.reader.model)
 
 
+@pytest.mark.slow
 class TestOnceForAll:
     @pytest.mark.parametrize("template", ["{text}", LONG])
     def test_layers_and_shapes_share_what_is_compiled(self, tmp_path, graphs, template):
@@ -101,36 +107,21 @@ class TestOnceForAll:
             assert graphs.frame_count == counts[-1]
         assert counts[0] == counts[1]
 
-    def test_asked_for_again(self, folder, graphs):
-        model = valuembed.load(folder, "va", compile=True)
-        assert graphs.frame_count == 0
-        model.encode(TEXTS)
-        first = graphs.frame_count
-        model.encode(TEXTS)
-        assert graphs.frame_count == first > 0
 
-
+@pytest.mark.slow
 class TestStaysOutOfTheWay:
-    def test_training_runs_the_layers_as_they_are(self, folder, graphs):
+    def test_training_copies_and_what_is_saved_get_plain_layers(self, folder, graphs, tmp_path):
         model = valuembed.load(folder, "wva", dtype="float32", compile=True)
-        model.encode(TEXTS)
-        before = graphs.op_count, graphs.frame_count
-        model(model.preprocess(TEXTS[:3]))["sentence_embedding"].sum().backward()
-        assert (graphs.op_count, graphs.frame_count) == before
-        assert model.reader.model.layers[0].self_attn.v_proj.weight.grad is not None
-
-    def test_copies_and_other_processes_get_plain_layers(self, folder, graphs):
-        model = valuembed.load(folder, "va", dtype="float32", compile=True)
         expected = model.encode(TEXTS)
+        before = graphs.op_count, graphs.frame_count
         for made in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
             assert not is_compiled(made.reader.model)
             np.testing.assert_allclose(made.encode(TEXTS), expected, atol=1e-6)
-
-    def test_a_saved_model_is_the_same(self, folder, graphs, tmp_path):
-        model = valuembed.load(folder, "va", dtype="float32", compile=True)
-        expected = model.encode(TEXTS)
         model.save(str(tmp_path / "saved"))
         np.testing.assert_allclose(valuembed.load(tmp_path / "saved").encode(TEXTS), expected, atol=1e-6)
+        model(model.preprocess(TEXTS[:3]))["sentence_embedding"].sum().backward()
+        assert (graphs.op_count, graphs.frame_count) == before
+        assert model.reader.model.layers[0].self_attn.v_proj.weight.grad is not None
 
     def test_a_compiler_that_fails(self, folder, monkeypatch, caplog):
         def fail(*args: Any, **options: Any) -> Any:

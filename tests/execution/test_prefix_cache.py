@@ -7,11 +7,11 @@ from functools import lru_cache
 import numpy as np
 import pytest
 import torch
+from once import EVERY_FAMILY, traced
 from some_texts import some_texts
 
 import valuembed
 from valuembed.backbone.plan import Plan
-from valuembed.backbone.tracing import trace_architecture
 from valuembed.execution import executor
 from valuembed.execution.capabilities import prefix_unsupported_reason
 from valuembed.execution.executor import Executor, PrefixCache
@@ -20,11 +20,9 @@ from valuembed.models.multi_readout import MultiReadout
 from valuembed.readout.hooks import install_attention_hooks
 from valuembed.recipes.recipe import METHODS, Recipe
 from valuembed.testing import (
-    ARCHITECTURES,
     HYBRIDS,
     TOKENIZERS,
     tiny_checkpoint,
-    tiny_config,
     tiny_decoder,
     tiny_tokenizer,
 )
@@ -51,7 +49,7 @@ WINDOWED = ("mistral", "gemma3_text", "phi3", "cohere2", "gpt_oss")
 
 @lru_cache(maxsize=2)
 def _opened(architecture):
-    decoder_spec = trace_architecture(tiny_config(architecture))
+    decoder_spec = traced(architecture)
     model = tiny_decoder(architecture)
     install_attention_hooks(model, decoder_spec)
     return model, decoder_spec
@@ -69,7 +67,7 @@ def _texts():
     ]
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", EVERY_FAMILY)
 @torch.inference_mode()
 def test_every_family_gives_the_same_or_says_why_it_cannot(architecture):
     model, decoder_spec = _opened(architecture)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from once import EVERY_FAMILY, traced
 from reference import blocks, doubled, grouped
 from torch import Tensor, nn
 
@@ -20,7 +21,7 @@ from valuembed.readout.hooks import install_attention_hooks
 from valuembed.readout.layout import PaddedLayout
 from valuembed.readout.readout import AttentionCall, Readout
 from valuembed.recipes.recipe import METHODS
-from valuembed.testing import ARCHITECTURES, HYBRIDS, tiny_config, tiny_decoder
+from valuembed.testing import HYBRIDS, tiny_config, tiny_decoder
 from valuembed.tokenization.tokenizer import TokenSequence
 
 # Longer than the sliding windows of 8 tokens.
@@ -29,7 +30,7 @@ T = 21
 
 def opened(architecture: str, **options: Any) -> tuple[nn.Module, DecoderSpec]:
     overrides = {name: value for name, value in options.items() if name != "attn_implementation"}
-    decoder_spec = trace_architecture(tiny_config(architecture, **overrides))
+    decoder_spec = trace_architecture(tiny_config(architecture, **overrides)) if overrides else traced(architecture)
     model = tiny_decoder(architecture, **options)
     install_attention_hooks(model, decoder_spec)
     return model, decoder_spec
@@ -40,7 +41,7 @@ def some_ids(length: int = T) -> list[int]:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", EVERY_FAMILY)
 def test_weights_are_those_of_the_stock_model_and_make_wva_of_the_values(architecture: str) -> None:
     model, decoder_spec = opened(architecture)
     layers, ids = list(decoder_spec.value_layers), some_ids()

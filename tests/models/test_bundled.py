@@ -42,6 +42,7 @@ def test_the_record_is_of_this_model():
     assert RECORD["digest"] == content_digest(locate("bundled"))
 
 
+@pytest.mark.process
 def test_small_enough_and_there_once():
     folder = Path(locate("bundled").location)
     assert (folder / "model.safetensors").stat().st_size <= 24e6

@@ -38,6 +38,8 @@ from valuembed.models.loading import load
 from valuembed.models.model_info import info
 from valuembed.recipes.recipe import METHODS, Recipe
 
+pytestmark = pytest.mark.slow
+
 # u and v are orthogonal unit vectors. The covariance of +-10u, +-5v with 1/b is (2*100 uu' + 2*25 vv') / 4
 # = 50 uu' + 12.5 vv': variances 50 and 12.5, their mean 31.25.
 U, V = np.array([0.6, 0.8]), np.array([0.8, -0.6])

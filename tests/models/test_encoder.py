@@ -32,9 +32,9 @@ def test_a_text_alone_is_the_text_in_any_batch_in_any_order(
     source: str, method: str, request: pytest.FixtureRequest
 ) -> None:
     model = load(request.getfixturevalue(source), method, normalize=False)
-    texts = some_texts(64)
+    texts = some_texts(24)
     together = model.encode(texts)
-    order = np.random.default_rng(1).permutation(64)
+    order = np.random.default_rng(1).permutation(24)
     shuffled = model.encode([texts[i] for i in order])
     alone = np.stack([model.encode(text) for text in texts[:8]])
     scale = np.linalg.norm(together, axis=1, keepdims=True)
@@ -46,7 +46,7 @@ def test_a_text_alone_is_the_text_in_any_batch_in_any_order(
 def test_in_bfloat16_a_text_alone_is_nearly_the_text_in_a_batch(folder: Path, method: str) -> None:
     model = load(folder, method, dtype="bfloat16")
     assert model.dtype == torch.bfloat16
-    texts = some_texts(64)
+    texts = some_texts(32)
     alone = np.stack([model.encode(text) for text in texts])
     assert cosine(alone, model.encode(texts)).min() > 0.999
 
@@ -95,6 +95,8 @@ def test_outputs_as_in_any_sentence_transformer(folder: Path) -> None:
         model.encode(texts, output_value="token_embeddings")
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_several_processes_give_the_same_vectors_and_one_report(folder: Path) -> None:
     model = load(folder, "aligned_wva", max_tokens=60)
     texts = [*[f"rain fell {i}" for i in range(28)], "rain " * 70, "sun " * 80]
@@ -110,6 +112,8 @@ def test_several_processes_give_the_same_vectors_and_one_report(folder: Path) ->
         model.encode([*texts[:29], 7], device=["cpu", "cpu"], chunk_size=10)
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_a_saved_folder_serves_several_processes(folder: Path, tmp_path: Path) -> None:
     load(folder, "va").save_pretrained(str(tmp_path))
     model = load(tmp_path)

@@ -19,6 +19,8 @@ from valuembed.models.loading import load
 from valuembed.models.model_info import info
 from valuembed.recipes.recipe import METHODS, Recipe
 
+pytestmark = pytest.mark.slow
+
 WIDTHS = {"va": 16, "aligned_va": 32, "wva": 32, "aligned_wva": 32}
 
 

@@ -14,6 +14,8 @@ from valuembed.models.calibration import Calibration, Projection
 from valuembed.models.multi_readout import SIGNALS, MultiReadout, every_layer
 from valuembed.recipes.recipe import METHODS, Recipe
 
+pytestmark = pytest.mark.slow
+
 TEXTS = some_texts(20)
 ALL = {**{name: name for name in METHODS}, "va all": Recipe(signal="value", weights="mean", layers="all")}
 

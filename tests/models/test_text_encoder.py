@@ -87,6 +87,8 @@ def test_texts_that_are_cut_or_blank_are_told(folder):
         short.encode(" ")
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_sentence_transformers_is_not_imported(folder):
     script = (
         "import sys\n"

@@ -15,6 +15,8 @@ from valuembed.models.loading import load
 from valuembed.models.value_transformer import ValueTransformer
 from valuembed.testing import tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["one two three", "a much longer text than the first one, with more words in it", "x", "four five"]
 
 

@@ -85,6 +85,7 @@ def test_there_is_something_to_run() -> None:
     assert len(EXAMPLES) >= 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PYTHON_PAGES, ids=named)
 def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of a page share a namespace, as for someone who types them one after the other."""
@@ -108,6 +109,7 @@ def test_only_blocks_that_need_the_network_are_not_run(page: Path) -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", COMMAND_PAGES, ids=named)
 def test_commands_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that name a hub id are only parsed; ``vector_spec`` has the targets that are named."""
@@ -126,6 +128,7 @@ def test_commands_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             assert result.exit_code == 0, f"{line}\n{result.output}"
 
 
+@pytest.mark.slow
 def test_first_page_promises_the_hit_that_its_search_finds(tmp_path: Path) -> None:
     page = ROOT / "docs" / "index.md"
     commands = next(block.text for block in blocks(page, "bash") if "valuembed search" in block.text)
@@ -136,6 +139,7 @@ def test_first_page_promises_the_hit_that_its_search_finds(tmp_path: Path) -> No
     assert json.loads(found.stdout)[0]["text"] == blocks(page, "text")[0].text.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES, ids=named)
 def test_examples_run(
     example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -215,6 +219,7 @@ def test_readme_lists_the_families_that_are_tested() -> None:
     assert sorted(in_backticks([row[1] for row in rows])) == sorted(ARCHITECTURES)
 
 
+@pytest.mark.slow
 def test_readme_lists_what_is_refused() -> None:
     section = (ROOT / "README.md").read_text(encoding="utf-8").partition("\nRefused, ")[2].partition("\n## ")[0]
     refused = re.findall(

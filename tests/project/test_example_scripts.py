@@ -22,6 +22,7 @@ def commands(script: Path) -> list[list[str]]:
     return [words[1:] for words in given if words[:1] == ["valuembed"]]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_the_shell_is_sound(script: Path) -> None:
     done = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True)

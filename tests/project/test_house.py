@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -14,6 +15,13 @@ import valuembed
 
 SOURCE = Path(valuembed.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
+TESTS = Path(__file__).parents[1]
+STARTING = {
+    "process": re.compile(r"\bsubprocess\.(run|Popen)\(|^from shared_jobs import .*\bstart\b", re.MULTILINE),
+    "browser": re.compile(r"\bbrowsing\("),
+    "ray": re.compile(r"\brequire\(\"ray\""),
+}
+"""By marker, what stands in a file of tests that starts something."""
 WITHOUT_A_FACE = ("_utils", "cli", "models/early_paths", "serving/playground", "serving/routes")
 """Folders whose files are imported one by one: what every room may need, what none imports, and parts of a room."""
 ROOMS = sorted(path.parent for path in FILES if path.name == "__init__.py" and path.parent != SOURCE)
@@ -23,6 +31,14 @@ FACES = {
     for room in ROOMS
     if room.relative_to(SOURCE).as_posix() not in WITHOUT_A_FACE
 }
+
+
+@pytest.mark.parametrize("marker", STARTING)
+def test_what_starts_something_is_marked(marker):
+    texts = {path.name: path.read_text(encoding="utf-8") for path in TESTS.rglob("test_*.py")}
+    starting = {name for name, text in texts.items() if STARTING[marker].search(text)}
+    assert starting
+    assert [name for name in starting if f"mark.{marker}" not in texts[name]] == []
 
 
 def test_the_top_folder_is_a_list_of_rooms():
@@ -156,6 +172,7 @@ class TestPublicNames:
         assert f'\nversion = "{valuembed.__version__}"\n' in project.read_text(encoding="utf-8")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "statement",
     [

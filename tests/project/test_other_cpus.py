@@ -72,6 +72,7 @@ def test_quick_tests_are_there(name: str) -> None:
     assert all(re.search(rf"(?:class|def) {part}\b", source) for part in inside)
 
 
+@pytest.mark.process
 def test_what_fails_is_counted_and_seen_again(project: Path) -> None:
     outcome = run(Setting("flavours", {"FLAVOUR": "mint"}), ["test_some.py"], project)
     assert (outcome.passed, outcome.failed, outcome.skipped) == (2, ("tests/test_some.py::test_broken",), 1)
@@ -87,17 +88,20 @@ def test_what_fails_is_counted_and_seen_again(project: Path) -> None:
     assert "1 failed, 1 error in" in again.stdout
 
 
+@pytest.mark.process
 def test_a_file_that_cannot_be_imported_is_a_failure(project: Path) -> None:
     outcome = run(SETTINGS[0], ["test_torn.py"], project)
     assert (outcome.passed, outcome.failed, outcome.good) == (0, ("tests/test_torn.py",), False)
     assert "no_such_module" in describe(outcome)
 
 
+@pytest.mark.process
 def test_no_test_at_all_is_a_failure(project: Path) -> None:
     (project / "tests" / "test_none.py").write_text("")
     assert not run(SETTINGS[0], ["test_none.py"], project).good
 
 
+@pytest.mark.process
 def test_nothing_comes_in_from_outside(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MKL_CBWR", "AUTO,STRICT")
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")

@@ -81,6 +81,7 @@ class TestRows:
         assert (packed[:, 3:] - alone).abs().max() < 1e-6
 
 
+@pytest.mark.slow
 class TestLessons:
     def test_weights_are_idf_beyond_that_of_common_words(self):
         # 200 sentences: "often" in all, idf 0; "seldom" in 5 of them: ln 40 - 4 < 0; with 1,000: ln 200 - 4.
@@ -179,6 +180,7 @@ class TestTraining:
         assert not (tmp_path / "state.pt").exists()
 
 
+@pytest.mark.slow
 class TestCommand:
     def test_makes_both_variants_from_one_trunk_with_one_budget(self, made):
         records = {name: json.loads((made / name / "training.json").read_text()) for name in ("plain", "taught")}

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from once import traced
 from torch import Tensor, nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from watching import hooks_of
@@ -28,7 +29,7 @@ HIDDEN_MEAN = METHODS["hidden_mean"]
 
 
 def opened(architecture: str, **overrides: Any) -> tuple[nn.Module, DecoderSpec]:
-    decoder_spec = trace_architecture(tiny_config(architecture, **overrides))
+    decoder_spec = trace_architecture(tiny_config(architecture, **overrides)) if overrides else traced(architecture)
     model = tiny_decoder(architecture, **overrides)
     install_attention_hooks(model, decoder_spec)
     return model, decoder_spec

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from once import EVERY_FAMILY
 from reference import FAMILIES, aligned_wva, blocks, doubled, reference, wva
 
 from valuembed.testing import ARCHITECTURES, tiny_decoder
@@ -19,7 +20,7 @@ def test_every_architecture_has_a_row():
     assert sorted(FAMILIES) == list(ARCHITECTURES)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", EVERY_FAMILY)
 def test_values_weights_and_projection_give_the_stock_output(architecture):
     """Longer than the windows; every layer that has values."""
     model = tiny_decoder(architecture, seed=1)

@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 import torch
+from once import EVERY_FAMILY, traced
 from some_texts import some_texts
 
 import valuembed
@@ -20,7 +21,7 @@ from valuembed.readout import varlen
 from valuembed.readout.hooks import install_attention_hooks
 from valuembed.readout.layout import PackedLayout
 from valuembed.recipes.recipe import METHODS, Recipe
-from valuembed.testing import ARCHITECTURES, HYBRIDS, tiny_checkpoint, tiny_config, tiny_decoder
+from valuembed.testing import HYBRIDS, tiny_checkpoint, tiny_config, tiny_decoder
 from valuembed.tokenization.tokenizer import TokenSequence
 
 TEXTS = some_texts(40)
@@ -39,7 +40,7 @@ RECIPES = [
 
 @lru_cache(maxsize=2)
 def _opened(architecture):
-    decoder_spec = trace_architecture(tiny_config(architecture))
+    decoder_spec = traced(architecture)
     model = tiny_decoder(architecture)
     install_attention_hooks(model, decoder_spec)
     return model, decoder_spec
@@ -81,7 +82,7 @@ def _relative(one, other):
     return float(((one - other).norm(dim=1) / one.norm(dim=1)).max())
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", EVERY_FAMILY)
 @torch.inference_mode()
 def test_every_family_gives_the_same_or_says_why_it_cannot(architecture, caplog):
     model, decoder_spec = _opened(architecture)

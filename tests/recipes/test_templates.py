@@ -92,6 +92,7 @@ class TestRender:
         assert render(template, text, text).string == f"<{text}|{text}|{text}>"
         assert render(parse_template("<{text}>"), text, text).string == f"{text}<{text}>"
 
+    @pytest.mark.slow
     @given(
         text=st.text(max_size=8),
         prompt=st.text(max_size=8),

@@ -16,6 +16,8 @@ from valuembed.errors import MissingExtraError, OutputError
 from valuembed.reporting import plots
 from valuembed.reporting.fonts import Lettering
 
+pytestmark = pytest.mark.slow
+
 
 def test_bars_are_one_group_a_key_and_one_colour_a_series():
     figure = plots.bars(

@@ -20,6 +20,8 @@ from valuembed.research import linear_probe, next_token_probe
 from valuembed.research.next_token_probe import Projection, SampledPositions, draw, probe_next_token
 from valuembed.tokenization.tokenizer import TokenSequence
 
+pytestmark = pytest.mark.slow
+
 SIGNAL = TokenSignal("value", AT_TOKEN, 0)
 
 

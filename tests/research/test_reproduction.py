@@ -17,6 +17,7 @@ from valuembed.research.reproduction import plan, reproduce
 
 # sklearn on sets of a few rows, and packages that mteb imports.
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*sklearn.*"),
 ]

@@ -19,6 +19,8 @@ from valuembed.search.index import Index, RepeatedIdWarning, build_index
 from valuembed.search.results import Hit
 from valuembed.vectors.reader import EmbeddingFile
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("lancedb", reason="the extra 'store' is not installed")
 
 WORDS = some_words(600)

@@ -15,7 +15,10 @@ import valuembed
 from valuembed._utils.text import decimals
 from valuembed.serving.admission import Limits
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium"),
+]
 
 DESKTOP, PHONE = (1280, 900), (360, 780)
 TEXTS = ["a cat sleeps", "a kitten naps", "rates rise again"]
@@ -99,6 +102,7 @@ def well(tab, url):
     assert {address[: len(url)] for address in tab.requests if not address.startswith("data:")} == {url}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), list(itertools.product((DESKTOP, PHONE), ("light", "dark"))))
 def test_every_function(browser, server, width, scheme):
     url, _ = server
@@ -239,20 +243,21 @@ def test_texts_of_every_kind_stay_texts(browser, server, width):
     well(tab, url)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [DESKTOP, PHONE])
 def test_many_texts(browser, server, width):
     url, _ = server
     tab = opened(browser, url, width)
     tab.until("offer !== null")
-    tab.fill("#texts", "\n".join(f"sentence {number}" for number in range(101)))
+    tab.put("#texts", "\n".join(f"sentence {number}" for number in range(101)))
     tab.click("#compare-form button")
     done(tab, "compare", says="101 sentences; at most 100 are compared at once. Search takes more.")
     assert tab.value("document.querySelector('#compare-status').classList.contains('wrong')")
-    tab.fill("#texts", "\n".join(f"sentence {number}" for number in range(100)))
+    tab.put("#texts", "\n".join(f"sentence {number}" for number in range(100)))
     tab.click("#compare-form button")
     done(tab, "compare", says="Compared 100 sentences.")
     assert len(tab.texts("#compared td")) == 20_000
-    tab.fill("#list", "\n".join(f"sentence {number}" for number in range(700)))
+    tab.put("#list", "\n".join(f"sentence {number}" for number in range(700)))
     tab.click("#search-form button")
     done(tab, "search", says="Searched 700 texts; the first 100 are shown.")
     assert len(tab.texts("#found li")) == 200

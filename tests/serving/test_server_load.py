@@ -50,6 +50,7 @@ def gather(url, texts, **options):
     return asyncio.run(all_of_them())
 
 
+@pytest.mark.slow
 def test_200_requests_at_once_get_each_its_own():
     with running(FakeEngine(step_tokens=100), name="any") as (url, _):
         texts = [f"text number {number}" for number in range(200)]
@@ -57,6 +58,7 @@ def test_200_requests_at_once_get_each_its_own():
             np.testing.assert_allclose(answer.data[0].embedding, vector_of(text), atol=1e-7)
 
 
+@pytest.mark.slow
 def test_200_requests_at_once_get_what_encode_gives(folder):
     encoder = valuembed.load(folder, "wva", layers=[1, 2], template={"query": "prompt_eol", "default": "none"})
     texts = [f"{text} {number}" for number, text in enumerate(some_texts(40) * 5)]
@@ -69,6 +71,7 @@ def test_200_requests_at_once_get_what_encode_gives(folder):
     assert float(re.search(r"^valuembed_step_texts_count (.*)$", page, re.MULTILINE)[1]) < 120
 
 
+@pytest.mark.slow
 def test_too_many_requests_are_refused_and_the_server_recovers():
     engine = FakeEngine(seconds=0.002, step_tokens=8)
     limits = Limits(max_requests=20, max_waiting_texts=30, max_texts=10, max_waiting_bytes=10_000, max_body_bytes=5000)
@@ -156,6 +159,8 @@ def ready(url):
         return None
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_told_to_end_it_finishes_what_it_has():
     """Clients that never try twice: each request is answered, until connections are refused."""
     with process(0.01, 2) as (child, url, said):
@@ -202,14 +207,17 @@ def test_told_to_end_it_finishes_what_it_has():
     assert KEY not in "".join(said)
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_told_twice_it_ends_at_once():
-    with process(20, 20) as (child, url, _):
+    with process(0.01, 20) as (child, url, _):
         child.send_signal(signal.SIGINT)
         until(lambda: ready(url) == 503)
         child.send_signal(signal.SIGINT)
         child.wait(10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", GenerationMode)
 def test_nothing_in_its_description_makes_it_fail(mode):
     """Requests made from the description, right ones or wrong ones: each is answered as it says."""

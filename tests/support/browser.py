@@ -111,6 +111,13 @@ class Tab:
         self.value("document.activeElement.select()")
         self.send("Input.insertText", text=text)
 
+    def put(self, selector, text):
+        """As :meth:`fill`, but at once: lines that are inserted are laid out one by one, and many take seconds."""
+        self.value(
+            f"(() => {{ const node = document.querySelector({json.dumps(selector)}); node.value = {json.dumps(text)}; "
+            "node.dispatchEvent(new InputEvent('input', { bubbles: true })); })()"
+        )
+
     def picture(self, path, height=None):
         """The page as a PNG, from its top; None is all of it."""
         size = self.send("Page.getLayoutMetrics")["cssContentSize"]

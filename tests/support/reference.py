@@ -12,7 +12,7 @@ Letters: t tokens, g value heads, h query heads, d width of a value head, m mode
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -261,17 +261,32 @@ def reference(
         method: va, aligned_va, wva or aligned_wva.
         layers: 0-based; the result is the mean over them.
     """
+    return references(architecture, model, input_ids, attention_mask, position_ids, [span], [method], layers)[0, method]
+
+
+def references(
+    architecture: str,
+    model: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    position_ids: Tensor,
+    spans: Sequence[Tensor],
+    methods: Iterable[str],
+    layers: Iterable[int],
+) -> dict[tuple[int, str], Tensor]:
+    """As `reference`, of several spans and methods; each text runs once. By the number of its span and its method."""
     family = FAMILIES[architecture]
     layers = list(layers)
-    rows = []
+    rows: dict[tuple[int, str], list[Tensor]] = {(number, name): [] for name in methods for number in range(len(spans))}
     with doubled(model) as stock:
         for row, real in enumerate(attention_mask.bool()):
             found = blocks(architecture, stock, input_ids[row, real], position_ids[row, real], layers)
             padding_before = int(real.long().argmax())
-            first, end = (int(place) - padding_before for place in span[row])
-            vectors = [METHODS[method](block, family, slice(first, end)) for block in found]
-            rows.append(torch.stack(vectors).mean(dim=0))
-    return torch.stack(rows)
+            for (number, method), made in rows.items():
+                first, end = (int(place) - padding_before for place in spans[number][row])
+                vectors = [METHODS[method](block, family, slice(first, end)) for block in found]
+                made.append(torch.stack(vectors).mean(dim=0))
+    return {which: torch.stack(made) for which, made in rows.items()}
 
 
 @contextmanager

@@ -6,13 +6,13 @@ import json
 
 import pytest
 import torch
+from once import EVERY_FAMILY
 from safetensors.torch import load_file
 from saved_models import assert_close, assert_same_weights
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from valuembed.errors import UnsupportedModelError
 from valuembed.testing import (
-    ARCHITECTURES,
     HYBRIDS,
     TOKENIZERS,
     tiny_causal_lm,
@@ -38,7 +38,7 @@ def forward(model: torch.nn.Module, tokens: int = 12) -> torch.Tensor:
 # Models
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", EVERY_FAMILY)
 def test_every_architecture_runs_and_depends_on_the_seed_alone(architecture):
     one, same, other = (tiny_decoder(architecture, seed=seed) for seed in (0, 0, 1))
     assert not one.training
@@ -50,7 +50,7 @@ def test_every_architecture_runs_and_depends_on_the_seed_alone(architecture):
     assert (out - forward(other)).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", EVERY_FAMILY)
 def test_no_weight_is_trivial(architecture):
     for name, weight in tiny_decoder(architecture).named_parameters():
         assert weight.isfinite().all(), name
@@ -58,7 +58,7 @@ def test_no_weight_is_trivial(architecture):
         assert not (weight == 1).any(), name
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", EVERY_FAMILY)
 def test_sizes(architecture):
     config = tiny_config(architecture)
     groups = 1 if architecture in ONE_HEAD else getattr(config, "num_key_value_heads", config.num_attention_heads)
@@ -67,7 +67,7 @@ def test_sizes(architecture):
     assert (config.num_attention_heads, groups) == (4, expected)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", EVERY_FAMILY)
 def test_the_number_of_layers_can_be_overridden_alone(architecture):
     model = tiny_decoder(architecture, num_hidden_layers=3)
     assert model.config.num_hidden_layers == 3

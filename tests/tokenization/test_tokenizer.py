@@ -445,6 +445,6 @@ def test_templates_from_many_clients_are_not_all_remembered() -> None:
     rows = [texts.rows(["a text"], template, max_tokens=None) for template in templates]
     assert len(texts._with_aliases) == 16
     assert rows == [texts.rows(["a text"], template, max_tokens=None) for template in templates]
-    beginnings = [texts.beginning("{prompt} : {text}", f"number {number}") for number in range(300)]
-    assert len(texts._beginnings) == 256
-    assert beginnings[0] == texts.beginning("{prompt} : {text}", "number 0")
+    prefixes = [texts.prefix("{prompt} : {text}", f"number {number}") for number in range(300)]
+    assert len(texts._prefixes) == 256
+    assert prefixes[0] == texts.prefix("{prompt} : {text}", "number 0")

@@ -32,6 +32,8 @@ from valuembed.errors import InputError, MissingExtraError, OutputError, RecipeE
 from valuembed.models.loading import load
 from valuembed.training.finetune import Training, loss_figure
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:

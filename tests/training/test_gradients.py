@@ -18,6 +18,8 @@ from valuembed.training.finetune import _adapt
 from valuembed.training.settings import TrainSettings
 from valuembed.training.trainer import _loss
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Any:

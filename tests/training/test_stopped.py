@@ -67,6 +67,7 @@ def stopped(folder: Path, pairs: Path, tmp_path_factory: pytest.TempPathFactory)
     return copy
 
 
+@pytest.mark.slow
 class TestStopped:
     def check(self, again: Training, whole: Training, *, resumed: bool = True) -> None:
         assert_same_adapters(again, whole)
@@ -133,6 +134,7 @@ class TestStopped:
         np.testing.assert_allclose(*evaluations, atol=1e-3)
         assert [step for step, _ in whole.record["evaluations"]] == [0, 3, 6, 8]
 
+    @pytest.mark.process
     def test_by_force_in_a_process_of_its_own(self, folder: Path, pairs: Path, whole: Training, tmp_path: Path) -> None:
         program = f"""
             import os, signal, sys

@@ -20,6 +20,8 @@ from valuembed.models.value_transformer import ValueTransformer
 from valuembed.testing import tiny_checkpoint
 from valuembed.training.target_modules import counts, target_modules
 
+pytestmark = pytest.mark.slow
+
 QKVO = ["q_proj", "k_proj", "v_proj", "o_proj"]
 ALL_METHODS = (*METHODS, "hidden_mean")
 

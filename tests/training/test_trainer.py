@@ -32,6 +32,8 @@ from valuembed.models.loading import load
 from valuembed.models.value_transformer import ValueTransformer
 from valuembed.training.trainer import TRAINED, _batches, _no_notices, _Trainer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -48,7 +50,7 @@ class TestLearning:
     @pytest.mark.parametrize("method", ["va", "aligned_wva", "hidden_mean"])
     def test_pairs_come_together_and_others_apart(self, folder: Path, pairs: Path, tmp_path: Path, method: str) -> None:
         before = separation(load(folder, method))
-        made = trained(folder, pairs, tmp_path / "out", method, steps=30, batch_size=20, learning_rate=5e-3)
+        made = trained(folder, pairs, tmp_path / "out", method, steps=15, batch_size=20, learning_rate=1e-2)
         history = losses(made)
         assert np.isfinite(history).all()
         assert np.mean(history[-3:]) < 0.5 * np.mean(history[:3])
@@ -294,6 +296,7 @@ class TestSeveralProcesses:
             check=False,
         )
 
+    @pytest.mark.process
     def test_are_one_process_with_their_batches_together(self, folder: Path, pairs: Path, tmp_path: Path) -> None:
         # 20 pairs are five batches of 4: two for each process, and one that is left out, as no process may wait.
         done = self.launch(

@@ -81,6 +81,7 @@ def test_what_is_not_there_is_told_with_what_is(built, given, message):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.process
 def test_a_typo_and_a_gpu_without_cuda_are_told_without_torch():
     script = (
         "import sys\nfrom valuembed._utils import devices\n"

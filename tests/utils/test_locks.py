@@ -24,6 +24,7 @@ def test_one_holder_at_a_time(tmp_path):
     other.release()
 
 
+@pytest.mark.process
 def test_a_lock_dies_with_its_process_and_its_file_means_nothing(tmp_path):
     script = "import sys, time; from pathlib import Path; from valuembed._utils.locks import Lock\n"
     script += "lock = Lock(Path(sys.argv[1])); print(lock.acquire(), flush=True); time.sleep(60)"

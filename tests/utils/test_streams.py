@@ -200,6 +200,7 @@ class TestStderr:
         assert streams.is_watched()
 
 
+@pytest.mark.process
 @pytest.mark.skipif(os.name != "posix", reason="the redirections are a POSIX shell's")
 @pytest.mark.parametrize(
     ("redirection", "code", "said"),
