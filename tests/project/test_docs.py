@@ -112,7 +112,7 @@ def test_only_blocks_that_need_the_network_are_not_run(page: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", COMMAND_PAGES, ids=named)
 def test_commands_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that name a hub id are only parsed; ``vector_spec`` has the targets that are named."""
+    """Those that name a hub id are only parsed; ``make`` has the targets that are named."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     targets = set(re.findall(r"^(\w+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))

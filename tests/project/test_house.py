@@ -19,7 +19,7 @@ TESTS = Path(__file__).parents[1]
 STARTING = {
     "process": re.compile(r"\bsubprocess\.(run|Popen)\(|^from shared_jobs import .*\bstart\b", re.MULTILINE),
     "browser": re.compile(r"\bbrowsing\("),
-    "ray": re.compile(r"\brequire\(\"ray\""),
+    "ray": re.compile(r"importorskip\(.ray."),
 }
 """By marker, what stands in a file of tests that starts something."""
 WITHOUT_A_FACE = ("_utils", "cli", "models/early_paths", "serving/playground", "serving/routes")

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CorpusSummary",
     "EmbedSummary",
+    "Progress",
     "Rejected",
     "Row",
     "check_corpus",
@@ -86,7 +87,7 @@ def embed_corpus(
         keep: columns of the inputs to keep, see :mod:`valuembed.vectors.kept_columns`; None is all that the inputs have
             when the job begins, and an empty list none. What a job keeps is settled when it begins.
         progress: True shows where it stands on stderr, as a bar on a terminal, else as a line a minute; or what is
-            called with a :class:`valuembed._utils.progress.Progress` after each step.
+            called with a :class:`valuembed.corpus.Progress` after each step.
 
     Raises:
         InputError: an input cannot be read, has rows and none that can be used, lacks a column, changed since shards

@@ -212,7 +212,7 @@ def schedule(
     batches = []
     for packed in (False, True):
         members = [row for row, takes in enumerate(packs) if takes is packed]
-        for cut in plan_steps([fed[row] for row in members], within, cost, group, packed=packed):
+        for cut in plan_steps([fed[row] for row in members], within, cost, group, packed=packed) if members else ():
             rows = [members[i] for i in cut]
             batches.append(Batch.of(rows, [texts[row] for row in rows], group, packed=packed, share=share))
     return batches
