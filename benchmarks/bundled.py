@@ -35,7 +35,7 @@ from valuembed.analysis.layer_sweep import sweep
 from valuembed.backbone.checkpoints.location import locate
 from valuembed.backbone.digests import content_digest
 from valuembed.data.labelled import read_sts
-from valuembed.evaluation.results import versions
+from valuembed.evaluation.results import scoring_versions
 from valuembed.evaluation.runner import evaluate
 from valuembed.models import MultiReadout
 from valuembed.recipes.recipe import METHODS
@@ -126,7 +126,7 @@ def page(measured: dict[str, dict[str, object]], args: argparse.Namespace) -> It
     yield "# The bundled model and its variants\n"
     shown = " ".join(f"--model {name}=FOLDER" for name in measured)
     yield f"Made by `python benchmarks/bundled.py --data DIR --corpus FILE {shown} --dtype {args.dtype}`,"
-    yield f"on Python {platform.python_version()}, {', '.join(map(' '.join, versions().items()))}.\n"
+    yield f"on Python {platform.python_version()}, {', '.join(map(' '.join, scoring_versions().items()))}.\n"
     yield "Spearman x 100 of the cosines, test splits where a file has any. Loss: on the held-out hundredth of the"
     yield "corpus, in pieces of 128 tokens; models made without that split may have been trained on parts of it.\n"
     yield "| model | nats a token | bits a byte |\n|:--|--:|--:|"

@@ -25,7 +25,7 @@ from pathlib import Path
 import valuembed
 from valuembed.analysis.layer_sweep import sweep
 from valuembed.data.labelled import read_sts
-from valuembed.evaluation.results import versions
+from valuembed.evaluation.results import scoring_versions
 from valuembed.evaluation.runner import evaluate
 
 HERE = Path(__file__).parent
@@ -95,7 +95,7 @@ def main() -> None:
         f"Made by `python benchmarks/measuring.py --task sts:FILE --model {args.model} --rounds {args.rounds} --dtype "
         f"{args.dtype}`,",
         f"on {os.cpu_count()} CPU cores, Python {platform.python_version()}, "
-        f"{', '.join(map(' '.join, versions().items()))}.",
+        f"{', '.join(map(' '.join, scoring_versions().items()))}.",
         f"{pairs.paths[0].name}: {len(pairs.scores):,} pairs, {len(texts):,} different texts. Everything but the",
         "encode loads its model too.",
         "",

@@ -30,7 +30,7 @@ from valuembed.analysis.calibration_fit import fit_calibrations, sample_texts
 from valuembed.analysis.calibration_report import report_calibration
 from valuembed.analysis.layer_selection import select_layers
 from valuembed.analysis.layer_sweep import sweep
-from valuembed.evaluation.results import Evaluation, versions
+from valuembed.evaluation.results import Evaluation, scoring_versions
 from valuembed.evaluation.runner import evaluate
 from valuembed.models import MultiReadout
 from valuembed.recipes.layers import describe
@@ -204,7 +204,7 @@ def main() -> None:
         "",
         f"Made by `python benchmarks/quality.py --data DIR --corpus FILE --model {args.model}{given} --dtype "
         f"{args.dtype}`,",
-        f"on Python {platform.python_version()}, {', '.join(map(' '.join, versions().items()))}.",
+        f"on Python {platform.python_version()}, {', '.join(map(' '.join, scoring_versions().items()))}.",
         "",
         *([BUNDLED_NOTE, ""] if args.model == "bundled" else []),
         "## All methods on all local sets",

@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from valuembed.evaluation.results import versions
+from valuembed.evaluation.results import scoring_versions
 from valuembed.reporting import markdown
 from valuembed.testing import tiny_checkpoint
 
@@ -96,7 +96,7 @@ def report(found: dict[str, dict[str, list[float]]], rounds: int, command: str) 
         f"`{command}`",
         "",
         f"Seconds from the start of a process to its end: median of {rounds} rounds (lowest-highest). {cpu()}, "
-        f"{os.cpu_count()} cores, {json.dumps(versions(), separators=(', ', ' '))[1:-1].replace(chr(34), '')}.",
+        f"{os.cpu_count()} cores, {json.dumps(scoring_versions(), separators=(', ', ' '))[1:-1].replace(chr(34), '')}.",
         "",
     ]
     rows = []

@@ -23,7 +23,7 @@ from valuembed.backbone.checkpoints.config import read_config
 from valuembed.backbone.checkpoints.location import locate
 from valuembed.backbone.checkpoints.weight_files import read_head
 from valuembed.errors import CheckpointError, InputError, RecipeError, TruncationWarning
-from valuembed.models.calibration import KINDS
+from valuembed.models.calibration import CALIBRATIONS
 from valuembed.models.encoder import ValueEncoder
 from valuembed.models.loading import load
 from valuembed.models.multi_readout import MultiReadout
@@ -150,7 +150,7 @@ class TestCalibrate:
         record = calibrate(load(folder), kind="filter", head=load_head(folder))[1].record
         assert (record.shrinkage, record.texts, record.corpus) == (None, 0, None)
 
-    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("kind", CALIBRATIONS)
     def test_saves_and_loads_without_a_difference(self, folder, kind, tmp_path):
         head = load_head(folder) if kind == "filter" else None
         model = calibrate(load(folder), CORPUS, kind=kind, size=7, head=head)

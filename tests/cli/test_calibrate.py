@@ -16,7 +16,7 @@ import valuembed.cli.calibrate  # noqa: F401
 from valuembed.analysis.calibration_fit import MAX_TEXTS, calibrate
 from valuembed.analysis.calibration_report import PARTS, CalibrationReport
 from valuembed.cli.framework import app
-from valuembed.models.calibration import DEFAULT_SHRINKAGE, KINDS
+from valuembed.models.calibration import CALIBRATIONS, DEFAULT_SHRINKAGE
 from valuembed.models.loading import load
 
 pytestmark = pytest.mark.slow
@@ -80,7 +80,7 @@ def test_reports_on_several_methods(folder, corpus, pairs):
     assert [out.count(name) for name in ("Full width", "1/2 of the width", "1/8 of the width")] == [1, 1, 1]
     rows = [line.split() for line in out.splitlines() if line.startswith(("method ", "va ", "hidden_last@2 "))]
     assert len(rows) == 3 * len(PARTS)
-    assert rows[0] == ["method", "size", "none", *KINDS]
+    assert rows[0] == ["method", "size", "none", *CALIBRATIONS]
     assert [row[1] for row in rows if row[0] == "va"] == ["16", "8", "4", "2"]
     assert "Fitted on 50 unlabelled texts" in " ".join(out.split())
 
@@ -187,4 +187,4 @@ def test_help_tells_the_defaults_of_the_function():
     words = " ".join(re.sub("[│╭╮╰╯─]", " ", shown).split())
     assert f"The default is {DEFAULT_SHRINKAGE:g}." in words
     assert f"The default is {MAX_TEXTS:,}." in words
-    assert all(f"{kind}: " in words for kind in KINDS)
+    assert all(f"{kind}: " in words for kind in CALIBRATIONS)

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from valuembed.data.records import KINDS, PLACE, Columns, InBatch
+from valuembed.data.records import FILE_KINDS, PLACE, Columns, InBatch
 from valuembed.errors import InputError
 
 ROWS = [{"text": f"text {n}", "id": n, "more": "x"} for n in range(7)]
@@ -26,7 +26,7 @@ def path(request, tmp_path):
 
 
 def opened(path, columns=COLUMNS):
-    return KINDS[path.suffix](path, columns, [["text", "id"]])
+    return FILE_KINDS[path.suffix](path, columns, [["text", "id"]])
 
 
 @pytest.mark.parametrize("passed", range(8))

@@ -11,7 +11,17 @@ from types import SimpleNamespace
 import pytest
 
 from valuembed.errors import OutputError, ReadingError
-from valuembed.evaluation.results import NOTES, Evaluation, Failure, Kept, Score, check_finite, percent, versions, write
+from valuembed.evaluation.results import (
+    NOTES,
+    Evaluation,
+    Failure,
+    Kept,
+    Score,
+    check_finite,
+    percent,
+    scoring_versions,
+    write,
+)
 from valuembed.recipes.recipe import METHODS, Recipe
 
 TASKS = {"A": "sts", "B": "sts", "C": "clustering"}
@@ -212,14 +222,17 @@ class TestKept:
         assert kept.find(task) is None
         kept.save_to_cache(self.result(mteb, task, 0.123456789), None)
         found, notes = self.kept(tmp_path).find(task)
-        assert (found.get_score(), notes) == (0.123457, {"width": 3, "versions": versions()})
+        assert (found.get_score(), notes) == (0.123457, {"width": 3, "versions": scoring_versions()})
 
     def test_the_file_is_mtebs_own_with_ours_beside_it(self, mteb, tmp_path, task):
         kept = self.kept(tmp_path, notes={"recipe": METHODS["va"].to_dict()})
         kept.find(task)
         kept.save_to_cache(self.result(mteb, task), None)
         path = tmp_path / "results" / "local__tiny" / "abc" / "Tiny.json"
-        assert json.loads(path.read_text())[NOTES] == {"recipe": METHODS["va"].to_dict(), "versions": versions()}
+        assert json.loads(path.read_text())[NOTES] == {
+            "recipe": METHODS["va"].to_dict(),
+            "versions": scoring_versions(),
+        }
         assert mteb.TaskResult.from_disk(path).get_score() == 0.5
         assert mteb.ResultCache(tmp_path).get_cache_paths() == [path]
         assert not list(tmp_path.rglob("*.tmp"))

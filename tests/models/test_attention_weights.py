@@ -16,7 +16,7 @@ from valuembed.backbone.architecture import DecoderSpec
 from valuembed.backbone.plan import Plan
 from valuembed.backbone.tracing import trace_architecture
 from valuembed.errors import ReadingError, UnsupportedModelError
-from valuembed.models.attention_weights import last_row, read_weights
+from valuembed.models.attention_weights import last_row, read_attention_weights
 from valuembed.readout.hooks import install_attention_hooks
 from valuembed.readout.layout import PaddedLayout
 from valuembed.readout.readout import AttentionCall, Readout
@@ -45,7 +45,7 @@ def some_ids(length: int = T) -> list[int]:
 def test_weights_are_those_of_the_stock_model_and_make_wva_of_the_values(architecture: str) -> None:
     model, decoder_spec = opened(architecture)
     layers, ids = list(decoder_spec.value_layers), some_ids()
-    found = read_weights(model, decoder_spec, layers, ids)
+    found = read_attention_weights(model, decoder_spec, layers, ids)
     with doubled(tiny_decoder(architecture)) as stock:
         expected = blocks(architecture, stock, torch.tensor(ids), torch.arange(T), layers)
     tolerance = 1e-4 if architecture in HYBRIDS else 1e-5
@@ -110,7 +110,7 @@ def test_kernels_agree(architecture: str) -> None:
     rows = []
     for kernel in ("eager", "sdpa"):
         model, decoder_spec = opened(architecture, attn_implementation=kernel)
-        rows.append(read_weights(model, decoder_spec, [0, 1, 3], some_ids()))
+        rows.append(read_attention_weights(model, decoder_spec, [0, 1, 3], some_ids()))
     for (eager, _), (sdpa, _) in zip(*rows, strict=True):
         torch.testing.assert_close(eager, sdpa, rtol=1e-4, atol=1e-6)
 
@@ -119,7 +119,7 @@ def test_half_precision_gives_float32_that_adds_up() -> None:
     decoder_spec = trace_architecture(tiny_config("llama"))
     model = tiny_decoder("llama", dtype=torch.bfloat16)
     install_attention_hooks(model, decoder_spec)
-    for weights, lengths in read_weights(model, decoder_spec, [0, 3], some_ids()):
+    for weights, lengths in read_attention_weights(model, decoder_spec, [0, 3], some_ids()):
         assert weights.dtype == lengths.dtype == torch.float32
         torch.testing.assert_close(weights.sum(dim=-1), torch.ones(4), rtol=0, atol=1e-6)
 
@@ -128,9 +128,9 @@ def test_a_longer_sequence_before_changes_nothing() -> None:
     dynamic = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
     options = {"max_position_embeddings": 8, "rope_parameters": dynamic}
     model, decoder_spec = opened("llama", **options)
-    read_weights(model, decoder_spec, [3], some_ids(40))
-    ((after, _),) = read_weights(model, decoder_spec, [3], some_ids())
-    ((alone, _),) = read_weights(*opened("llama", **options), [3], some_ids())
+    read_attention_weights(model, decoder_spec, [3], some_ids(40))
+    ((after, _),) = read_attention_weights(model, decoder_spec, [3], some_ids())
+    ((alone, _),) = read_attention_weights(*opened("llama", **options), [3], some_ids())
     torch.testing.assert_close(after, alone, rtol=0, atol=1e-6)
 
 
@@ -139,7 +139,7 @@ def test_the_pass_ends_with_the_last_layer_that_is_read() -> None:
     ran = []
     for number, layer in enumerate(model.layers):
         layer.self_attn.o_proj.register_forward_hook(lambda *_, number=number: ran.append(number))
-    read_weights(model, decoder_spec, [0, 2], some_ids())
+    read_attention_weights(model, decoder_spec, [0, 2], some_ids())
     # The kernel of layer 2 has nothing left to do.
     assert ran == [0, 1]
 
@@ -161,4 +161,4 @@ def test_a_model_changed_after_loading_is_noticed() -> None:
     model, decoder_spec = opened("llama")
     model.set_attn_implementation("sdpa")
     with pytest.raises(ReadingError, match=r"of layers 1-2 each has to report once .* layers 1-2 reported \[0\] times"):
-        read_weights(model, decoder_spec, [1, 2], some_ids())
+        read_attention_weights(model, decoder_spec, [1, 2], some_ids())

@@ -20,7 +20,7 @@ from valuembed.backbone.checkpoints.calibration_record import CALIBRATION_TYPE, 
 from valuembed.errors import CheckpointError, InputError, RecipeError
 from valuembed.models import calibration
 from valuembed.models.calibration import (
-    KINDS,
+    CALIBRATIONS,
     Calibration,
     Projection,
     check_choices,
@@ -331,7 +331,7 @@ class TestRecord:
             )
 
     def test_every_kind_has_words(self):
-        made = CalibrationRecord(kind=KINDS[-1], recipe=METHODS["aligned_va"], width=8, size=4)
+        made = CalibrationRecord(kind=CALIBRATIONS[-1], recipe=METHODS["aligned_va"], width=8, size=4)
         assert str(made) == "filter, 8 numbers to 4, from the language model head"
 
 

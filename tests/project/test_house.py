@@ -65,6 +65,20 @@ def test_no_name_of_a_face_is_one_of_its_files_too(room):
     assert files.intersection(face.__all__) == modules
 
 
+def test_a_name_of_two_faces_is_one_thing():
+    found: dict[str, list[tuple[str, object]]] = {}
+    for room in FACES:
+        face = import_module(room)
+        for name in face.__all__:
+            found.setdefault(name, []).append((room, getattr(face, name)))
+    different = {
+        name: [room for room, _ in homes]
+        for name, homes in found.items()
+        if any(thing is not homes[0][1] for _, thing in homes)
+    }
+    assert different == {}
+
+
 def imports(path: Path) -> list[tuple[int, str]]:
     """Modules of this package that names are imported from anywhere in a file, each with its line."""
     tree = ast.parse(path.read_text(encoding="utf-8"))

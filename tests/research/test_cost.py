@@ -9,7 +9,7 @@ import pytest
 import valuembed.models.multi_readout
 from valuembed.errors import InputError, OutputError
 from valuembed.recipes.recipe import resolve_recipe
-from valuembed.research.cost import CostReport, MethodCost, measure_cost, sample_texts
+from valuembed.research.cost import CostReport, MethodCost, measure_cost, random_texts
 from valuembed.testing import tiny_config
 
 TEXT = "A man walks."
@@ -119,7 +119,7 @@ def test_each_method_runs_alone(folder, monkeypatch):
 
 
 def test_every_method(folder):
-    found = measure_cost(folder, "all", sample_texts(3), rounds=1, clock=clock())
+    found = measure_cost(folder, "all", random_texts(3), rounds=1, clock=clock())
     cost = {cost.method: cost for cost in found.costs}
     assert list(cost) == list(valuembed.METHODS)
     # The claim: eight prompts, each longer than one, cost more than eight times that one.
@@ -205,10 +205,10 @@ def test_chart():
 
 class TestSampleTexts:
     def test_are_the_same_each_time(self):
-        assert sample_texts(5) == sample_texts(200)[:5]
+        assert random_texts(5) == random_texts(200)[:5]
 
     def test_are_as_long_as_sentences(self):
-        lengths = sorted(len(text.split()) for text in sample_texts())
+        lengths = sorted(len(text.split()) for text in random_texts())
         assert (lengths[0] >= 4, lengths[-1] <= 60, 9 <= lengths[100] <= 13) == (True, True, True)
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from valuembed.research.linear_probe import as_classes, fit, most_frequent
+from valuembed.research.linear_probe import as_classes, most_frequent, train_softmax
 
 
 def test_finds_what_is_there():
@@ -15,7 +15,7 @@ def test_finds_what_is_there():
     generator = torch.Generator().manual_seed(0)
     classes = torch.randint(0, 10, (6000,), generator=generator)
     vectors = torch.eye(16)[classes] + 0.05 * torch.randn(6000, 16, generator=generator)
-    score = fit(vectors[:5000], classes[:5000], vectors[5000:], classes[5000:], 10)
+    score = train_softmax(vectors[:5000], classes[:5000], vectors[5000:], classes[5000:], 10)
     assert (score.top1, score.top5) == (1, 1)
     assert score.loss < math.log(10) / 2
 
@@ -25,7 +25,7 @@ def test_finds_nothing_where_there_is_nothing():
     # One class of ten is drawn half of the time.
     classes = torch.randint(0, 18, (6000,), generator=generator).sub(8).clamp(min=0)
     vectors = torch.randn(6000, 8, generator=generator)
-    score = fit(vectors[:5000], classes[:5000], vectors[5000:], classes[5000:], 10)
+    score = train_softmax(vectors[:5000], classes[:5000], vectors[5000:], classes[5000:], 10)
     best = most_frequent(classes[:5000], classes[5000:], 10)
     assert score.top1 == pytest.approx(best.top1, abs=0.02)
     assert score.loss == pytest.approx(best.loss, abs=0.05)
@@ -36,7 +36,7 @@ def test_sizes_and_places_of_features_do_not_count():
     vectors = torch.randn(2000, 4, generator=generator)
     classes = vectors[:, :3].argmax(dim=1)
     moved = vectors * torch.tensor([1e3, 1e-3, 1, 50]) + torch.tensor([5.0, 0, -1e2, 3])
-    first, second = (fit(v[:1500], classes[:1500], v[1500:], classes[1500:], 3) for v in (vectors, moved))
+    first, second = (train_softmax(v[:1500], classes[:1500], v[1500:], classes[1500:], 3) for v in (vectors, moved))
     assert first.top1 > 0.9
     assert second.top1 == pytest.approx(first.top1, abs=0.01)
     assert second.loss == pytest.approx(first.loss, rel=1e-2)
@@ -46,9 +46,9 @@ def test_the_same_every_time():
     vectors = torch.randn(600, 4, generator=torch.Generator().manual_seed(2))
     classes = (vectors[:, 0] > 0).long()
     torch.manual_seed(0)
-    first = fit(vectors, classes, vectors, classes, 2)
+    first = train_softmax(vectors, classes, vectors, classes, 2)
     torch.manual_seed(1)
-    assert fit(vectors, classes, vectors, classes, 2) == first
+    assert train_softmax(vectors, classes, vectors, classes, 2) == first
 
 
 def test_a_next_token_without_a_class_is_missed():
@@ -56,7 +56,7 @@ def test_a_next_token_without_a_class_is_missed():
     vectors = torch.eye(4)[torch.arange(4000) % 4]
     classes = torch.arange(4000) % 4
     wanted = torch.where(classes == 3, -1, classes)
-    score = fit(vectors, classes, vectors, wanted, 4)
+    score = train_softmax(vectors, classes, vectors, wanted, 4)
     assert (score.top1, score.top5) == (0.75, 0.75)
     assert math.isfinite(score.loss)
 

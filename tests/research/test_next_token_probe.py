@@ -17,7 +17,7 @@ from valuembed.analysis.token_signals import AT_TOKEN, TokenSignal
 from valuembed.errors import InputError, LayerError, ReadingError
 from valuembed.models.multi_readout import MultiReadout
 from valuembed.research import linear_probe, next_token_probe
-from valuembed.research.next_token_probe import Projection, SampledPositions, draw, probe_next_token
+from valuembed.research.next_token_probe import RandomProjection, SampledPositions, draw, probe_next_token
 from valuembed.tokenization.tokenizer import TokenSequence
 
 pytestmark = pytest.mark.slow
@@ -54,13 +54,13 @@ class TestProjection:
     def test_one_large_feature_does_not_drown_the_rest(self):
         vectors = torch.randn(500, 20, generator=torch.Generator().manual_seed(0))
         vectors[:, 3] *= 1e4
-        made = Projection(20)(SIGNAL, vectors)
+        made = RandomProjection(20)(SIGNAL, vectors)
         # Orthonormal directions of features with deviation 1: no direction of the result is much longer than another.
         singular = torch.linalg.svdvals(made)
         assert singular[0] / singular[-1] < 2
 
     def test_scales_are_those_of_the_first_positions(self):
-        project = Projection(3)
+        project = RandomProjection(3)
         first = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
         project(SIGNAL, first)
         # A shift by 7 deviations of all features stays: each row moves by 7 * sqrt(3).
@@ -68,16 +68,16 @@ class TestProjection:
         torch.testing.assert_close(moved.norm(dim=1), torch.full((50,), 7 * math.sqrt(3)))
 
     def test_directions_are_orthonormal_and_shared_by_width(self):
-        project = Projection(4, seed=3)
+        project = RandomProjection(4, seed=3)
         eye = torch.cat((torch.eye(9), -torch.eye(9)))
         # Mean 0 and deviation 1/3 for each feature of these 18 rows.
         one, other = project(SIGNAL, eye), project(TokenSignal("hidden", AT_TOKEN, None), eye)
         assert torch.equal(one, other)
         torch.testing.assert_close((one[:9].T @ one[:9]) / 9, torch.eye(4))
-        assert not torch.allclose(Projection(4, seed=4)(SIGNAL, eye), one)
+        assert not torch.allclose(RandomProjection(4, seed=4)(SIGNAL, eye), one)
 
     def test_a_constant_feature_is_harmless(self):
-        made = Projection(2)(SIGNAL, torch.tensor([[5.0, 1.0], [5.0, 3.0]]))
+        made = RandomProjection(2)(SIGNAL, torch.tensor([[5.0, 1.0], [5.0, 3.0]]))
         assert bool(made.isfinite().all())
 
 

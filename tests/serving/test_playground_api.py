@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from valuembed.serving.playground.api import portions, unit
+from valuembed.serving.playground.api import portions, to_unit_length
 
 
 @pytest.mark.parametrize(
@@ -21,4 +21,4 @@ def test_portions_of_four_characters(texts, expected):
 
 def test_unit():
     """(3, 4) is 5 long; zeros have no direction."""
-    np.testing.assert_allclose(unit(np.array([[3, 4], [0, 0]], np.float32)), [[0.6, 0.8], [0, 0]], rtol=1e-6)
+    np.testing.assert_allclose(to_unit_length(np.array([[3, 4], [0, 0]], np.float32)), [[0.6, 0.8], [0, 0]], rtol=1e-6)

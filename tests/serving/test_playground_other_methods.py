@@ -8,7 +8,7 @@ import valuembed
 from valuembed.analysis.calibration_fit import calibrate
 from valuembed.models.explanation import explain
 from valuembed.recipes.recipe import METHODS, Recipe
-from valuembed.serving.playground.api import SERVED, unit
+from valuembed.serving.playground.api import SERVED, to_unit_length
 from valuembed.serving.playground.other_methods import OFFERED, EncoderPlayground
 from valuembed.testing import tiny_checkpoint
 
@@ -28,7 +28,7 @@ def playground(encoder):
 
 def close(vectors, encoder):
     """Served vectors are scaled to length 1."""
-    np.testing.assert_allclose(unit(vectors), encoder.encode(TEXTS), **CLOSE)
+    np.testing.assert_allclose(to_unit_length(vectors), encoder.encode(TEXTS), **CLOSE)
 
 
 def names(playground):

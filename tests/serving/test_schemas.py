@@ -13,8 +13,8 @@ from valuembed.serving.schemas import (
     EmbeddingsRequest,
     answer_parts,
     error_response,
+    first_dimensions,
     read_input,
-    shortened,
 )
 
 VECTORS = np.array([[3, 4, 12], [0, 0, 2]], np.float32)
@@ -43,8 +43,8 @@ def test_numbers_are_not_made_of_words():
 
 def test_shortened_vectors_have_length_one():
     # (3, 4) has the length 5.
-    np.testing.assert_allclose(shortened(VECTORS[0], 2), [0.6, 0.8], rtol=1e-6)
-    np.testing.assert_array_equal(shortened(VECTORS[1], 2), [0, 0])
+    np.testing.assert_allclose(first_dimensions(VECTORS[0], 2), [0.6, 0.8], rtol=1e-6)
+    np.testing.assert_array_equal(first_dimensions(VECTORS[1], 2), [0, 0])
 
 
 @pytest.mark.parametrize(

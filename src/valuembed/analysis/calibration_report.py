@@ -31,9 +31,9 @@ from valuembed.data import StsFile, iter_texts, read_scored
 from valuembed.errors import CheckpointError, InputError, ReadingError
 from valuembed.evaluation import spearman
 from valuembed.models import (
+    CALIBRATIONS,
     DEFAULT_SHRINKAGE,
     FILTER,
-    KINDS,
     MultiReadout,
     check_choices,
     choose_recipes,
@@ -194,7 +194,7 @@ def report_calibration(
     task: str,
     methods: str | Sequence[str] | Mapping[str, MethodSpec] | None = "all",
     *,
-    kinds: Sequence[str] = KINDS,
+    kinds: Sequence[str] = CALIBRATIONS,
     shrinkage: float = DEFAULT_SHRINKAGE,
     max_texts: int = MAX_TEXTS,
     layers: LayerSpec = None,
@@ -266,7 +266,7 @@ def score_calibrations(
     texts: Iterable[str],
     pairs: StsFile,
     *,
-    kinds: Sequence[str] = KINDS,
+    kinds: Sequence[str] = CALIBRATIONS,
     shrinkage: float = DEFAULT_SHRINKAGE,
     max_texts: int = MAX_TEXTS,
     head: Tensor | None = None,

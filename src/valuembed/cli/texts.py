@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from valuembed.data import COMPRESSIONS, KINDS, check_text
+from valuembed.data import COMPRESSIONS, FILE_KINDS, check_text
 from valuembed.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ STDIN = "-"
 TEXTS_PER_CALL = 1024
 
 _FILE_NAMES = re.compile(
-    rf"\S({'|'.join(map(re.escape, [*KINDS, *COMPRESSIONS, '.json', '.xlsx', '.docx', '.pdf']))})$", re.IGNORECASE
+    rf"\S({'|'.join(map(re.escape, [*FILE_KINDS, *COMPRESSIONS, '.json', '.xlsx', '.docx', '.pdf']))})$", re.IGNORECASE
 )
 
 

@@ -27,7 +27,7 @@ WORK = ".work"
 
 FORMAT = 1
 _PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "pyarrow")
-PROBE_COSINE = 0.999
+SAME_MODEL_COSINE = 0.999
 """Vectors of one job come from one set of weights: between machines, one in the same precision stays above this."""
 
 
@@ -260,7 +260,7 @@ def check_settings(folder: Path, record: Mapping[str, Any], vector_spec: VectorS
         OutputError: with every difference.
     """
     recorded = asdict(Settings(**record["settings"]))
-    found = VectorSpec.from_record(record["make"]).differences(vector_spec, PROBE_COSINE)
+    found = VectorSpec.from_record(record["make"]).differences(vector_spec, SAME_MODEL_COSINE)
     now = asdict(settings)
     found += [f"{name} {recorded[name]!r} against {now[name]!r}" for name in now if recorded[name] != now[name]]
     if found:

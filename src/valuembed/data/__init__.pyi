@@ -19,7 +19,7 @@ from .pairs import (
     overlap as overlap,
     read_training_pairs as read_training_pairs,
 )
-from .records import BLANK as BLANK, KINDS as KINDS, InBatch as InBatch, reading as reading
+from .records import BLANK as BLANK, FILE_KINDS as FILE_KINDS, InBatch as InBatch, reading as reading
 from .sources import (
     Source as Source,
     State as State,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from valuembed.data.column_types import EXACT
 from valuembed.data.file_hints import head_of, hint, json_hint
-from valuembed.data.records import BLANK, KINDS, RecordReader
+from valuembed.data.records import BLANK, FILE_KINDS, RecordReader
 from valuembed.data.validation import check_text
 from valuembed.errors import InputError
 
@@ -149,7 +149,7 @@ def read_task_file(path: str | Path, split: str | None = None, default: str | No
     path, named = file_and_split(path)
     split = split or named
     digest = file_digest(path, "a JSON Lines file")
-    with KINDS[".jsonl"](path) as file:
+    with FILE_KINDS[".jsonl"](path) as file:
         rows = task_rows(file)
     if not rows:
         raise InputError(f"{path} is empty; expected {file.expected}")

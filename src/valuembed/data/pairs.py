@@ -17,7 +17,7 @@ from typing import Any
 from valuembed._utils.text import counted
 from valuembed.data.compression import extension
 from valuembed.data.labelled_rows import TaskRow, file_and_split, file_digest, rows_of_split, shown, task_rows
-from valuembed.data.records import KINDS, Columns
+from valuembed.data.records import FILE_KINDS, Columns
 from valuembed.data.tables import UNREADABLE
 from valuembed.data.text_rows import is_readable_kind
 from valuembed.data.validation import check_file_name
@@ -232,7 +232,7 @@ def _side(row: TaskRow, name: str, *, negative: bool) -> str:
 
 def _rows(path: Path, columns: Sequence[str] | None) -> list[TaskRow]:
     """All rows of a file: of a table the columns of the pairs, and those that say something about them."""
-    kind, is_csv = KINDS[extension(path)], extension(path) in (".csv", ".tsv")
+    kind, is_csv = FILE_KINDS[extension(path)], extension(path) in (".csv", ".tsv")
 
     def choose(names: list[str]) -> Columns:
         if is_csv and not names:

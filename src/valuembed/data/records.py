@@ -354,7 +354,7 @@ def _decoded(line: bytes | None) -> str:
         raise _UnusableError(f"not valid UTF-8: byte 0x{line[error.start]:02x} at byte {error.start}") from None
 
 
-KINDS: dict[str, type[RecordReader]] = {
+FILE_KINDS: dict[str, type[RecordReader]] = {
     ".txt": RecordReader,
     ".jsonl": _JsonLines,
     ".ndjson": _JsonLines,

@@ -16,7 +16,7 @@ from valuembed.data import tables
 from valuembed.data.column_types import EXACT
 from valuembed.data.compression import COMPRESSIONS, compression, extension, open_stream
 from valuembed.data.file_hints import JSON_ADVICE, head_of, hint
-from valuembed.data.records import BLANK, KINDS, LINE, PARQUET, PLACE, Columns, Record, reading
+from valuembed.data.records import BLANK, FILE_KINDS, LINE, PARQUET, PLACE, Columns, Record, reading
 from valuembed.data.tables import UNREADABLE
 from valuembed.data.validation import MAX_TEXT_BYTES, check_file_name, check_text
 from valuembed.errors import InputError
@@ -90,7 +90,7 @@ def check_input(path: str | Path, text_column: str | None = None, id_column: str
     check_file_name(path, "for texts in memory, call model.encode(texts)")
     path = Path(path)
     if path.is_dir():
-        raise InputError(f"input {path} is a folder; give one file ({', '.join(KINDS)})")
+        raise InputError(f"input {path} is a folder; give one file ({', '.join(FILE_KINDS)})")
     if not path.exists():
         raise InputError(f"input {path} does not exist")
     if not is_readable_kind(path):
@@ -98,7 +98,7 @@ def check_input(path: str | Path, text_column: str | None = None, id_column: str
         packed = " or ".join(COMPRESSIONS)
         advice = f"; {JSON_ADVICE}" if extension(path) == ".json" else ""
         raise InputError(
-            f"input {path} has the unknown extension {last!r}; legal: {', '.join(KINDS)}; all but the last also with "
+            f"input {path} has the unknown extension {last!r}; legal: {', '.join(FILE_KINDS)}; all but the last also with "
             f"{packed} behind it{advice}"
         )
     if extension(path) == ".txt" and (text_column or id_column):
@@ -110,7 +110,7 @@ def check_input(path: str | Path, text_column: str | None = None, id_column: str
 def is_readable_kind(path: Path) -> bool:
     """Whether a file's name says that it is of a kind that is read."""
     kind = extension(path)
-    return kind in KINDS and not (kind == PARQUET and compression(path))
+    return kind in FILE_KINDS and not (kind == PARQUET and compression(path))
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ class RowReader:
         self.columns = [text_column or DEFAULT_TEXT_COLUMN, *([id_column] if id_column is not None else [])]
         wanted = Columns(tuple(self.columns[:1]), tuple(self.columns[1:]), keep=keep)
         with reading(self.path):
-            self._file = KINDS[extension(self.path)](self.path, wanted, [self.columns])
+            self._file = FILE_KINDS[extension(self.path)](self.path, wanted, [self.columns])
 
     def __enter__(self) -> RowReader:
         return self

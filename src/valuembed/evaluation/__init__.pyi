@@ -5,6 +5,6 @@ from .results import (
     best_of as best_of,
     check_finite as check_finite,
     percent as percent,
-    versions as versions,
+    scoring_versions as scoring_versions,
 )
 from .runner import evaluate as evaluate

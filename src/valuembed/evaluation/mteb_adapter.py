@@ -42,7 +42,7 @@ BYTES_PER_CHUNK = 256_000_000
 """The same in bytes of vectors, for many methods or wide ones; a chunk has at least 256 texts."""
 
 
-class Source(Protocol):
+class VectorSource(Protocol):
     """What computes vectors: a :class:`valuembed.models.MultiReadout`, or :class:`AsLoaded`."""
 
     report: EncodeReport | None
@@ -154,7 +154,7 @@ class SharedVectors:
         progress: show a bar for each pass, on stderr if that is a terminal, else a line a minute.
     """
 
-    def __init__(self, source: Source, *, unit: bool = True, progress: bool = False) -> None:
+    def __init__(self, source: VectorSource, *, unit: bool = True, progress: bool = False) -> None:
         self.source = source
         self._unit = unit
         self._progress = progress

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from valuembed._utils.atomic import replace_text
 from valuembed._utils.optional import require
 from valuembed._utils.text import counted, inflected
-from valuembed._utils.version import versions as package_versions
+from valuembed._utils.version import versions
 from valuembed.errors import OutputError, ReadingError
 from valuembed.recipes import Recipe
 from valuembed.reporting import markdown
@@ -173,7 +173,7 @@ class Evaluation:
             "means": self.means(),
             "scores": [asdict(score) for score in self.scores],
             "failures": [asdict(failure) for failure in self.failures],
-            "versions": versions(),
+            "versions": scoring_versions(),
         }
 
     def to_markdown(self) -> str:
@@ -201,7 +201,7 @@ class Evaluation:
             rows.append([method, *choices, recipe.describe().templates, recipe.cleaning])
         head = ["method", "signal", "weights", "alignment", "span", "template", "cleaning"]
         lines += markdown.table(head, rows, "l")
-        made = ", ".join(f"{package} {number}" for package, number in versions().items())
+        made = ", ".join(f"{package} {number}" for package, number in scoring_versions().items())
         return "\n".join([*lines, "", f"Written with {made}.", ""])
 
     def figure(self) -> Figure:
@@ -234,9 +234,9 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def versions() -> dict[str, str]:
+def scoring_versions() -> dict[str, str]:
     """Versions of what decides a score."""
-    return package_versions("torch", "transformers", "sentence-transformers", "mteb")
+    return versions("torch", "transformers", "sentence-transformers", "mteb")
 
 
 def write(evaluation: Evaluation, folder: Path) -> None:
@@ -312,7 +312,7 @@ class Kept:
             data = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-        notes = {**self._notes(), "versions": versions()}
+        notes = {**self._notes(), "versions": scoring_versions()}
         replace_text(path, json.dumps({**data, NOTES: notes}, ensure_ascii=False, indent=2))
 
     def _read(self, task_name: str) -> tuple[TaskResult, dict[str, Any]] | None:
@@ -325,7 +325,7 @@ class Kept:
         except (OSError, ValueError, KeyError, TypeError):
             return None
         # Metrics and kernels change with their releases, and scores that stand side by side must compare.
-        if result is None or made_by != versions():
+        if result is None or made_by != scoring_versions():
             return None
         return (result, notes) if result.dataset_revision == self._tasks[task_name].metadata.revision else None
 

@@ -40,7 +40,7 @@ from valuembed.backbone import (
 from valuembed.backbone.checkpoints import BUNDLED, Checkpoint, locate, saved_config
 from valuembed.errors import InputError, OutputError, RecipeError, ValuembedError
 from valuembed.evaluation.local_tasks import FORMS, kind, parse_task, title
-from valuembed.evaluation.mteb_adapter import AsLoaded, MethodEncoder, SharedVectors, Source, Spent, model_meta
+from valuembed.evaluation.mteb_adapter import AsLoaded, MethodEncoder, SharedVectors, Spent, VectorSource, model_meta
 from valuembed.evaluation.results import Evaluation, Failure, Kept, Score, check_finite, write
 from valuembed.models import DEFAULT_METHOD, Calibration, MultiReadout, choose_recipes, load
 from valuembed.recipes import LayerSpec, MethodSpec, Recipe, TemplateSpec, parse_methods, preset_for
@@ -116,7 +116,7 @@ def evaluate(
     wanted = {label: recipe for label, recipe in chosen.items() if any(label in labels for labels in missing.values())}
     try:
         if wanted:
-            source: Source
+            source: VectorSource
             if as_saved:
                 own = load(model, DEFAULT_METHOD, layers, template, cleaning, **loaded_with.keywords())
                 source = AsLoaded(own, next(iter(wanted)))

@@ -34,7 +34,7 @@ RELATIVE_ERRORS = {torch.float32: 1e-3, torch.float16: 0.01, torch.bfloat16: 0.0
 
 
 @torch.inference_mode()
-def probe(model: PreTrainedModel, plan: Plan, *, packed: bool = False, share: bool = False) -> Tensor:
+def read_probe(model: PreTrainedModel, plan: Plan, *, packed: bool = False, share: bool = False) -> Tensor:
     """Read a few short texts, after all layers that are loaded.
 
     Args:
@@ -129,7 +129,7 @@ def _disagreement(
 ) -> str | None:
     """What short texts show that no configuration tells; None where both ways give the same."""
     try:
-        plain, other = probe(model, plan), probe(model, plan, packed=packed, share=share)
+        plain, other = read_probe(model, plan), read_probe(model, plan, packed=packed, share=share)
     except Exception as error:
         # Whatever a family does not take in one way, it takes in the other.
         return f"a trial of {what} failed: {type(error).__name__}"

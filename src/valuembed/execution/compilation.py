@@ -6,7 +6,7 @@ from transformers import PreTrainedModel
 
 from valuembed.backbone import Plan
 from valuembed.errors import RecipeError
-from valuembed.execution.capabilities import probe, relative_error
+from valuembed.execution.capabilities import read_probe, relative_error
 
 MESSAGE_LINES = 2
 """Of what a compiler complains: where it happened, then what."""
@@ -37,11 +37,11 @@ def compile_layers(model: PreTrainedModel, plan: Plan, *, packed: bool = False) 
         Why the layers are as they were; None where they are compiled.
     """
     layers = list(model.get_submodule(plan.decoder_spec.layers_path).children())
-    before = probe(model, plan, packed=packed)
+    before = read_probe(model, plan, packed=packed)
     for layer in layers:
         layer.compile(dynamic=True)
     try:
-        reason = relative_error(before, probe(model, plan, packed=packed), model.dtype)
+        reason = relative_error(before, read_probe(model, plan, packed=packed), model.dtype)
     except Exception as error:
         # A compiler that is missing or fails must not stop anyone: what it would have made faster runs without it.
         said = " ".join(line.strip() for line in str(error).strip().splitlines()[:MESSAGE_LINES])

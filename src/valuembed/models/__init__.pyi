@@ -1,7 +1,7 @@
 from .calibration import (
+    CALIBRATIONS as CALIBRATIONS,
     DEFAULT_SHRINKAGE as DEFAULT_SHRINKAGE,
     FILTER as FILTER,
-    KINDS as KINDS,
     Calibration as Calibration,
     Projection as Projection,
     check_choices as check_choices,

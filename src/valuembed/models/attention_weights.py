@@ -19,7 +19,7 @@ from valuembed.errors import UnsupportedModelError
 from valuembed.readout import AttentionCall, PaddedLayout, Readout, SignalKey, expand_heads, find_kernel
 from valuembed.recipes import Recipe
 
-KERNELS = ("eager", "sdpa")
+READABLE_KERNELS = ("eager", "sdpa")
 """Kernels whose mask has a row for each token; the others' say what a token sees in ways of their own."""
 
 
@@ -70,7 +70,7 @@ def last_row(call: AttentionCall) -> Tensor:
         UnsupportedModelError: the kernel's mask cannot be read, or the family has no eager attention.
     """
     name = type(call.module).__name__
-    if call.kernel not in KERNELS:
+    if call.kernel not in READABLE_KERNELS:
         raise UnsupportedModelError(
             f"{name}: with the kernel {call.kernel} attention weights cannot be read; load with "
             'model_kwargs={"attn_implementation": "sdpa"} or "eager"'
@@ -100,7 +100,7 @@ def _mask_row(mask: Tensor | None) -> Tensor | None:
 
 @torch.inference_mode()
 @default_device_and_precision()
-def read_weights(
+def read_attention_weights(
     model: PreTrainedModel, decoder_spec: DecoderSpec, layers: Sequence[int], ids: Sequence[int]
 ) -> list[tuple[Tensor, Tensor]]:
     """Read how one sequence's last token weighs its tokens.

@@ -140,7 +140,7 @@ _FITS: dict[str, Callable[[Tensor, float, int | None], Projection]] = {
     "pca": lambda x, shrinkage, size: fit_pca(x, size),
 }
 
-KINDS: tuple[str, ...] = (*_FITS, FILTER)
+CALIBRATIONS: tuple[str, ...] = (*_FITS, FILTER)
 """What a calibration can be."""
 
 
@@ -165,8 +165,8 @@ def check_choices(kind: str, recipe: Recipe, width: int, size: int | None, shrin
     Raises:
         RecipeError: an unknown kind, a size or shrinkage out of range, or the filter for vectors of another space.
     """
-    if kind not in KINDS:
-        raise RecipeError(f"kind={kind!r} is unknown; legal: {', '.join(KINDS)}")
+    if kind not in CALIBRATIONS:
+        raise RecipeError(f"kind={kind!r} is unknown; legal: {', '.join(CALIBRATIONS)}")
     if kind == FILTER and not is_of_the_stream(recipe):
         raise RecipeError(
             f"kind={kind!r} keeps directions of the language model head, which reads the residual stream, and method "

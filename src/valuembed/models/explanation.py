@@ -16,7 +16,7 @@ from valuembed._utils.torch_settings import default_device_and_precision
 from valuembed.backbone import Plan
 from valuembed.data import as_text, check_prompt, check_text
 from valuembed.errors import InputError, LayerError, RecipeError
-from valuembed.models.attention_weights import read_weights
+from valuembed.models.attention_weights import read_attention_weights
 from valuembed.models.value_reader import ValueReader
 from valuembed.recipes import CLEANINGS, METHODS, Recipe, named_layers
 from valuembed.reporting import plots
@@ -209,7 +209,7 @@ def explain(
         InputError: the text or the prompt is no text, or the text is blank.
         RecipeError: ``by`` is unknown, or the method weighs all tokens alike or reads hidden states.
         LayerError: the layers differ in their number of heads.
-        ReadingError, UnsupportedModelError: as :func:`valuembed.models.attention_weights.read_weights`.
+        ReadingError, UnsupportedModelError: as :func:`valuembed.models.attention_weights.read_attention_weights`.
     """
     if by not in BY:
         raise RecipeError(f"by={by!r} is unknown; legal: {', '.join(BY)}")
@@ -235,7 +235,7 @@ def explain(
     for template in recipe.templates_for(role):
         row, pieces = reader.texts.pieces(cleaned, template, prompt or "", max_tokens=reader.max_tokens)
         reader.texts.check([row], template)
-        read = read_weights(reader.model, decoder_spec, layers, row.ids)
+        read = read_attention_weights(reader.model, decoder_spec, layers, row.ids)
         weights = torch.stack([_weights(*pair, by) for pair in read]).numpy()
         tokens = _tokens(row, pieces, reader.texts.names(row.ids))
         sequences.append(TokenWeights(tokens, layers, weights, row.truncated))

@@ -193,7 +193,7 @@ def measure_cost(
     Args:
         model: as in :func:`valuembed.load`.
         methods: see :func:`valuembed.recipes.parse_methods`.
-        texts: b texts; None is those of the corpus, or without one :func:`sample_texts`.
+        texts: b texts; None is those of the corpus, or without one :func:`random_texts`.
         corpus: a file of texts, one a row: .txt, .jsonl, .csv or .parquet.
         text_column: of the corpus; None is ``"text"``.
         count: how many texts are taken from the beginning of the corpus, or made where there is none.
@@ -293,7 +293,7 @@ def _texts(
     if count < 1:
         raise InputError(f"count={count} has to be at least 1")
     if corpus is None:
-        return sample_texts(count), "random words in the lengths of sentences"
+        return random_texts(count), "random words in the lengths of sentences"
     documents = Documents(corpus, column)
     found = list(islice(documents, count))
     if not found:
@@ -301,7 +301,7 @@ def _texts(
     return found, f"the first of {documents.path.name}"
 
 
-def sample_texts(count: int = SAMPLE) -> list[str]:
+def random_texts(count: int = SAMPLE) -> list[str]:
     """Random English words in the lengths of sentences, always the same: for a cost it matters how long texts are.
 
     Args:

@@ -22,7 +22,7 @@ KINDS = ("clustering", "retrieval", STS, "classification", "reranking")
 
 
 @dataclass(frozen=True)
-class Row:
+class PublishedRow:
     """A row of the tables.
 
     Attributes:
@@ -98,7 +98,7 @@ class Backbone:
     title: str
     model: str
     decoder: Mapping[str, Any]
-    rows: tuple[Row, ...]
+    rows: tuple[PublishedRow, ...]
     tasks: tuple[TaskSize, ...]
     sizes: str
     theirs: tuple[PublishedScores, ...]
@@ -110,14 +110,14 @@ class Backbone:
         """L of the backbone."""
         return int(self.decoder["num_hidden_layers"])
 
-    def indices(self, row: Row) -> tuple[int, ...] | None:
+    def indices(self, row: PublishedRow) -> tuple[int, ...] | None:
         """The backbone's layers that a row gives as numbers or by a preset; None where it names them otherwise."""
         layers = row.recipe.layers
         if isinstance(layers, str) and layers in PRESETS:
             layers = PRESETS[layers].layers
         return tuple(map(int, layers)) if isinstance(layers, tuple) else None
 
-    def recipe(self, row: Row, num_layers: int) -> Recipe:
+    def recipe(self, row: PublishedRow, num_layers: int) -> Recipe:
         """A row's recipe for a decoder of any depth.
 
         Layers given as indices are those of the backbone. In a decoder of another depth the layers at the same relative
@@ -210,7 +210,7 @@ class _Reader:
             notes=tuple(map(str, top.get("notes", []))),
         )
 
-    def row(self, where: str, data: Any) -> Row:
+    def row(self, where: str, data: Any) -> PublishedRow:
         if isinstance(data, dict) and "recipe" in data:
             entry = self.object(where, data, {"id": str, "label": str, "recipe": dict}, {})
             asked: tuple[Any, ...] = (entry["recipe"],)
@@ -219,7 +219,7 @@ class _Reader:
             entry = self.object(where, data, {"id": str, "label": str, "method": str}, choices)
             asked = entry["method"], entry.get("layers"), entry.get("template", "auto"), entry.get("cleaning")
         try:
-            return Row(entry["id"], entry["label"], resolve_recipe(*asked))
+            return PublishedRow(entry["id"], entry["label"], resolve_recipe(*asked))
         except RecipeError as error:
             raise self.error(where, str(error)) from error
 

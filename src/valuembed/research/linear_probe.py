@@ -48,7 +48,9 @@ def as_classes(ids: Tensor, classes: Tensor) -> Tensor:
 
 
 @gradients()
-def fit(vectors: Tensor, targets: Tensor, held_out: Tensor, wanted: Tensor, classes: int, seed: int = 0) -> ProbeScore:
+def train_softmax(
+    vectors: Tensor, targets: Tensor, held_out: Tensor, wanted: Tensor, classes: int, seed: int = 0
+) -> ProbeScore:
     """Train a linear softmax and score it.
 
     It starts from the classes' frequencies, and ends after :data:`EPOCHS` epochs of AdamW with a rate that falls to 0:
@@ -92,7 +94,7 @@ def most_frequent(targets: Tensor, wanted: Tensor, classes: int) -> ProbeScore:
     """What a probe without inputs reaches: it knows the classes' frequencies in the training part.
 
     Args:
-        targets, wanted, classes: as for :func:`fit`.
+        targets, wanted, classes: as for :func:`train_softmax`.
     """
     logits = torch.bincount(targets, minlength=classes).float().log()
     return _score(_count(logits.expand(len(wanted), -1), wanted), wanted)

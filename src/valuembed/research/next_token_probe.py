@@ -34,9 +34,9 @@ from valuembed.research.linear_probe import (
     LEARNING_RATE,
     ROWS_PER_STEP,
     as_classes,
-    fit,
     most_frequent,
     scales,
+    train_softmax,
 )
 from valuembed.research.segment_probe import FINAL, PLAIN, Figures, LayerProbe, layers_of
 from valuembed.tokenization import TokenSequence
@@ -174,7 +174,7 @@ def probe_next_token(
     drawn = draw(documents, reader, positions, seed, progress=progress)
     train, held_out = drawn.split()
     narrowest = [block.value_heads * block.head_width for block in decoder_spec.blocks if block.layer in chosen]
-    project = Projection(min(width, decoder_spec.model_width, *narrowest), seed)
+    project = RandomProjection(min(width, decoder_spec.model_width, *narrowest), seed)
     read = [*chosen, *([None] if held else [])]
     # The training part goes first: it is what the projection takes its scales from.
     parts = [_read(reader, read, part, project, progress) for part in (train, held_out)]
@@ -251,7 +251,9 @@ def probe_next_token(
                 raise not_finite(f"{name}, layer {'L' if signal.layer is None else signal.layer}", reader)
             digest = _digest(settings, vectors, targets, held_vectors, wanted)
             if (figures := known.get(digest)) is None:
-                figures = fit(vectors.to(device), targets, held_vectors.to(device), wanted, len(classes), seed).figures
+                figures = train_softmax(
+                    vectors.to(device), targets, held_vectors.to(device), wanted, len(classes), seed
+                ).figures
             if signal.layer is None:
                 final[name] = figures
             else:
@@ -328,7 +330,7 @@ def draw(
     return SampledPositions(rows, chosen)
 
 
-class Projection:
+class RandomProjection:
     """A fixed random projection of each signal to one width, its features scaled to unit deviation before.
 
     A few features of hidden states can be a hundred times as large as the rest; a projection without scales would see
@@ -360,7 +362,11 @@ class Projection:
 
 
 def _read(
-    reader: ValueReader, layers: Sequence[int | None], drawn: SampledPositions, project: Projection, progress: bool
+    reader: ValueReader,
+    layers: Sequence[int | None],
+    drawn: SampledPositions,
+    project: RandomProjection,
+    progress: bool,
 ) -> tuple[dict[TokenSignal, Tensor], Tensor]:
     """Each signal ``[p, width]`` of the drawn positions, projected, and the ids that follow them ``[p]``."""
     pieces: dict[TokenSignal, list[Tensor]] = {}

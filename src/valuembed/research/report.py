@@ -10,9 +10,9 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from valuembed._utils.atomic import replace_text
-from valuembed.evaluation import Evaluation, percent, versions
+from valuembed.evaluation import Evaluation, percent, scoring_versions
 from valuembed.reporting import markdown, plots
-from valuembed.research.experiments import BUNDLED, KINDS, STS, Backbone, Row
+from valuembed.research.experiments import BUNDLED, KINDS, STS, Backbone, PublishedRow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,7 +67,7 @@ class Reproduction:
     backbone: Backbone
     model: str
     command: str
-    rows: tuple[Row, ...]
+    rows: tuple[PublishedRow, ...]
     columns: tuple[Column, ...]
     evaluation: Evaluation | None
     mapped: str
@@ -113,12 +113,12 @@ class Reproduction:
             "theirs": [{**asdict(entry), "backbone": self.backbone.title} for entry in self.backbone.theirs],
             "printed_in_the_paper": [asdict(entry) for entry in self.backbone.printed],
             "evaluation": self.evaluation.to_dict() if self.evaluation else None,
-            "versions": versions(),
+            "versions": scoring_versions(),
         }
 
     def to_markdown(self) -> str:
         """The report: tables, figures of others, what has no data and why."""
-        made = ", ".join(f"{name} {number}" for name, number in versions().items())
+        made = ", ".join(f"{name} {number}" for name, number in scoring_versions().items())
         about = ["Scores are mteb's, in percent.", self.mapped]
         if self.model != self.backbone.model:
             about.append(f"What others published is of {self.backbone.title}, not of this model.")

@@ -15,7 +15,7 @@ from valuembed.errors import InputError
 from valuembed.evaluation import evaluate, parse_task
 from valuembed.recipes import describe
 from valuembed.reporting import results_folder
-from valuembed.research.experiments import BUNDLED, KINDS, STS, Backbone, Row, map_layers, read_backbone
+from valuembed.research.experiments import BUNDLED, KINDS, STS, Backbone, PublishedRow, map_layers, read_backbone
 from valuembed.research.report import Column, Reproduction
 from valuembed.research.workload import Workload, estimate, found_decoder, texts_of, written_decoder
 
@@ -150,7 +150,7 @@ class _Chosen:
     backbone: Backbone
     model: str
     folder: Path | None
-    rows: tuple[Row, ...]
+    rows: tuple[PublishedRow, ...]
     columns: tuple[Column, ...]
     filters: Mapping[str, Sequence[str]]
 

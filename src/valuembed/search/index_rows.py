@@ -21,7 +21,7 @@ from valuembed.vectors import (
     SOURCE,
     START,
     TEXT,
-    Batch,
+    StoredRows,
     VectorSpec,
     holds_one_value,
 )
@@ -98,7 +98,7 @@ def has_unique_keys(file: Any) -> bool:
     return ROW in file.names or kinds.is_integer(file.field(ID).type)
 
 
-def to_rows(batch: Batch, schema: Any, *, source: str, part: int, file: str, where: str) -> Any:
+def to_rows(batch: StoredRows, schema: Any, *, source: str, part: int, file: str, where: str) -> Any:
     """Rows of an index.
 
     The key says where a row stood: its source, the file, the number in it, and the chunk; the id takes the number's

@@ -19,7 +19,7 @@ import numpy as np
 
 from valuembed.errors import InputError, ServingError, ValuembedError, trace_of
 from valuembed.execution import plan_steps
-from valuembed.serving.jobs import Embedded, EmbedRequest, Engine, Job, QueuedText, Text, Tokenized
+from valuembed.serving.jobs import Embedded, EmbedJob, EmbedRequest, Engine, QueuedText, Text, Tokenized
 
 logger = logging.getLogger(__name__)
 
@@ -59,11 +59,11 @@ class Batcher:
         self._stuck_after = stuck_after
         self._watch = watch or BatcherListener()
         self._changed = threading.Condition()
-        self._waiting: OrderedDict[Job, None] = OrderedDict()
+        self._waiting: OrderedDict[EmbedJob, None] = OrderedDict()
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._thread = threading.Thread(target=self._work, name="valuembed-model", daemon=True)
         self._state = STARTING
-        self._in_round: set[Job] = set()
+        self._in_round: set[EmbedJob] = set()
         self._stopping = False
         self._busy_since: float | None = None
         self._tokens_a_character = 0.5
@@ -116,7 +116,7 @@ class Batcher:
                 be embedded, or ServingError where the thread ends before the work does.
         """
         vectors = np.empty((len(texts), self.engine.width), np.float32)
-        job = Job(texts, manner or EmbedRequest(), truncate, vectors)
+        job = EmbedJob(texts, manner or EmbedRequest(), truncate, vectors)
         with self._changed:
             self._check_open()
             if texts:
@@ -145,7 +145,7 @@ class Batcher:
         if (state := self.state) not in (STARTING, READY):
             raise ServingError(f"the model takes no requests: its thread is {state}; ask another replica, or later")
 
-    def _drop(self, job: Job) -> None:
+    def _drop(self, job: EmbedJob) -> None:
         with self._changed:
             self._waiting.pop(job, None)
 

@@ -102,7 +102,7 @@ class Embedded:
 
 
 @dataclass(eq=False)
-class Job:
+class EmbedJob:
     """A request on its way: which of its texts are still to be taken, and what is known of the others.
 
     Attributes:
@@ -166,7 +166,7 @@ class QueuedText:
         index: which of its texts.
     """
 
-    job: Job
+    job: EmbedJob
     index: int
 
     @property

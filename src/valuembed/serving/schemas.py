@@ -201,7 +201,7 @@ def answer_parts(embedded: Embedded, model: str, encoding_format: str, dimension
     """An :class:`EmbeddingsAnswer` as JSON, a part for each vector: the whole of a large one is never in memory."""
     yield b'{"object": "list", "data": ['
     for index, row in enumerate(embedded.vectors):
-        vector = row if dimensions is None else shortened(row, dimensions)
+        vector = row if dimensions is None else first_dimensions(row, dimensions)
         if encoding_format == "base64":
             written = f'"{base64.b64encode(vector.astype("<f4").tobytes()).decode()}"'
         else:
@@ -213,7 +213,7 @@ def answer_parts(embedded: Embedded, model: str, encoding_format: str, dimension
     yield f"], {rest[1:]}".encode()
 
 
-def shortened(vector: NDArray[np.float32], dimensions: int) -> NDArray[np.float32]:
+def first_dimensions(vector: NDArray[np.float32], dimensions: int) -> NDArray[np.float32]:
     """The first numbers of a vector, scaled to length 1; zeros stay zeros."""
     first = vector[:dimensions]
     scaled: NDArray[np.float32] = first / max(float(np.linalg.norm(first)), 1e-12)

@@ -24,9 +24,9 @@ from .provenance import (
 from .quantization import PRECISIONS as PRECISIONS, check_precision as check_precision, pack as pack, shorten as shorten
 from .reader import (
     PLACES as PLACES,
-    Batch as Batch,
     EmbeddingFile as EmbeddingFile,
     EmbeddingFiles as EmbeddingFiles,
+    StoredRows as StoredRows,
     holds_one_value as holds_one_value,
     is_remote as is_remote,
 )

@@ -47,14 +47,14 @@ class Report(Protocol):
         """Texts of which only the beginning was read."""
 
 
-class Recipe(Protocol):
+class RecipeLike(Protocol):
     """A recipe, as far as storage is concerned."""
 
     def to_dict(self) -> dict[str, Any]:
         """Everything that decides how a vector is read, as plain data for JSON."""
 
 
-class Origin(Protocol):
+class OriginLike(Protocol):
     """Where weights come from."""
 
     @property
@@ -62,11 +62,11 @@ class Origin(Protocol):
         """A hub id, a folder's name, or ``"bundled"``."""
 
 
-class Reader(Protocol):
+class ReaderLike(Protocol):
     """The part of a model that knows its origin."""
 
     @property
-    def origin(self) -> Origin:
+    def origin(self) -> OriginLike:
         """Where the weights come from."""
 
     @property
@@ -78,11 +78,11 @@ class Encoder(Protocol):
     """What the verbs need of a model; :func:`valuembed.load` returns one. Vectors are float32 ``[b, width]``."""
 
     @property
-    def reader(self) -> Reader:
+    def reader(self) -> ReaderLike:
         """The module that reads the decoder."""
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> RecipeLike:
         """How a vector is read from the decoder."""
 
     @property

@@ -24,7 +24,7 @@ SUFFIX = ".parquet"
 
 
 @dataclass(frozen=True)
-class Batch:
+class StoredRows:
     """Some rows of a file.
 
     Attributes:
@@ -79,7 +79,7 @@ class EmbeddingFile:
 
     def batches(
         self, vector_spec: VectorSpec, *, rows_per_batch: int = ROWS_PER_BATCH, skip: int = 0
-    ) -> Iterator[Batch]:
+    ) -> Iterator[StoredRows]:
         """Its rows in order, with all columns that hold one value a row.
 
         Args:
@@ -102,7 +102,7 @@ class EmbeddingFile:
                     first += left_out
                     rows = rows.slice(left_out)
                     if rows.num_rows:
-                        yield Batch(first, rows, self._vectors(rows, first, vector_spec))
+                        yield StoredRows(first, rows, self._vectors(rows, first, vector_spec))
                     first += rows.num_rows
             except (pa.ArrowInvalid, OSError) as error:
                 raise InputError(f"{self.path} is damaged after row {first}: {error}") from error
@@ -191,7 +191,7 @@ class EmbeddingFiles:
         name = location.rstrip("/").rpartition("/")[2]
         return cls(str(address), name, location, is_folder, files, files[0].vector_spec())
 
-    def batches(self, *, rows_per_batch: int = ROWS_PER_BATCH) -> Iterator[tuple[EmbeddingFile, Batch]]:
+    def batches(self, *, rows_per_batch: int = ROWS_PER_BATCH) -> Iterator[tuple[EmbeddingFile, StoredRows]]:
         """The rows of all files, file after file; arguments and errors as in :meth:`EmbeddingFile.batches`."""
         for file in self.files:
             for batch in file.batches(self.vector_spec, rows_per_batch=rows_per_batch):

@@ -80,7 +80,7 @@ class Playground(ABC):
         """What each token of a text counts for."""
 
 
-def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def to_unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Vectors ``[b, width]`` scaled to length 1; zeros stay zeros."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     scaled: NDArray[np.float32] = vectors / np.maximum(lengths, 1e-12)

@@ -21,7 +21,7 @@ from valuembed.data import check_text
 from valuembed.errors import RequestError
 from valuembed.serving.context import ServerContext
 from valuembed.serving.jobs import EmbedRequest
-from valuembed.serving.playground.api import SERVED, Playground, WeighedText, portions, unit
+from valuembed.serving.playground.api import SERVED, Playground, WeighedText, portions, to_unit_length
 from valuembed.serving.playground.projection import project_2d
 from valuembed.serving.request_body import JsonRoute
 from valuembed.serving.schemas import MOST_CHARACTERS, responses
@@ -142,7 +142,7 @@ class Compared(BaseModel):
     truncated: int
 
 
-class Hit(BaseModel):
+class PageHit(BaseModel):
     """A text that was found."""
 
     index: int
@@ -152,7 +152,7 @@ class Hit(BaseModel):
 class Found(BaseModel):
     """The most similar texts, best first, and how many texts were cut."""
 
-    hits: list[Hit]
+    hits: list[PageHit]
     truncated: int
 
 
@@ -183,7 +183,7 @@ async def compare(request: Request, body: CompareRequest) -> Compared:
     serving: ServerContext = request.app.state.serving
     _check_count(len(body.input), min(MOST_COMPARED, serving.limits.max_texts))
     vectors, truncated = await _in_time(serving, _embed(request, body.input, body.method))
-    scaled = unit(vectors)
+    scaled = to_unit_length(vectors)
     return Compared(
         similarity=np.round((scaled @ scaled.T).astype(float), 4).tolist(),
         map=np.round(project_2d(scaled), 5).tolist(),
@@ -203,9 +203,9 @@ async def search(request: Request, body: SearchRequest) -> Found:
         return query, texts, cut + truncated
 
     query, texts, truncated = await _in_time(serving, both())
-    scores = unit(texts) @ unit(query)[0]
+    scores = to_unit_length(texts) @ to_unit_length(query)[0]
     best = np.argsort(-scores, kind="stable")[:MOST_RANKED]
-    hits = [Hit(index=int(index), score=round(float(scores[index]), 4)) for index in best]
+    hits = [PageHit(index=int(index), score=round(float(scores[index]), 4)) for index in best]
     return Found(hits=hits, truncated=truncated)
 
 
