@@ -12,13 +12,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import other_machines
 import pytest
 from hypothesis import settings
-from once import Traces
 
-from valuembed.testing import tiny_checkpoint
+# What takes torch is imported by the fixtures: whoever deals the tests out to others runs none, and starts at once.
+if TYPE_CHECKING:
+    from once import Traces
 
 # The same examples in every run: a failure on one machine is a failure on all.
 settings.register_profile("valuembed", deadline=None, derandomize=True, database=None)
@@ -42,6 +43,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _machine(request: pytest.FixtureRequest) -> Iterator[None]:
     """The machine that the options describe."""
+    import other_machines
+
     with pytest.MonkeyPatch.context() as patch:
         if speed := request.config.getoption("--half-precision"):
             other_machines.half_precision(patch, fast=speed == "fast")
@@ -51,14 +54,16 @@ def _machine(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _traces() -> Iterator[Traces]:
+def _traces() -> "Iterator[Traces]":
     """Loads trace each configuration once: to trace a tiny decoder takes longer than all the rest of its loading."""
+    from once import Traces
+
     with pytest.MonkeyPatch.context() as patch:
         yield Traces(patch)
 
 
 @pytest.fixture
-def traced_anew(_traces: Traces) -> None:
+def traced_anew(_traces: "Traces") -> None:
     """For tests of what loading does besides: what earlier tests traced is traced again."""
     _traces.forget()
 
@@ -66,10 +71,14 @@ def traced_anew(_traces: Traces) -> None:
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny checkpoint with grouped heads, its tokenizer with a BOS."""
+    from valuembed.testing import tiny_checkpoint
+
     return tiny_checkpoint(tmp_path_factory.mktemp("models") / "tiny", "qwen3", tokenizer="byte_level_bos")
 
 
 @pytest.fixture(scope="session")
 def sliding(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny checkpoint whose layers differ: sliding windows beside full attention."""
+    from valuembed.testing import tiny_checkpoint
+
     return tiny_checkpoint(tmp_path_factory.mktemp("models") / "sliding", "gemma3_text", tokenizer="metaspace_bos")

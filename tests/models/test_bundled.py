@@ -81,6 +81,7 @@ def graded(readouts) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     return np.array(pairs.scores), {method: (units[0][method] * units[1][method]).sum(1) for method in METHODS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_rank_order_of_graded_pairs(graded, method):
     grades, cosines = graded
@@ -88,6 +89,7 @@ def test_rank_order_of_graded_pairs(graded, method):
     assert spearmanr(cosines[method], grades).statistic == pytest.approx(RECORD["graded pairs"][method], abs=0.005)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_pairs_that_mean_the_same_are_closer_than_unrelated_ones(graded, method):
     grades, cosines = graded

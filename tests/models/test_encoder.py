@@ -26,6 +26,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("source", ["folder", "sliding"])
 def test_a_text_alone_is_the_text_in_any_batch_in_any_order(
@@ -42,6 +43,7 @@ def test_a_text_alone_is_the_text_in_any_batch_in_any_order(
     assert (abs(alone - together[:8]) / scale[:8]).max() < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["va", "aligned_wva"])
 def test_in_bfloat16_a_text_alone_is_nearly_the_text_in_a_batch(folder: Path, method: str) -> None:
     model = load(folder, method, dtype="bfloat16")
