@@ -17,7 +17,7 @@ def made():
     """Batchers around engines, started; they are stopped at the end."""
     batchers = []
 
-    def vector_spec(engine, **options):
+    def make(engine, **options):
         batcher = Batcher(engine, **options)
         batcher.start()
         until(lambda: batcher.state != "starting")
@@ -25,7 +25,7 @@ def made():
         batchers.append(batcher)
         return batcher
 
-    yield vector_spec
+    yield make
     for batcher in batchers:
         batcher.engine.open.set()
         batcher.stop()

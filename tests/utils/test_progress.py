@@ -120,12 +120,12 @@ class TestTrack:
             def flush(self):
                 self.written.set()
 
-        def vector_spec():
+        def make():
             monkeypatch.setattr(progress, "LINE_EVERY", 0.01)
             monkeypatch.setattr(progress.sys, "stderr", made := Log())
             return made
 
-        return vector_spec
+        return make
 
     def test_a_log_gets_lines_while_a_step_takes_long(self, log):
         log = log()

@@ -98,8 +98,8 @@ def check_input(path: str | Path, text_column: str | None = None, id_column: str
         packed = " or ".join(COMPRESSIONS)
         advice = f"; {JSON_ADVICE}" if extension(path) == ".json" else ""
         raise InputError(
-            f"input {path} has the unknown extension {last!r}; legal: {', '.join(FILE_KINDS)}; all but the last also with "
-            f"{packed} behind it{advice}"
+            f"input {path} has the unknown extension {last!r}; legal: {', '.join(FILE_KINDS)}; all but the last also "
+            f"with {packed} behind it{advice}"
         )
     if extension(path) == ".txt" and (text_column or id_column):
         named = text_column or id_column

@@ -129,8 +129,7 @@ class TextTokenizer:
             InputError, UnknownTokenError: an instruction that is no text; or as :meth:`rows` and :meth:`check`.
         """
         check_prompt(prompt)
-        clean = CLEANINGS[recipe.cleaning]
-        cleaned = [clean(text) for text in texts]
+        cleaned = list(map(CLEANINGS[recipe.cleaning], texts))
         found = []
         for template in recipe.templates_for(role):
             rows = self.rows(cleaned, template, prompt or "", max_tokens=max_tokens)
