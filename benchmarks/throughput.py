@@ -60,8 +60,8 @@ def take_turns(told: Connection, name: str, path: str, device: str, dtype: str, 
     import torch
 
     torch.set_num_threads(threads)
-    vector_spec, options = (CONTENDERS | PRECISIONS)[name]
-    run = vector_spec(
+    make, options = (CONTENDERS | PRECISIONS)[name]
+    run = make(
         device=device, dtype=dtype, shape=SHAPES[shape], **({} if name == MACHINE else {"path": path}), **options
     )
     told.send("ready")

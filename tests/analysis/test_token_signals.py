@@ -15,6 +15,7 @@ from valuembed.backbone.architecture import DecoderSpec
 from valuembed.backbone.tracing import trace_architecture
 from valuembed.errors import ReadingError
 from valuembed.readout.hooks import install_attention_hooks
+from valuembed.readout.layout import PaddedLayout
 from valuembed.testing import tiny_config, tiny_decoder
 from valuembed.tokenization.tokenizer import TokenSequence
 
@@ -169,7 +170,7 @@ def test_a_model_changed_after_loading_is_noticed() -> None:
 def test_a_shape_that_was_not_expected_is_noticed() -> None:
     model, decoder_spec = opened("llama")
     mask = torch.ones(1, 6, dtype=torch.bool)
-    readout = TokenReadout(model, decoder_spec, [1], mask, mask)
+    readout = TokenReadout(model, decoder_spec, [1], PaddedLayout(torch.tensor([5]), mask), mask)
     message = r"LlamaModel, layer 1: values of shape \(1, 2, 6, 8\) expected, got \(1, 2, 5, 8\)"
     with pytest.raises(ReadingError, match=message):
         readout.signals(input_ids=torch.tensor([[5, 6, 7, 8, 9]]))

@@ -355,9 +355,9 @@ def test_an_instruction_is_no_part_of_a_text_mean(folder: Path) -> None:
     assert model.tokenizer.decode(features["input_ids"][0][start:end]).strip() == "x y z"
 
 
-def test_every_step_is_told_to_whoever_watches(monkeypatch):
+def test_every_step_is_told_to_whoever_watches():
     model = load("bundled")
-    monkeypatch.setattr(model.reader, "_tokens_per_step", 64)
+    model.reader.executor.tokens_per_step = 64
     told = []
     with watching_steps(told.append):
         model.encode(["a text"] * 20)

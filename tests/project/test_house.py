@@ -187,6 +187,20 @@ class TestPublicNames:
 
 
 @pytest.mark.process
+def test_verbs_that_wait_for_a_model_load_no_torch():
+    """Whoever asks for something that is not there, searches, or joins a job waits for no import."""
+    statement = (
+        "from valuembed.corpus import embed_corpus, embed_corpus_on_ray, embed_file\n"
+        "from valuembed.data import read_rows\nfrom valuembed.recipes import resolve_layers\n"
+        "from valuembed.search import Index, search\n"
+        "from valuembed.vectors import EmbeddingFiles\nimport sys\n"
+        "print([name for name in ('torch', 'transformers', 'sentence_transformers') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", statement], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
+
+
+@pytest.mark.process
 @pytest.mark.parametrize(
     "statement",
     [

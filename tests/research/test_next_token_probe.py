@@ -185,7 +185,7 @@ class TestEndedEarly:
     @pytest.fixture
     def trained(self, monkeypatch):
         """Counts the probes that are trained, and ends the work at the one after ``most``."""
-        trained, real = SimpleNamespace(count=0, most=math.inf), next_token_probe.fit
+        trained, real = SimpleNamespace(count=0, most=math.inf), next_token_probe.train_softmax
 
         def fit(*arguments):
             if trained.count >= trained.most:
@@ -193,7 +193,7 @@ class TestEndedEarly:
             trained.count += 1
             return real(*arguments)
 
-        monkeypatch.setattr(next_token_probe, "fit", fit)
+        monkeypatch.setattr(next_token_probe, "train_softmax", fit)
         return trained
 
     def test_a_later_run_takes_over_what_is_finished(self, folder, corpus, tmp_path, trained):

@@ -195,9 +195,9 @@ class TestEverythingAtOnce:
     def test_a_linear_probe(self) -> None:
         generator = torch.Generator().manual_seed(0)
         inputs, targets = torch.randn(64, 8, generator=generator), torch.arange(64) % 4
-        before = linear_probe.fit(inputs, targets, inputs, targets, 4)
+        before = linear_probe.train_softmax(inputs, targets, inputs, targets, 4)
         with everything():
-            assert linear_probe.fit(inputs, targets, inputs, targets, 4) == before
+            assert linear_probe.train_softmax(inputs, targets, inputs, targets, 4) == before
 
     def test_a_tiny_decoder(self) -> None:
         before = tiny_decoder("qwen3")

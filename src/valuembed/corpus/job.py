@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 from valuembed._utils.progress import Progress, ProgressTracker
 from valuembed._utils.text import counted, inflected
 from valuembed.corpus.batches import warn_of_truncation
-from valuembed.corpus.chunking import Cutter
 from valuembed.corpus.claims import MAX_DOCUMENT_BYTES, Finished, embed_free, embed_source, has_free_shard, unfinished
 from valuembed.corpus.embed_options import EmbedKwargs, EmbedOptions
 from valuembed.corpus.manifest import Job, check_folder, open_job, read_manifest
@@ -31,6 +30,8 @@ from valuembed.vectors import Encoder
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from valuembed.corpus.chunking import Cutter
 
 __all__ = [
     "CorpusSummary",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -59,7 +60,7 @@ class ValueReader(nn.Module):
         self.loaded_from = loaded_from
         self.max_tokens = max_tokens
         self.executor = Executor(model, plan)
-        self.texts = TextTokenizer(tokenizer, embedding_rows(model))
+        self.texts = TextTokenizer(tokenizer, partial(embedding_rows, model))
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)

@@ -6,7 +6,7 @@ tokenizer merges across their borders. The text's tokens are found by character 
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import pairwise, takewhile
@@ -81,13 +81,13 @@ class TextTokenizer:
 
     Args:
         tokenizer: a tokenizer backed by the ``tokenizers`` library, which reports character offsets.
-        known: how many token ids the decoder has an embedding for; None where there is no decoder.
+        known: tells how many token ids the decoder has an embedding for; None where there is no decoder.
 
     Raises:
         UnsupportedModelError: the tokenizer reports no offsets.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, known: int | None = None) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, known: Callable[[], int] | None = None) -> None:
         if not tokenizer.is_fast:
             raise UnsupportedModelError(
                 f"tokenizer {type(tokenizer).__name__} reports no character offsets, without which a text's tokens "
@@ -150,8 +150,8 @@ class TextTokenizer:
         Raises:
             InputError, UnknownTokenError: with the tokens.
         """
-        if self.known is not None and any(max(row.ids) >= self.known for row in rows):
-            check_rows(rows, self.known, self, template)
+        if self.known and max((max(row.ids) for row in rows), default=-1) >= (known := self.known()):
+            check_rows(rows, known, self, template)
 
     def rows(
         self, texts: Sequence[str], template: str, prompt: str = "", *, max_tokens: int | None
