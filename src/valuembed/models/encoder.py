@@ -228,7 +228,7 @@ class ValueEncoder(SentenceTransformer):
             self.eval()
 
         def finish(vectors: list[Tensor]) -> list[Tensor]:
-            last = self.finish(vectors[0])
+            last = self.through_later_modules(vectors[0])
             if truncate_dim is not None:
                 last = truncate_embeddings(last, truncate_dim)
             return [torch.nn.functional.normalize(last, p=2, dim=1) if normalize_embeddings else last]
@@ -241,7 +241,7 @@ class ValueEncoder(SentenceTransformer):
             found, report = collect(results, texts, "cpu" if save_to_cpu else target, finish, bar)
         return (found[0] if found else torch.empty(0, 0)), report
 
-    def finish(self, vectors: Tensor) -> Tensor:
+    def through_later_modules(self, vectors: Tensor) -> Tensor:
         """What the modules after the reader make of its vectors ``[b, width]``, such as a calibration."""
         features: dict[str, Any] = {"sentence_embedding": vectors}
         for module in list(self)[1:]:

@@ -103,7 +103,7 @@ class EncoderEngine(Engine):
         reader = self.encoder.reader
         prefixes = fed[0].prefixes
         planned = reader.executor.batch([one.sequences for one in fed], share=prefixes is not None)
-        vectors = self.encoder.finish(reader.executor.read(planned, [reader.plan], prefixes)[0])
+        vectors = self.encoder.through_later_modules(reader.executor.read(planned, [reader.plan], prefixes)[0])
         if self.encoder.truncate_dim is not None:
             vectors = truncate_embeddings(vectors, self.encoder.truncate_dim)
         if not torch.isfinite(vectors).all():
