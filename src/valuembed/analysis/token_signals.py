@@ -64,7 +64,7 @@ class TokenReadout(Readout):
 
     Args:
         model: the decoder.
-        decoder_spec: its anatomy.
+        decoder_spec: what it is made of.
         layers: whose values (where they have any) and hidden states are read; None is the final norm's output.
         layout: of the texts, whose spans the prefixes cover.
         chosen: ``[b, t]`` bool, p positions.
@@ -150,7 +150,7 @@ def read_tokens(
 
     Args:
         model: the decoder, with attention hooks.
-        decoder_spec: its anatomy.
+        decoder_spec: what it is made of.
         layers: 0-based indices; None is the final norm's output.
         rows: b texts.
         positions: for each of them, increasing positions in its ids, none before its span.

@@ -1,4 +1,4 @@
-"""What a checkpoint's configuration comes to, kept on disk: a survey takes seconds of imports, and never changes."""
+"""What a checkpoint's configuration comes to, kept on disk: a trace takes seconds of imports, and never changes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class DecoderFacts:
     """What :func:`valuembed.info` needs to know of a decoder.
 
     Attributes:
-        decoder_spec: its survey; without the class when it was read from disk.
+        decoder_spec: what it is made of; without the class when it was read from disk.
         preset: name of the preset made for this backbone, or None.
         dtype: the precision that its configuration names; None where only the weights know.
         vocabulary: rows of its embedding matrix.
@@ -142,7 +142,7 @@ def _cache_folder() -> Path | None:
 
 @cache
 def _versions() -> bytes:
-    """All that a survey depends on beside the configuration: this library's code for it, and that of the families."""
+    """All that a trace depends on beside the configuration: this library's code for it, and that of the families."""
     digest = sha256(repr([_version(package) for package in ("transformers", "torch")]).encode())
     for name in _MADE_BY:
         digest.update((Path(__file__).parents[1] / name).read_bytes())

@@ -57,7 +57,7 @@ def load_decoder(
     Args:
         checkpoint: where the weights are.
         config: of the whole text decoder.
-        decoder_spec: its survey.
+        decoder_spec: what it is made of.
         keep_layers: layers ``0 .. keep_layers - 1`` are loaded.
         keep_tail: load what runs after the last layer too; only with all layers.
         dtype: None is the checkpoint's own, raised to float32 where the device has no fast arithmetic for it; what
@@ -74,7 +74,7 @@ def load_decoder(
     model_kwargs = check_model_kwargs(model_kwargs)
     check_quantization(getattr(config, "quantization_config", None), f"model {checkpoint.name!r}")
     base_class = decoder_spec.model_class
-    assert base_class is not None, "a decoder is loaded from a survey, not from a record of one"
+    assert base_class is not None, "a decoder is loaded from a trace, not from a record of one"
     cut = cut_config(config, keep_layers)
     model_kwargs["attn_implementation"] = choose_kernel(cut, model_kwargs.get("attn_implementation"), device)
     settings = getattr(config, "quantization_config", None)

@@ -75,7 +75,7 @@ def resolve_plan(
     Args:
         recipe: layers in any form.
         preset: name of the preset made for this backbone, or None.
-        decoder_spec: its survey.
+        decoder_spec: what it is made of.
         saved: what a folder saved by this library records, where the decoder's weights are that folder's.
 
     Raises:

@@ -33,7 +33,7 @@ class Prepared:
         base: the checkpoint that holds the decoder's weights: the one asked for, or the base of its adapter.
         is_adapter: whether the checkpoint asked for is an adapter.
         config: of the decoder as ``base`` holds it.
-        decoder_spec: its survey.
+        decoder_spec: what it is made of.
         plan: what is read, in absolute layers.
         dtype: of the weights; None where only the weights know, or their quantization.
     """

@@ -1,7 +1,7 @@
 """What a decoder is made of, learned without its weights.
 
 The model is built on the meta device, where tensors have shapes and no data, and a few tokens run through it. The
-attention function registered here only notes who called it with which shapes, so one survey serves every family
+attention function registered here only notes who called it with which shapes, so one trace serves every family
 that hands its attention to transformers' registry, and nothing is read from disk.
 """
 
@@ -70,7 +70,7 @@ ALL_ATTENTION_FUNCTIONS.register(PROBE, _probe_attention)
 
 @building()
 def trace_architecture(config: PretrainedConfig, *, trust_remote_code: bool = False) -> DecoderSpec:
-    """Learn the anatomy of the decoder that a configuration describes.
+    """Trace the architecture of the decoder that a configuration describes.
 
     Args:
         config: of a text decoder, whole or cut.

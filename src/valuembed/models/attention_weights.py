@@ -28,7 +28,7 @@ class WeightReading(Readout):
 
     Args:
         model: the decoder, with attention hooks.
-        decoder_spec: its anatomy.
+        decoder_spec: what it is made of.
         layers: whose attention is read; each has values.
         tokens: t, the length of the sequence.
     """
@@ -107,7 +107,7 @@ def read_attention_weights(
 
     Args:
         model: the decoder, with attention hooks, not in training mode.
-        decoder_spec: its anatomy.
+        decoder_spec: what it is made of.
         layers: 0-based indices of layers that have values.
         ids: t token ids.
 

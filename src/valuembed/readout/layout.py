@@ -1,6 +1,6 @@
 """How the texts of a step lie in a decoder's input: in rows of their own, or in one row without any padding.
 
-A lane knows where each text's tokens are, so that a reading can ask for a mean or a last token and need not know how
+A layout knows where each text's tokens are, so that a readout can ask for a mean or a last token and need not know how
 they lie.
 """
 

@@ -296,8 +296,8 @@ class Readout:
     def _keep_own_tensors(self) -> AbstractContextManager[Any]:
         """Keep what our arithmetic saves for backward out of gradient checkpointing.
 
-        A checkpointed layer is computed again in backward, when no reading is under way: it must not wait for tensors
-        that only the reading makes. What is kept is small: indices, weights and reduced vectors.
+        A checkpointed layer is computed again in backward, when no readout is under way: it must not wait for tensors
+        that only the readout makes. What is kept is small: indices, weights and reduced vectors.
         """
         if not torch.is_grad_enabled():
             return nullcontext()

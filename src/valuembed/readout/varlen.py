@@ -1,7 +1,7 @@
-"""The packed lane: attention within the texts of one flat row, and which decoders it is right for.
+"""The packed layout: attention within the texts of one flat row, and which decoders it is right for.
 
 The fast kernels run on CUDA in half precision. The plain one, a call a text, runs anywhere: it is what tests hold the
-lane's arithmetic to, and too slow for anything else.
+layout's arithmetic to, and too slow for anything else.
 """
 
 from __future__ import annotations

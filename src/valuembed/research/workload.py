@@ -105,7 +105,8 @@ def found_decoder(model: str, options: LoadOptions) -> Decoder:
     """
     checkpoint = locate(model, options=options)
     saved = saved_config(checkpoint)
-    # What a folder was saved for can be read from it; only the anatomy is wanted here, and it knows no recipe.
+    # What a folder was saved for can be read from it. Only what the decoder is made of is wanted here, which knows no
+    # recipe.
     recipe = Recipe.from_dict(saved["recipe"]) if saved else METHODS["hidden_mean"]
     found = prepare(checkpoint, recipe, saved)
     saved = None if found.is_adapter else saved
@@ -247,7 +248,7 @@ def estimate(
     }
     shared: dict[tuple[tuple[str, ...], str, str], list[str]] = {}
     for label, recipe in recipes.items():
-        # As a panel shares its passes.
+        # As recipes that are read together share their passes.
         shared.setdefault((recipe.template, recipe.cleaning, recipe.span), []).append(label)
     passes = []
     for (templates, _, _), labels in shared.items():
