@@ -22,6 +22,8 @@ from valuembed.recipes.layers import PRESETS, LayerPreset
 from valuembed.recipes.recipe import METHODS, read_recipe
 from valuembed.testing import tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 TEXTS = some_texts(80)
 
 

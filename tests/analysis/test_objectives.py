@@ -16,6 +16,8 @@ from valuembed.errors import InputError, ReadingError
 from valuembed.models.multi_readout import MultiReadout
 from valuembed.recipes.recipe import METHODS
 
+pytestmark = pytest.mark.slow
+
 SETS = [(0,), (3,), (0, 1), (0, 2, 3), (0, 1, 2, 3)]
 TEXTS = some_texts(60)
 

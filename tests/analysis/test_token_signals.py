@@ -19,6 +19,8 @@ from valuembed.readout.layout import PaddedLayout
 from valuembed.testing import tiny_config, tiny_decoder
 from valuembed.tokenization.tokenizer import TokenSequence
 
+pytestmark = pytest.mark.slow
+
 # Grouped heads, a fused projection, windows, sinks, a hybrid, values of their own width.
 FAMILIES = ["llama", "gpt2", "gemma3_text", "gpt_oss", "lfm2", "deepseek_v3", "opt"]
 LENGTHS = (21, 5, 12)

@@ -15,6 +15,7 @@ from valuembed.testing import tiny_checkpoint
 peft = pytest.importorskip("peft", reason="peft is not installed")
 # peft asks transformers for what that will rename, and tells of each way in which it saves the matrix.
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning"),
     pytest.mark.filterwarnings("ignore:Setting .save_embedding_layers:UserWarning"),
     pytest.mark.filterwarnings("ignore:Could not find a config file:UserWarning"),

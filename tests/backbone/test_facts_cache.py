@@ -13,6 +13,8 @@ from valuembed.backbone.checkpoints.location import Checkpoint, locate
 from valuembed.backbone.facts_cache import BUNDLED_FACTS, DecoderFacts, trace_facts
 from valuembed.testing import tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -19,6 +19,8 @@ from valuembed.cli.main import app
 from valuembed.errors import CheckpointError
 from valuembed.testing import tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 SINGLE = "model.safetensors"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 100\n"
 PAGE = b"\n<!DOCTYPE html><html><body>Sign in</body></html>"

@@ -17,6 +17,8 @@ from valuembed.backbone.prequantized import give_one_dtype
 from valuembed.errors import RecipeError
 from valuembed.testing import tiny_checkpoint, tiny_decoder
 
+pytestmark = pytest.mark.slow
+
 BLOCK = 32
 TEXTS = ["a text", "another one, longer"]
 SETTINGS = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [BLOCK, BLOCK]}

@@ -18,6 +18,8 @@ import valuembed
 from valuembed.errors import CheckpointError
 from valuembed.testing import tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 SHARD = "model-00001-of-00003.safetensors"

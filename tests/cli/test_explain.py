@@ -14,6 +14,8 @@ import valuembed
 from valuembed.cli import explain as cli_explain
 from valuembed.models.explanation import Explanation, Token, TokenWeights, explain
 
+pytestmark = pytest.mark.slow
+
 TEXT = "A good map."
 
 

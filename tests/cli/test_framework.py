@@ -13,6 +13,8 @@ from running import succeeds
 from valuembed.cli import main as cli, output as cli_output
 from valuembed.cli.options import BUNDLED, INPUT, LOADING, MODEL, OUTPUT
 
+pytestmark = pytest.mark.slow
+
 PROGRAM: Any = typer.main.get_command(cli.app)
 
 

@@ -14,6 +14,8 @@ from valuembed.cli import embed as cli_embed, main as cli, output as cli_output,
 from valuembed.recipes.recipe import METHODS
 from valuembed.recipes.templates import TEMPLATES
 
+pytestmark = pytest.mark.slow
+
 HEAVY = ("torch", "transformers", "sentence_transformers", "pyarrow", "numpy")
 SENTENCES = Path(__file__).parents[2] / "examples" / "sentences.txt"
 COMMANDS = ("embed", "similarity", "search", "explain", "info")

@@ -13,6 +13,8 @@ from running import run
 
 from valuembed.testing import tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 SIMILARITY = ("similarity", "a", "b", "--model", "{model}")
 EMBED = ("embed", "{file}", "-o", "{here}/out.parquet")
 STS = ("--task", "sts:{file}")

@@ -11,6 +11,8 @@ from running import fails, run, succeeds
 
 from valuembed.cli import embed as cli_embed, main as cli, search as cli_search
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def loaded(tmp_path, monkeypatch):

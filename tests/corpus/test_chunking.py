@@ -17,6 +17,8 @@ from valuembed.errors import InputError
 from valuembed.testing import TOKENIZERS, tiny_tokenizer
 from valuembed.tokenization.offsets import token_starts
 
+pytestmark = pytest.mark.slow
+
 
 def tokenizer_of(pre_tokenizer):
     tokenizer = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))

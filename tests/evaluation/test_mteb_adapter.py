@@ -16,6 +16,8 @@ from valuembed.execution.report import EncodeReport
 from valuembed.models.multi_readout import MultiReadout
 from valuembed.recipes.recipe import Recipe
 
+pytestmark = pytest.mark.slow
+
 mteb = pytest.importorskip("mteb", reason="mteb is not installed; it needs Python 3.11 or newer")
 PromptType = mteb.types.PromptType
 

@@ -28,6 +28,8 @@ from valuembed.testing import (
 )
 from valuembed.tokenization.tokenizer import TextTokenizer, TokenSequence
 
+pytestmark = pytest.mark.slow
+
 TEXTS = some_texts(40)
 LONG = "In front of every text stands the same long line, {prompt}and here it comes : {text} . In one word :"
 SIGNALS = {

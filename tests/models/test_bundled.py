@@ -23,6 +23,8 @@ from valuembed.evaluation.runner import evaluate
 from valuembed.models.multi_readout import MultiReadout
 from valuembed.recipes.recipe import METHODS
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 GOLDEN = HERE / "bundled"

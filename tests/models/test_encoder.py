@@ -21,6 +21,8 @@ from valuembed.execution.report import EncodeReport
 from valuembed.models.loading import load
 from valuembed.recipes.recipe import METHODS
 
+pytestmark = pytest.mark.slow
+
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)

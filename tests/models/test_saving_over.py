@@ -17,6 +17,8 @@ from valuembed.errors import CheckpointError, OutputError
 from valuembed.models.encoder import ValueEncoder
 from valuembed.testing import tiny_causal_lm, tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 TEXTS = ["a text", "another one"]

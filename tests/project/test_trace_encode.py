@@ -8,6 +8,8 @@ import sys
 import pytest
 from trace_encode import PACKAGE, encode_trace
 
+pytestmark = pytest.mark.slow
+
 MOST_MODULES = 9
 """From the call to the vector, beside what is only asked and helpers of every room."""
 

@@ -24,6 +24,8 @@ from valuembed.recipes.recipe import METHODS, Recipe
 from valuembed.testing import HYBRIDS, tiny_checkpoint, tiny_config, tiny_decoder
 from valuembed.tokenization.tokenizer import TokenSequence
 
+pytestmark = pytest.mark.slow
+
 TEXTS = some_texts(40)
 LENGTHS = (21, 12, 11, 10)
 SHARED = 9

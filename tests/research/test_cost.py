@@ -12,6 +12,8 @@ from valuembed.recipes.recipe import resolve_recipe
 from valuembed.research.cost import CostReport, MethodCost, measure_cost, random_texts
 from valuembed.testing import tiny_config
 
+pytestmark = pytest.mark.slow
+
 TEXT = "A man walks."
 
 

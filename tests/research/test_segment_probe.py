@@ -17,6 +17,8 @@ from valuembed.reporting import outputs
 from valuembed.research import segment_probe
 from valuembed.research.segment_probe import FINAL, LayerProbe, probe_segments
 
+pytestmark = pytest.mark.slow
+
 PNG = b"\x89PNG"
 
 TABLE = LayerProbe(

@@ -25,6 +25,8 @@ from valuembed.research.workload import (
     written_decoder,
 )
 
+pytestmark = pytest.mark.slow
+
 RECIPES = {
     **METHODS,
     "va full": resolve_recipe("va", layers="all"),

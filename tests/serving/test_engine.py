@@ -14,6 +14,8 @@ from valuembed.serving.engine import EncoderEngine
 from valuembed.serving.jobs import MOST_TEMPLATES, EmbedRequest
 from valuembed.testing import tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["A cat sleeps.", "x", "Ein Satz mit Umlauten: äöü. " * 4, "  ", "\u4e2d\u6587 and more", "A cat sleeps."]
 CLOSE = {"rtol": 0, "atol": 2e-5}
 ROLES = {"query": "prompt_eol", "document": 'Find: "{prompt}{text}" is', "default": "{text} so"}

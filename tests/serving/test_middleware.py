@@ -18,6 +18,8 @@ from valuembed.serving.admission import Limits
 from valuembed.serving.middleware import cross_origin
 from valuembed.serving.server import create_app
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def engine():

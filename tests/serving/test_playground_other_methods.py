@@ -12,6 +12,8 @@ from valuembed.serving.playground.api import SERVED, to_unit_length
 from valuembed.serving.playground.other_methods import OFFERED, EncoderPlayground
 from valuembed.testing import tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["A cat sleeps.", "x", "Ein Satz mit Umlauten: äöü. " * 4, "\u4e2d\u6587 and more"]
 CLOSE = {"rtol": 0, "atol": 2e-5}
 

@@ -15,6 +15,8 @@ from valuembed.serving.playground.projection import project_2d
 from valuembed.serving.playground.routes import PAGE
 from valuembed.serving.server import create_app
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["a cat sleeps", "a kitten naps", "rates rise again"]
 OPEN = {"Authorization": f"Bearer {KEY}"}
 

@@ -17,6 +17,8 @@ from valuembed.serving.admission import Limits
 from valuembed.serving.schemas import EmbeddingsRequest
 from valuembed.serving.server import create_app
 
+pytestmark = pytest.mark.slow
+
 KEY = "sk-a-secret-key"
 
 

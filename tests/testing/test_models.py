@@ -22,6 +22,8 @@ from valuembed.testing import (
     tiny_tokenizer,
 )
 
+pytestmark = pytest.mark.slow
+
 # Families whose query heads all have a value head of their own, and the one that has a single value head for all.
 MLA = {"deepseek_v2", "deepseek_v3", "mistral4", "youtu"}
 UNGROUPED = {"biogpt", "gpt2", "gpt_neox", "opt", "persimmon", *MLA}

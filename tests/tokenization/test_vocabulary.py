@@ -21,6 +21,8 @@ from valuembed.models.multi_readout import MultiReadout
 from valuembed.serving.engine import EncoderEngine
 from valuembed.testing import tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 ROWS = 512
 TEXTS = ["a cat", "a <new> cat", "two", "<new>", "<newer> and <new>"]
 

@@ -28,7 +28,7 @@ from valuembed.models.explanation import explain
 from valuembed.reporting import plots
 from valuembed.search.exact import search, similarity_matrix
 
-pytestmark = pytest.mark.usefixtures("traced_anew")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("traced_anew")]
 
 TEXTS = ["the sun rose", "over a quiet town while nobody watched", "rain"]
 

@@ -20,6 +20,8 @@ from valuembed._utils import streams
 from valuembed.cli import framework as commands
 from valuembed.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 ODD = "caf\N{LATIN SMALL LETTER E WITH ACUTE} \N{CJK UNIFIED IDEOGRAPH-4E2D} \N{GRINNING FACE}"
 ENCODINGS = ("cp1252", "latin-1", "ascii", "utf-8", "cp932")
 

@@ -26,7 +26,7 @@ from valuembed.serving.jobs import EmbedRequest
 from valuembed.testing import tiny_decoder
 from valuembed.training.target_modules import target_modules
 
-pytestmark = pytest.mark.usefixtures("traced_anew")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("traced_anew")]
 
 TEXTS = ["the sun rose", "over a quiet town while nobody watched", "rain"] * 4
 METHODS = ("aligned_va", "wva")
