@@ -79,8 +79,9 @@ def resolve_layers(
     Args:
         spec: None (``preset`` if there is one, else :data:`DEFAULT_LAYERS`); ``"all"``; ``"half"``, the second half
             of the legal layers; ``"third"``, those of the last third of the depth, at least the last legal one; an
-            index or a list of indices, negative ones counting from the end; ``"20:28"``, end exclusive; ``"20,22,24"``; a fraction of the depth between 0.0 and 1.0, or a list of them;
-            ``"0.65:0.9"``, all legal layers l with ``lo <= l/L < hi``; or the name of a preset.
+            index or a list of indices, negative ones counting from the end; ``"20:28"``, end exclusive;
+            ``"20,22,24"``; a fraction of the depth between 0.0 and 1.0, or a list of them; ``"0.65:0.9"``, all legal
+            layers l with ``lo <= l/L < hi``; or the name of a preset.
         legal: the 0-based indices that hold the signal. Names and fractions select among these; an index that is
             not among them is an error.
         num_layers: L, the number of layers of the whole decoder.
