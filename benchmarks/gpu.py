@@ -32,14 +32,14 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 # Name: what it does, the shape, seconds. In the order of what would be missed most.
 PARTS = {
-    "machine": ("machine", "", 40),
+    "machine": ("machine", "", 60),
     "tests": ("tests", "", 120),
     "make 0.6b": ("make", "qwen3-0.6b", 60),
-    "speed 0.6b": ("speed", "qwen3-0.6b", 130),
-    "profile 0.6b": ("profile", "qwen3-0.6b", 70),
-    "fine-tuning": ("finetune", "", 225),
+    "speed 0.6b": ("speed", "qwen3-0.6b", 105),
+    "profile 0.6b": ("profile", "qwen3-0.6b", 60),
+    "fine-tuning": ("finetune", "", 210),
     "make 8b": ("make", "qwen3-8b", 90),
-    "speed 8b": ("speed", "qwen3-8b", 190),
+    "speed 8b": ("speed", "qwen3-8b", 200),
 }
 TESTS = ("tests/readout/test_varlen.py",)
 SETS = ("STSBenchmark.en.dev", "STSBenchmark.en.test", "STS12", "STS13", "STS14")
