@@ -83,8 +83,8 @@ def run(told: dict[str, Any]) -> dict[str, Any]:
     return {**found, "scores": scores, "whole_seconds": time.monotonic() - begin}
 
 
-def runs(args: argparse.Namespace) -> dict[tuple[str, float], list[dict[str, Any]]]:
-    """The results by row and epochs; runs that failed, or that there was no time for, are left out."""
+def runs(args: argparse.Namespace) -> tuple[dict[tuple[str, float], list[dict[str, Any]]], list[str]]:
+    """The results by row and epochs, without runs that there was no time for; and what failed."""
     jobs = []
     for epochs in args.epochs:
         for label in args.only or ROWS:
@@ -102,6 +102,8 @@ def runs(args: argparse.Namespace) -> dict[tuple[str, float], list[dict[str, Any
     env = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // args.parallel))}
     until = time.monotonic() + 60 * args.minutes
 
+    failed = []
+
     def work(kept: Path, told: dict[str, Any]) -> None:
         if kept.is_file() or (left := until - time.monotonic()) <= 0:
             return
@@ -114,6 +116,8 @@ def runs(args: argparse.Namespace) -> dict[tuple[str, float], list[dict[str, Any
             said_last = "" if done.returncode == 0 else log.read_text()[-600:]
         except subprocess.TimeoutExpired:
             said_last = "took too long"
+        if said_last:
+            failed.append(kept.stem)
         print(kept.stem, f"failed: {said_last}" if said_last else kept.read_text(), flush=True)
 
     with ThreadPoolExecutor(args.parallel) as pool:
@@ -123,7 +127,7 @@ def runs(args: argparse.Namespace) -> dict[tuple[str, float], list[dict[str, Any
     for row, kept, _ in jobs:
         if kept.is_file():
             found.setdefault(row, []).append(json.loads(kept.read_text()))
-    return found
+    return found, failed
 
 
 def spread(values: list[float], digits: int) -> str:
@@ -194,12 +198,14 @@ def main() -> None:
     if not (args.pairs and args.dev and args.test):
         parser.error("--pairs, --dev and --test are needed")
     args.work.mkdir(parents=True, exist_ok=True)
-    found = runs(args)
+    found, failed = runs(args)
     if not found:
         sys.exit(f"no run came to its end; their logs are in {args.work}")
     kept = {f"{label}, {epochs:g}": made for (label, epochs), made in found.items()}
     args.out.with_suffix(".json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     args.out.write_text(report(found, args), encoding="utf-8")
+    if failed:
+        sys.exit(f"failed or too slow: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -82,7 +82,8 @@ def tiny_data(work: Path) -> str:
     """Pairs and scored pairs that are made up."""
     words = (ROOT / "examples" / "sentences.txt").read_text(encoding="utf-8").split("\n")
     lines = [line for line in words if line.strip()][:40]
-    pairs = [{"sentence1": line, "sentence2": f"That is: {line}"} for line in lines]
+    forms = ("{}", "It is said: {}", "As far as we know, {}", "{} So it is.")
+    pairs = [{"sentence1": form.format(line), "sentence2": f"That is: {line}"} for form in forms for line in lines]
     (work / "tiny-pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     scored = [{**pair, "score": number % 5} for number, pair in enumerate(pairs)]
     (work / "tiny-sts.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in scored))
