@@ -38,6 +38,18 @@ class Work:
 Contender = Callable[[list[str]], Work]
 
 
+def needed_parameters(model: Any, shape: Shape) -> int:
+    """Weights that a token of an encoder of ours has to be multiplied with."""
+    recipe, held = model.recipe, model.reader.model.config.num_hidden_layers
+    if recipe.reads_final_norm:
+        return int(held * shape.layer_parameters())
+    # Nothing of the last layer but what its signal needs: the three projections in, or the whole attention block.
+    inside = shape.attention_parameters()
+    if recipe.weights == "mean":
+        inside -= shape.width * shape.heads * shape.head_width
+    return int((held - 1) * shape.layer_parameters() + inside)
+
+
 def ours(
     path: str, device: str, dtype: str, shape: Shape, method: str, weights: str | None = None, **options: Any
 ) -> Contender:
@@ -48,15 +60,7 @@ def ours(
     # As the command line and the server do.
     tune_memory()
     model = valuembed.load(path, method, dtype=weights or dtype, device=device, **options)
-    recipe, held = model.recipe, model.reader.model.config.num_hidden_layers
-    if recipe.reads_final_norm:
-        of_token = held * shape.layer_parameters()
-    else:
-        # Nothing of the last layer but what its signal needs: the three projections in, or the whole attention block.
-        inside = shape.attention_parameters()
-        if recipe.weights == "mean":
-            inside -= shape.width * shape.heads * shape.head_width
-        of_token = (held - 1) * shape.layer_parameters() + inside
+    of_token = needed_parameters(model, shape)
     padded = [0]
     model.reader.model.register_forward_pre_hook(
         lambda _, args, given: padded.__setitem__(0, padded[0] + given["input_ids"].numel()), with_kwargs=True
@@ -72,16 +76,23 @@ def ours(
     return run
 
 
-def sentence_transformers_mean(path: str, device: str, dtype: str, shape: Shape, batch_size: int = 32) -> Contender:
-    """Mean pooling of the last hidden states, as sentence-transformers does it for any checkpoint."""
+def mean_pooling(path: str, device: str, dtype: str) -> Any:
+    """Sentence-transformers' own model for any checkpoint: mean pooling of the last hidden states."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
     body = Transformer(path, model_kwargs={"dtype": getattr(torch, dtype)})
     if body.tokenizer.pad_token is None:
         body.tokenizer.pad_token = body.tokenizer.eos_token
-    model = SentenceTransformer(modules=[body, Pooling(body.get_embedding_dimension(), "mean")], device=device)
-    tokenizer = body.tokenizer
+    return SentenceTransformer(modules=[body, Pooling(body.get_embedding_dimension(), "mean")], device=device)
+
+
+def sentence_transformers_mean(
+    path: str, device: str, dtype: str, shape: Shape, batch_size: int = 32, model: Any = None
+) -> Contender:
+    """What :func:`mean_pooling` gives, or a ``model`` that it gave before."""
+    model = model or mean_pooling(path, device, dtype)
+    tokenizer = model.tokenizer
 
     def run(texts: list[str]) -> Work:
         model.encode(texts, batch_size=batch_size, show_progress_bar=False)
@@ -93,15 +104,25 @@ def sentence_transformers_mean(path: str, device: str, dtype: str, shape: Shape,
 
 
 def published(
-    path: str, device: str, dtype: str, shape: Shape, templates: tuple[str, ...], batch_size: int = 16
+    path: str,
+    device: str,
+    dtype: str,
+    shape: Shape,
+    templates: tuple[str, ...] = (PROMPT_EOL,),
+    batch_size: int = 16,
+    model: Any = None,
 ) -> Contender:
-    """Prompts as published code runs them: left padding, all hidden states, batches in the order given."""
+    """Prompts as published code runs them: left padding, all hidden states, batches in the order given.
+
+    ``model`` is a causal language model that is loaded already.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype)).to(device).eval()
+    if model is None:
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype)).to(device).eval()
 
     @torch.no_grad()
     def run(texts: list[str]) -> Work:
@@ -118,12 +139,16 @@ def published(
     return run
 
 
-def tuned(path: str, device: str, dtype: str, shape: Shape) -> Contender:
-    """PromptEOL as one would write it with care: sorted by tokens, a budget of tokens, the last state alone."""
+def tuned(path: str, device: str, dtype: str, shape: Shape, model: Any = None) -> Contender:
+    """PromptEOL as one would write it with care: sorted by tokens, a budget of tokens, the last state alone.
+
+    ``model`` is a decoder that is loaded already.
+    """
     from transformers import AutoModel, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="right")
-    model = AutoModel.from_pretrained(path, dtype=getattr(torch, dtype)).to(device).eval()
+    if model is None:
+        model = AutoModel.from_pretrained(path, dtype=getattr(torch, dtype)).to(device).eval()
 
     @torch.inference_mode()
     def run(texts: list[str]) -> Work:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen3Config
 
-from valuembed.backbone.checkpoints.location import locate
+from valuembed.backbone.checkpoints import locate
 
 VOCABULARY = 8192
 SENTENCES = Path(__file__).parents[1] / "examples" / "sentences.txt"
@@ -47,8 +47,11 @@ SHAPES = {
 }
 
 
-def make_checkpoint(folder: Path, name: str, dtype: str = "bfloat16") -> Path:
-    """A random checkpoint of a shape, with the bundled model's tokenizer (byte-level BPE, 8,192 entries)."""
+def make_checkpoint(folder: Path, name: str, dtype: str = "bfloat16", device: str = "cpu") -> Path:
+    """A random checkpoint of a shape, with the bundled model's tokenizer (byte-level BPE, 8,192 entries).
+
+    Its weights are drawn on ``device``: those of a large model take minutes on a CPU.
+    """
     shape = SHAPES[name]
     config = shape.config(
         vocab_size=VOCABULARY,
@@ -66,7 +69,8 @@ def make_checkpoint(folder: Path, name: str, dtype: str = "bfloat16") -> Path:
         use_cache=False,
     )
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
     model.save_pretrained(folder)
     bundled = Path(locate("bundled").location)
     for file in ("tokenizer.json", "tokenizer_config.json"):

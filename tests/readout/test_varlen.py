@@ -212,6 +212,39 @@ class TestReasons:
         assert self.why(model, decoder_spec, caplog) == "a trial of the packed layout failed: RuntimeError"
 
 
+class TestTorchKernel:
+    """Torch's function, as its releases have it."""
+
+    STATES = torch.zeros(7, 4, 8), torch.zeros(7, 2, 8), torch.zeros(7, 2, 8)
+
+    def given(self):
+        layout = PackedLayout([4, 3], [(0, 4), (0, 3)])
+        told = {}
+
+        def newer(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1), enable_gqa=False):
+            told.update(scale=scale, window_size=window_size, enable_gqa=enable_gqa)
+            return cu_seq_q.tolist(), cu_seq_k.tolist(), max_q, max_k
+
+        def torch_2_11(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):
+            told.update(scale=scale, window_size=window_size)
+            return cu_seq_q.tolist(), cu_seq_k.tolist(), max_q, max_k
+
+        def torch_2_10(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False):
+            return None
+
+        return layout, told, newer, torch_2_11, torch_2_10
+
+    def test_a_release_is_given_what_it_takes(self):
+        layout, told, newer, torch_2_11, torch_2_10 = self.given()
+        where = ([0, 4, 7], [0, 4, 7], 4, 4)
+        assert varlen.torch_kernel(newer)(*self.STATES, layout, 0.5) == where
+        assert told == {"scale": 0.5, "window_size": (-1, 0), "enable_gqa": True}
+        told.clear()
+        assert varlen.torch_kernel(torch_2_11)(*self.STATES, layout, 0.5) == where
+        assert told == {"scale": 0.5, "window_size": (-1, 0)}
+        assert varlen.torch_kernel(torch_2_10) is None
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 class TestOnCuda:
     @pytest.mark.parametrize("method", ["va", "aligned_va", "wva", "aligned_wva", "meta_eol"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
+from inspect import signature
 from typing import Any
 
 import torch
@@ -76,18 +77,8 @@ def fast_kernel(device: str, dtype: torch.dtype) -> Kernel | None:
     if find_spec("torch.nn.attention.varlen") and torch.cuda.get_device_capability() >= (8, 0):
         from torch.nn.attention.varlen import varlen_attn
 
-        def torch_kernel(
-            query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float | None
-        ) -> Tensor:
-            longest = max(layout.lengths)
-            output: Any = varlen_attn(
-                query.contiguous(), key.contiguous(), value.contiguous(), layout.cu_seqlens_q, layout.cu_seqlens_k,
-                longest, longest + layout.p, scale=scaling, window_size=(-1, 0),
-                enable_gqa=query.shape[1] != key.shape[1],
-            )  # fmt: skip
-            return output  # type: ignore[no-any-return]
-
-        return torch_kernel
+        if (kernel := torch_kernel(varlen_attn)) is not None:
+            return kernel
     if not find_spec("flash_attn"):
         return None
     from flash_attn import flash_attn_varlen_func
@@ -101,6 +92,30 @@ def fast_kernel(device: str, dtype: torch.dtype) -> Kernel | None:
         return output
 
     return flash_kernel
+
+
+def torch_kernel(varlen_attn: Callable[..., Any]) -> Kernel | None:
+    """Torch's own function as a kernel; None for a release whose function takes no scale, or no window.
+
+    Args:
+        varlen_attn: ``torch.nn.attention.varlen.varlen_attn``.
+    """
+    takes = signature(varlen_attn).parameters
+    if not {"scale", "window_size"} <= set(takes):
+        return None
+    # Torch 2.11 has no such option: it shares key/value heads among query heads without being asked.
+    asks = "enable_gqa" in takes
+
+    def kernel(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float | None) -> Tensor:
+        longest = max(layout.lengths)
+        shared = {"enable_gqa": True} if asks and query.shape[1] != key.shape[1] else {}
+        output: Tensor = varlen_attn(
+            query.contiguous(), key.contiguous(), value.contiguous(), layout.cu_seqlens_q, layout.cu_seqlens_k,
+            longest, longest + layout.p, scale=scaling, window_size=(-1, 0), **shared,
+        )  # fmt: skip
+        return output
+
+    return kernel
 
 
 def unsupported_reason(model: PreTrainedModel, decoder_spec: DecoderSpec) -> str | None:
