@@ -32,11 +32,9 @@ HERE = Path(__file__).parent
 # Label: method, layers, scope; None is not trained.
 ROWS = {
     "VA, untrained": ("va", None, None),
-    "VA, last third of the layers, untrained": ("va", "0.67:1.0", None),
     "mean of hidden states, untrained": ("hidden_mean", None, None),
     "Finetune-VA, attention": ("va", None, "attention"),
     "mean of hidden states, fine-tuned, attention": ("hidden_mean", None, "attention"),
-    "Finetune-VA, last third of the layers, attention": ("va", "0.67:1.0", "attention"),
     "mean of hidden states, fine-tuned, all linear maps": ("hidden_mean", None, "all"),
 }
 
