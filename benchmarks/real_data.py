@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 from collections.abc import Callable, Iterable, Sequence
@@ -192,3 +193,28 @@ _OTHERS: dict[Callable[[Path, Size, Path], OtherTask], tuple[str, ...]] = {
     _cranfield: ("Cranfield.docs.jsonl", "Cranfield.queries.jsonl", "Cranfield.qrels.jsonl"),
     _trec_qa: ("TREC-QA.test.jsonl",),
 }
+
+
+def write_folder(data: Path, size: Size, out: Path) -> None:
+    """A folder of smaller sets under the names of the whole ones, for commands that take such a folder."""
+    for name, file in STS.items():
+        pairs = sts(data, name, size.dev if name == DEV else size.pairs, out)
+        pairs.paths[0].replace(out / file)
+    for task in others(data, size, out):
+        for path in map(Path, task.spec.partition(":")[2].split(",")):
+            name = path.stem.rpartition("_")[0]
+            path.replace(out / f"{'TREC-QA.test' if name == 'TREC-QA' else name}.jsonl")
+    (out / "data").rmdir()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write smaller evaluation sets under the names of the whole ones.")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the whole sets")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the smaller ones")
+    parser.add_argument("--size", choices=SIZES, default="small")
+    args = parser.parse_args()
+    write_folder(args.data, SIZES[args.size], args.out)
+
+
+if __name__ == "__main__":
+    main()
