@@ -20,7 +20,7 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ OTHER_WAYS = ("raw", "centred")
 Fits = dict[str, dict[str, Projection]]
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, required=True, help="folder of the decoders' folders")
     parser.add_argument("--data", type=Path, required=True, help="folder of the evaluation sets")
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", help="precision of the decoders")
     parser.add_argument("--device", help="where to compute; default: a GPU if there is one")
     parser.add_argument("--page", action="store_true", help="only write the page of what lies in --work")
-    args = parser.parse_args()
+    args = parser.parse_args(given)
     args.work.mkdir(parents=True, exist_ok=True)
     try:
         if not args.page:

