@@ -26,9 +26,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from real_data import DEV, SIZES, STS, Size, others, sts
+from real_data import DEV, MORE_DEV, SIZES, STS, Size, others, sts
 from real_page import write_page
-from real_sts import CURVES, RANGES, Decoder, Read, calibrations, correlations, fitted, range_layers, read_set
+from real_sts import (
+    CURVES,
+    RANGES,
+    Decoder,
+    Read,
+    calibrations,
+    correlations,
+    fitted,
+    range_layers,
+    read_set,
+    template_name,
+)
 
 from valuembed.data import StsFile
 from valuembed.evaluation import evaluate, scoring_versions
@@ -107,7 +118,13 @@ class Made:
             "ranges": {name: list(range_layers(name, legal, decoder.num_layers)) for name in RANGES},
             "curves": list(CURVES),
             "rows": {
-                label: {"layers": recipe.describe().layers, "alignment": recipe.alignment, "width": plan.width}
+                label: {
+                    "layers": recipe.describe().layers,
+                    "run": (plan.layers[-1] + 1 if plan.layers else decoder.num_layers) / decoder.num_layers,
+                    "template": template_name(recipe),
+                    "alignment": recipe.alignment,
+                    "width": plan.width,
+                }
                 for label, plan in decoder.readouts.plans.items()
                 if "@" not in label and (recipe := plan.recipe)
             },
@@ -139,6 +156,7 @@ class Made:
         """STSb dev: every layer and range, and what calibrations are fitted on."""
         data = sts(self.data, DEV, self.size.dev, self.work)
         self.fitted_on = sorted({*data.sentences1, *data.sentences2})
+        self.scores["fitted_on"] = len(self.fitted_on)
         kept = self.work / f"fits-{len(data.scores)}.pt"
         groups = {group: labels for group, labels in self.decoder.groups(layers=True).items() if group != META}
         recipes = {
@@ -148,6 +166,15 @@ class Made:
         there = torch.load(kept, weights_only=True) if kept.exists() else {}
         vectors: dict[str, list[torch.Tensor]] | None = None if there.get("about") == about else {}
         self.scores["dev"] = self.read(DEV, data, groups, keep_vectors=vectors)
+        # More data for the choice of layers, where no row is looked at.
+        count = None if self.size.dev is None else max(20, self.size.dev // 2)
+        more = sts(self.data, MORE_DEV, count, self.work)
+        ranges = {
+            group: ranges
+            for group, labels in self.decoder.groups(layers=False).items()
+            if (ranges := [label for label in labels if "@" in label])
+        }
+        self.scores["more dev"] = self.read(MORE_DEV, more, ranges)
         if vectors is None:
             self.fits = {
                 way: {label: Projection(*parts) for label, parts in of_way.items()}
@@ -163,7 +190,7 @@ class Made:
         groups = {group: labels for group, labels in self.decoder.groups(layers=False).items() if group != META}
         found: dict[str, Any] = {}
         for name in STS:
-            if name != DEV:
+            if name not in (DEV, MORE_DEV):
                 found[name] = self.read(name, sts(self.data, name, self.size.pairs, self.work), groups)
                 self.scores["sts"] = found
                 self.write()

@@ -14,14 +14,17 @@ from valuembed.data import StsFile, read_sts
 
 Row = dict[str, Any]
 SEED = 0
-DEV = "STSb dev"
+DEV, MORE_DEV = "STSb dev", "STS12 train"
 STS = {
     DEV: "STSBenchmark.en.dev.jsonl",
     "STSb test": "STSBenchmark.en.test.jsonl",
     "STS13": "STS13.jsonl",
     "STS14": "STS14.jsonl",
     "STS12": "STS12.jsonl",
+    MORE_DEV: "STS12.jsonl",
 }
+SPLITS = {"STS12": "test", MORE_DEV: "train"}
+"""Splits of files that mix them."""
 HEADLINE = ("STSb test", "STS13", "STS14")
 
 
@@ -30,7 +33,8 @@ class Size:
     """How much of each set is taken; None is everything.
 
     Attributes:
-        dev, pairs: pairs of STSb dev, and of each of the other STS sets.
+        dev: pairs of STSb dev, and half as many of the training split of STS12.
+        pairs: of each of the other STS sets.
         meta: pairs of STSb test for MetaEOL, whose eight passes cost most; 0 leaves it out.
         long: texts of BBC-news.
         train, test: of each set of classes: training texts a class, and texts to classify.
@@ -52,9 +56,9 @@ class Size:
 
 SIZES = {
     "tiny": Size(24, 24, 8, 30, 8, 30, 5, 40, ("none", "prompt_eol")),
-    "small": Size(500, 250, 60, 200, 8, 250, 40, 300, ("none", "prompt_eol")),
-    "medium": Size(1500, 750, 150, 500, 16, 1000, 100, 700, ("none", "prompt_eol")),
-    "whole": Size(),
+    "small": Size(300, 200, 50, 100, 8, 200, 25, 200, ("none", "prompt_eol")),
+    "medium": Size(500, 500, 100, 300, 16, 700, 60, 600, ("none", "prompt_eol")),
+    "whole": Size(train=16),
 }
 
 
@@ -72,8 +76,8 @@ def shuffled(rows: Iterable[Row]) -> list[Row]:
 
 
 def sts(data: Path, name: str, count: int | None, work: Path) -> StsFile:
-    """Pairs of one STS set, of STS12 those of its test split."""
-    rows = shuffled(read_rows(data / STS[name], "test" if name == "STS12" else None))[:count]
+    """Pairs of one STS set."""
+    rows = shuffled(read_rows(data / STS[name], SPLITS.get(name)))[:count]
     return read_sts(written(work, name, rows, ("sentence1", "sentence2", "score")))
 
 
@@ -198,8 +202,9 @@ _OTHERS: dict[Callable[[Path, Size, Path], OtherTask], tuple[str, ...]] = {
 def write_folder(data: Path, size: Size, out: Path) -> None:
     """A folder of smaller sets under the names of the whole ones, for commands that take such a folder."""
     for name, file in STS.items():
-        pairs = sts(data, name, size.dev if name == DEV else size.pairs, out)
-        pairs.paths[0].replace(out / file)
+        if name != MORE_DEV:
+            pairs = sts(data, name, size.dev if name == DEV else size.pairs, out)
+            pairs.paths[0].replace(out / file)
     for task in others(data, size, out):
         for path in map(Path, task.spec.partition(":")[2].split(",")):
             name = path.stem.rpartition("_")[0]

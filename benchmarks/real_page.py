@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from real_data import DEV, HEADLINE, LONGEST
+from real_data import DEV, HEADLINE, LONGEST, MORE_DEV
 from real_sts import RANGES, ROWS, SHRINKAGE, WAYS
 
 from valuembed.recipes import METHODS, describe
@@ -61,14 +61,16 @@ def _made(found: Mapping[str, Any]) -> Iterator[str]:
     yield "Made by `python benchmarks/real.py --models DIR --data DIR`."
     yield ""
     for name, made in found.items():
-        size = made["size"]
-        pairs = {key: "all" if size[key] is None else f"{size[key]:,}" for key in ("dev", "pairs")}
+        dev, pairs = ("all" if made["size"][key] is None else f"{made['size'][key]:,}" for key in ("dev", "pairs"))
+        where = made["cpu"] if made["device"] == "cpu" else made["device"]
         versions = ", ".join(f"{package} {number}" for package, number in made["versions"].items())
-        yield (
-            f"- {TITLES[name]}: {made['num_layers']} layers, m = {made['width']}; {pairs['dev']} pairs of {DEV} and "
-            f"{pairs['pairs']} of each other STS set (drawn with a fixed seed where not all); {made['dtype']} on "
-            f"{made['cpu'] if made['device'] == 'cpu' else made['device']}; {versions}"
+        text = (
+            f"- {TITLES[name]}: {made['num_layers']} layers, m = {made['width']}; {dev} pairs of {DEV} and {pairs} of "
+            f"each other STS set (drawn with a fixed seed where not all); means and directions of "
+            f"{made['fitted_on']:,} sentences; {made['dtype']} on {where}; {versions}"
         )
+        first, *rest = _wrapped(text)
+        yield from (first, *(f"  {line}" for line in rest))
 
 
 def _cell(figures: Iterable[float | None], best: Iterable[float | None] = ()) -> str:
@@ -80,10 +82,13 @@ def _cell(figures: Iterable[float | None], best: Iterable[float | None] = ()) ->
 
 
 def _table(
-    head: str, rows: Iterable[str], columns: Mapping[str, Callable[[str, str], float | None]], ways: Iterable[str]
+    rows: Iterable[str],
+    columns: Mapping[str, Callable[[str, str], float | None]],
+    ways: Iterable[str],
+    about: Mapping[str, Callable[[str], str]] | None = None,
 ) -> list[str]:
-    """Rows that have any figure, with the best of each column and way in bold."""
-    ways, labels = list(ways), list(rows)
+    """Rows that have any figure, behind what is said about them, with the best of each column and way in bold."""
+    ways, labels, told = list(ways), list(rows), about or {}
     figures = {(column, row): [get(way, row) for way in ways] for column, get in columns.items() for row in labels}
     tops = {
         column: [
@@ -95,8 +100,9 @@ def _table(
     body = []
     for row in labels:
         if any(figure is not None for column in columns for figure in figures[column, row]):
-            body.append([row, *(_cell(figures[column, row], tops[column]) for column in columns)])
-    return markdown.table([head, *columns], body, "lr")
+            cells = [_cell(figures[column, row], tops[column]) for column in columns]
+            body.append([row, *(say(row) for say in told.values()), *cells])
+    return markdown.table(["row", *told, *columns], body, "l" * (1 + len(told)) + "r")
 
 
 def _mean(made: Mapping[str, Any], sets: Iterable[str], way: str, row: str) -> float | None:
@@ -111,29 +117,28 @@ def _headline(found: Mapping[str, Any]) -> list[str]:
     pairs = "; ".join(
         f"{TITLES[name]}, {sum(made['sts'][one]['pairs'] for one in HEADLINE):,}" for name, made in found.items()
     )
-    return [*_table("row", ROWS, columns, WAYS), "", f"Pairs: {pairs}."]
+    return [*_table(ROWS, columns, WAYS), "", f"Pairs: {pairs}."]
 
 
 def _sts_table(made: Mapping[str, Any]) -> list[str]:
-    columns: dict[str, Any] = {DEV: lambda way, row: made["dev"]["scores"].get(way, {}).get(row)}
+    columns: dict[str, Any] = {}
     for name, of_set in made["sts"].items():
         columns[name] = lambda way, row, of_set=of_set: of_set["scores"].get(way, {}).get(row)
-    columns[f"{ALL_SETS} {len(made['sts'])} test sets"] = lambda way, row: _mean(made, made["sts"], way, row)
-    lines = _table("row", ROWS, columns, WAYS)
-    head, rule, *body = lines
-    layers = {row: about["layers"] for row, about in made["rows"].items()}
-    named = [
-        line.replace(f"| {row} |", f"| {row} | {layers.get(row, '')} |", 1)
-        for line in body
-        for row in [line.split(" | ")[0][2:]]
-    ]
-    return [head.replace("| row |", "| row | layers |", 1), rule.replace("|:--|", "|:--|:--|", 1), *named]
+    columns[f"mean of {len(made['sts'])}"] = lambda way, row: _mean(made, made["sts"], way, row)
+    about: dict[str, Callable[[str], str]] = {
+        "layers": lambda row: made["rows"][row]["layers"],
+        "run": lambda row: f"{made['rows'][row]['run']:.0%}",
+        "template": lambda row: made["rows"][row]["template"],
+        f"{DEV}, raw": lambda row: _cell([made["dev"]["scores"]["raw"].get(row)]),
+    }
+    lines = _table(ROWS, columns, WAYS, about)
+    return [*lines, "", "Run: the share of the decoder's layers that a model of this row alone would run."]
 
 
 def _meta_table(made: Mapping[str, Any]) -> list[str]:
     meta = made["meta"]
     column = {f"Spearman, {meta['pairs']} pairs": lambda way, row: meta["scores"].get(way, {}).get(row)}
-    return _table("row", ROWS, column, ["raw"])
+    return _table(ROWS, column, ["raw"])
 
 
 def _other_table(made: Mapping[str, Any]) -> list[str]:
@@ -143,7 +148,7 @@ def _other_table(made: Mapping[str, Any]) -> list[str]:
     }
     ways = [way for way in WAYS if any(way in of_task["scores"] for of_task in made["others"].values())]
     about = "; ".join(f"{name}: {of_task['about']}" for name, of_task in made["others"].items())
-    lines = _table("row", ROWS, columns, ways)
+    lines = _table(ROWS, columns, ways)
     return [*lines, "", *_wrapped(f"Each cell: {' / '.join(ways)}. {about}.")]
 
 
@@ -193,8 +198,9 @@ def _versus(found: Mapping[str, Any]) -> Iterator[str]:
 
 def _layers(found: Mapping[str, Any], folder: Path) -> Iterator[str]:
     yield from _wrapped(
-        f"Spearman x100, raw. Chosen on {DEV} alone; the means of the test sets are a report. Cost is the share of the "
-        "decoder's layers that run. Values without a template: va, aligned_va; in PromptEOL's: wva, aligned_wva."
+        f"Spearman x100, raw: {DEV} / {MORE_DEV}, on which a choice may rest, and the mean of the test sets, which is "
+        "a report. Cost is the share of the decoder's layers that run. va and aligned_va have no template, wva and "
+        "aligned_wva PromptEOL's."
     )
     yield ""
     methods = [method for method in next(iter(found.values()))["curves"] if METHODS[method].signal == "value"]
@@ -203,38 +209,44 @@ def _layers(found: Mapping[str, Any], folder: Path) -> Iterator[str]:
         rows = []
         for title in RANGES:
             layers = made["ranges"][title]
-            dev = [made["dev"]["scores"]["raw"].get(f"{method}@{title}") for method in methods]
-            test = [_mean(made, sets, "raw", f"{method}@{title}") for method in methods] if sets else []
-            cells = [
-                f"{figure:.1f}" if figure is not None else "-"
-                for figure in (*dev, *_with_mean(dev), *test, *_with_mean(test))
-            ]
+            dev, more = (
+                [made[key]["scores"]["raw"].get(f"{method}@{title}") for method in methods]
+                for key in ("dev", "more dev")
+            )
+            cells = [_cell(pair) for pair in zip([*dev, *_average(dev)], [*more, *_average(more)], strict=True)]
+            if sets:
+                test = [_mean(made, sets, "raw", f"{method}@{title}") for method in methods]
+                cells += [_cell([figure]) for figure in (*test, *_average(test))]
             rows.append([title, describe(layers), f"{(layers[-1] + 1) / made['num_layers']:.0%}", *cells])
         head = [*(f"{method}, dev" for method in methods), "mean, dev"]
         head += [*(f"{method}, test" for method in methods), "mean, test"] if sets else []
         yield f"### {TITLES[name]}"
         yield ""
+        yield f"{made['dev']['pairs']:,} and {made['more dev']['pairs']:,} pairs."
+        yield ""
         yield from markdown.table(["range", "layers", "cost", *head], rows, "llr")
         yield ""
-        picture = f"real-layers-{name}.png"
-        curves = {
-            method: [(layer, made["dev"]["scores"]["raw"][f"{method}@{layer}"]) for layer in range(made["num_layers"])]
-            for method in made["curves"]
-        }
-        figure = plots.curves(
-            curves,
-            title=f"{TITLES[name]}: {DEV}, {made['dev']['pairs']:,} pairs\n{IN_TEMPLATE}",
-            xlabel="layer",
-            ylabel="Spearman x100",
-            span=("last third", made["ranges"]["last third"]),
-            peaks="best layer",
-        )
-        plots.save(figure, folder / picture)
-        yield f"![{TITLES[name]}, score by layer]({picture})"
+        yield f"![{TITLES[name]}, score by layer]({_chart(name, made, folder)})"
         yield ""
 
 
-def _with_mean(figures: list[Any]) -> list[float | None]:
+def _chart(name: str, made: Mapping[str, Any], folder: Path) -> str:
+    """Draw scores over layers; the file's name."""
+    picture = f"real-layers-{name}.png"
+    raw = made["dev"]["scores"]["raw"]
+    figure = plots.curves(
+        {m: [(layer, raw[f"{m}@{layer}"]) for layer in range(made["num_layers"])] for m in made["curves"]},
+        title=f"{TITLES[name]}: {DEV}, {made['dev']['pairs']:,} pairs\n{IN_TEMPLATE}",
+        xlabel="layer",
+        ylabel="Spearman of cosine x100",
+        span=("last third", made["ranges"]["last third"]),
+        peaks="best layer of each",
+    )
+    plots.save(figure, folder / picture)
+    return picture
+
+
+def _average(figures: list[Any]) -> list[float | None]:
     if not figures:
         return []
     return [None if None in figures else fmean(figures)]
