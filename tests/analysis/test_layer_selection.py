@@ -82,7 +82,7 @@ class TestChoice:
             "greedy set": (1, 3),
             "all layers": (0, 1, 2, 3),
             "second half": (2, 3),
-            "span 0.65-0.90": (3,),
+            "last third": (3,),
         }
         # Equally good and equally deep: the greedy set has fewer layers.
         assert (found.chosen, found.recipe.layers) == ("greedy set", (1, 3))
@@ -100,7 +100,7 @@ class TestChoice:
         assert found.verdict == (
             "chosen: best window, layer 1; score 2.00 held out. It is the best on the half that was chosen on, and no "
             "set that was fixed beforehand is better held out. Compared: best window, greedy set, all layers, second "
-            "half, span 0.65-0.90."
+            "half, last third."
         )
 
     def test_what_was_searched_and_is_worse_held_out_is_not_chosen(self, planted):
@@ -112,12 +112,12 @@ class TestChoice:
             "greedy set": False,
             "all layers": True,
             "second half": False,
-            "span 0.65-0.90": False,
+            "last third": False,
         }
         assert found.verdict == (
             "chosen: all layers, layers 0-3; score 51.30 held out. The best on the half that was chosen on, best "
             "window (1, 5.00), does not hold up: 48.70 held out, against 51.30 of all layers. No set that was searched "
-            "for holds up. Compared: best window, greedy set, all layers, second half, span 0.65-0.90."
+            "for holds up. Compared: best window, greedy set, all layers, second half, last third."
         )
         assert found.to_dict()["reason"] == found.reason
         assert found.reason in found.to_markdown()
@@ -126,7 +126,7 @@ class TestChoice:
         # The window 0-1 (9) fails held out, where all layers have 3; the greedy set 3 (5) has 4.
         found = planted({(3,): 5, (0, 1): 9}, held_out={(0, 1): 1, (3,): 4, (0, 1, 2, 3): 3})
         assert found.chosen == "greedy set"
-        assert "best window (0-1, 9.00), does not hold up: 1.00 held out, against 4.00 of span 0.65-0.90. Comp" in (
+        assert "best window (0-1, 9.00), does not hold up: 1.00 held out, against 4.00 of last third. Comp" in (
             found.reason
         )
 
@@ -191,7 +191,7 @@ class TestChoice:
         found = planted({(0, 1, 2): 1}, model=tmp_path / "cut")
         assert layers_of(found) == {"best window": (0, 1, 2), "greedy set": (0,)}
         reason = "layer 3 is not in this folder, which was saved without them"
-        assert found.left_out == dict.fromkeys(("all layers", "second half", "span 0.65-0.90"), reason)
+        assert found.left_out == dict.fromkeys(("all layers", "second half", "last third"), reason)
         assert "no set that was fixed beforehand can be read here. Compared: best window, greedy set." in found.reason
         assert f"second half: left out, {reason}" in found.to_markdown()
 
@@ -215,7 +215,7 @@ class TestChoice:
         AutoModelForCausalLM.from_config(config).save_pretrained(mixed)
         # 1 and 3 are neighbours among their like; 1 and 2 cannot be averaged, whatever they would score.
         found = planted({(1, 2): 9, (0,): 1, (1, 3): 8}, model=mixed)
-        assert layers_of(found) == {"best window": (1, 3), "greedy set": (1, 3), "span 0.65-0.90": (3,)}
+        assert layers_of(found) == {"best window": (1, 3), "greedy set": (1, 3), "last third": (3,)}
         assert set(found.left_out) == {"all layers", "second half"}
         reason = "layers of unequal width cannot be averaged (16 wide: layers 0, 2; 32 wide: layers 1, 3)"
         assert found.left_out["all layers"].startswith(reason)

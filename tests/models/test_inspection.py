@@ -95,7 +95,7 @@ class TestLook:
         assert (whole.recipe.template, whole.recipe.cleaning) == (("{text}!",), "sentence")
         assert whole.legal(whole.recipe) == [0, 1, 2, 3]
         assert whole.resolve(whole.recipe, "half") == (2, 3)
-        # 0.65 <= l/4 < 0.90
+        # 2/3 <= l/4
         assert whole.resolve(whole.recipe, None) == (3,)
 
     def test_a_folder_that_was_saved_cut(self, folder, tmp_path):

@@ -1,14 +1,16 @@
-"""Every family in the table against the independent float64 reference: 4 methods x padding side x template."""
+"""Every family in the table against the independent float64 reference: methods x padding side x template."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 import torch
 from once import EVERY_FAMILY, traced
-from reference import references
+from reference import FAMILIES, references
 from torch import Tensor
 
-from valuembed.backbone.plan import Plan
+from valuembed.backbone.plan import Plan, resolve_plan
 from valuembed.backbone.tracing import trace_architecture
 from valuembed.errors import UnsupportedModelError
 from valuembed.readout.hooks import install_attention_hooks
@@ -17,7 +19,11 @@ from valuembed.readout.readout import Readout
 from valuembed.recipes.recipe import METHODS
 from valuembed.testing import ARCHITECTURES, HYBRIDS, tiny_config, tiny_decoder
 
-VALUE_METHODS = ("va", "aligned_va", "wva", "aligned_wva")
+VALUE_RECIPES = {
+    **{method: METHODS[method] for method in ("va", "aligned_va", "wva", "aligned_wva")},
+    "normed_va": replace(METHODS["aligned_va"], alignment="residual"),
+    "projected_wva": replace(METHODS["aligned_wva"], alignment="projection"),
+}
 # Longer than the sliding windows of 8 tokens, about one window, shorter than one.
 LENGTHS = torch.tensor([21, 9, 4])
 # Without template the text is the whole sequence; with one it starts later and ends earlier.
@@ -44,7 +50,7 @@ def _batch(side: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("architecture", EVERY_FAMILY)
-def test_four_methods_equal_the_float64_reference(architecture: str, side: str) -> None:
+def test_value_methods_equal_the_float64_reference(architecture: str, side: str) -> None:
     overrides = LEFT_PADDED_OVERRIDES.get(architecture, {}) if side == "left" else {}
     decoder_spec = trace_architecture(tiny_config(architecture, **overrides)) if overrides else traced(architecture)
     model = tiny_decoder(architecture, **overrides)
@@ -54,9 +60,9 @@ def test_four_methods_equal_the_float64_reference(architecture: str, side: str) 
     layers = decoder_spec.value_layers[:-1] if len(decoder_spec.value_layers) > 1 else decoder_spec.value_layers
     within = torch.arange(21)
     tolerance = 1e-4 if architecture in HYBRIDS else 1e-5
-    plans = [Plan(METHODS[method], layers, decoder_spec) for method in VALUE_METHODS]
+    plans = [Plan(recipe, layers, decoder_spec) for recipe in VALUE_RECIPES.values()]
     # The stock model's own passes do not depend on where the text is: they are run once for both.
-    expected = references(architecture, model, ids, mask, positions, spans, VALUE_METHODS, layers)
+    expected = references(architecture, model, ids, mask, positions, spans, VALUE_RECIPES, layers)
     for number, (template, span) in enumerate(zip(SPANS, spans, strict=True)):
         span_mask = (within >= span[:, :1]) & (within < span[:, 1:])
         with torch.no_grad():
@@ -64,10 +70,24 @@ def test_four_methods_equal_the_float64_reference(architecture: str, side: str) 
             vectors = Readout(model, plans, PaddedLayout(shift + LENGTHS - 1, span_mask)).run(
                 input_ids=ids, attention_mask=mask, position_ids=positions
             )
-        for method, got in zip(VALUE_METHODS, vectors, strict=True):
+        for method, got in zip(VALUE_RECIPES, vectors, strict=True):
             right = expected[number, method]
             error = ((got.double() - right).norm(dim=1) / right.norm(dim=1)).max().item()
             assert error < tolerance, f"{architecture} {method} {side} {template}: relative error {error:.2e}"
+
+
+@pytest.mark.parametrize("architecture", EVERY_FAMILY)
+def test_the_norm_between_block_and_residual_stream_is_found_where_the_reference_has_one(architecture: str) -> None:
+    family = FAMILIES[architecture]
+    for block in traced(architecture).blocks:
+        layer = family.attention.format(block.layer).rpartition(".")[0]
+        assert block.norm == (f"{layer}.{family.norm}" if family.norm else None)
+
+
+def test_a_loaded_recipe_names_the_norm_only_where_there_is_one() -> None:
+    for architecture, alignment in (("llama", "projection"), ("olmo2", "residual")):
+        plan = resolve_plan(METHODS["aligned_wva"], None, traced(architecture))
+        assert plan.recipe.alignment == alignment
 
 
 def test_at_least_forty_families_with_every_kind_of_attention() -> None:

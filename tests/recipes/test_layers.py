@@ -72,14 +72,14 @@ class TestDefault:
     @pytest.mark.parametrize(
         ("num_layers", "expected"),
         [
-            (32, range(21, 29)),  # 0.65 * 32 = 20.8 and 0.90 * 32 = 28.8
-            (36, range(24, 33)),  # 23.4 and 32.4
-            (28, range(19, 26)),  # 18.2 and 25.2
-            (20, range(13, 18)),  # 13.0, which counts, and 18.0, which does not
-            (8, (6, 7)),  # 5.2 and 7.2
-            (4, (3,)),  # 2.6 and 3.6
-            (3, (2,)),  # 1.95 and 2.7
-            # 0/2, 1/2 and 0/1 are all less deep than 0.65: one layer is read all the same.
+            (36, range(24, 36)),  # 2/3 of 36 is 24, which counts
+            (32, range(22, 32)),  # 21.3
+            (30, range(20, 30)),  # 20
+            (28, range(19, 28)),  # 18.7
+            (8, (6, 7)),  # 5.3
+            (4, (3,)),  # 2.7
+            (3, (2,)),  # 2
+            # 0/2, 1/2 and 0/1 are all less deep than 2/3: one layer is read all the same.
             (2, (1,)),
             (1, (0,)),
         ],
@@ -88,18 +88,17 @@ class TestDefault:
         assert resolve_layers(None, range(num_layers), num_layers) == tuple(expected)
 
     def test_hybrids_count_depth_over_the_whole_decoder(self):
-        # Of 48 layers, 31.2 <= l < 43.2; every fourth has values.
-        assert resolve_layers(None, range(3, 48, 4), 48) == (35, 39, 43)
-        # Of 12, 7.8 <= l < 10.8, where there are none: one of the legal ones, and not the first.
-        (layer,) = resolve_layers(None, HYBRID, 12)
-        assert layer in (7, 11)
+        # Of 48 layers, those from 32; every fourth has values.
+        assert resolve_layers(None, range(3, 48, 4), 48) == (35, 39, 43, 47)
+        # Of 12, those from 8, where there is none: the last of the legal ones.
+        assert resolve_layers(None, (1, 3, 7), 12) == (7,)
 
     @given(st.integers(1, 130).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(0, n - 1), min_size=1))))
     def test_always_some_and_all_of_them_legal(self, case):
         num_layers, legal = case
         chosen = resolve_layers(None, sorted(legal), num_layers)
-        inside = [layer for layer in sorted(legal) if 0.65 <= layer / num_layers < 0.90]
-        assert list(chosen) == inside if inside else len(chosen) == 1
+        inside = [layer for layer in sorted(legal) if layer / num_layers >= 2 / 3]
+        assert list(chosen) == (inside or [max(legal)])
         assert set(chosen) <= legal
 
 
@@ -110,6 +109,7 @@ class TestForms:
             ("all", EIGHT),
             (" ALL ", EIGHT),
             ("half", (4, 5, 6, 7)),
+            ("third", (6, 7)),
             (5, (5,)),
             ("5", (5,)),
             (-1, (7,)),
@@ -219,7 +219,7 @@ class TestErrors:
     def test_a_string_that_is_no_form_lists_the_forms(self, spec):
         with pytest.raises(LayerError, match=re.escape(f"layers={spec!r} is not understood; give {FORMS}")) as caught:
             resolve_layers(spec, EIGHT, 8)
-        for form in ('"20:28"', "0.75", '"0.65:0.9"', *PRESETS):
+        for form in ('"third"', '"20:28"', "0.75", '"0.65:0.9"', *PRESETS):
             assert form in str(caught.value)
 
     @pytest.mark.parametrize(

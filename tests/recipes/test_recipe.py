@@ -76,7 +76,7 @@ class TestPlainData:
     @given(
         signal=st.sampled_from(["value", "hidden"]),
         weights=st.sampled_from(["mean", "last"]),
-        alignment=st.sampled_from(["none", "projection"]),
+        alignment=st.sampled_from(["none", "projection", "residual"]),
         span=st.sampled_from(["text", "all"]),
         layers=st.none() | st.integers(-40, 40) | st.lists(st.integers(0, 40)) | st.sampled_from(["all", "2:5", 0.5]),
         template=st.sampled_from([*TEMPLATES, None, "{prompt}{text}", ["none", "echo"]]),
@@ -89,7 +89,8 @@ class TestPlainData:
         )
         if meaningless:
             with pytest.raises(
-                RecipeError, match=r"signal='hidden' with alignment='projection'|span='all' belongs to weights='mean'"
+                RecipeError,
+                match=r"signal='hidden' with alignment='(projection|residual)'|span='all' belongs to weights='mean'",
             ):
                 Recipe(**choices, query_template=query)
             return
@@ -154,8 +155,8 @@ class TestMeaningless:
             ({"span": "prompt"}, "span='prompt' is unknown; legal: text, all"),
             ({"signal": None}, "signal=None is unknown; legal: value, hidden"),
             ({"signal": ["value"]}, "signal=['value'] is unknown; legal: value, hidden"),
-            ({"alignment": "yes"}, "alignment='yes' is unknown; legal: none, projection"),
-            ({"alignment": True}, "alignment=True is unknown; legal: none, projection"),
+            ({"alignment": "yes"}, "alignment='yes' is unknown; legal: none, projection, residual"),
+            ({"alignment": True}, "alignment=True is unknown; legal: none, projection, residual"),
             (
                 {"signal": "hidden", "alignment": "projection"},
                 "signal='hidden' with alignment='projection' means nothing",

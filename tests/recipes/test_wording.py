@@ -52,6 +52,11 @@ def test_templates_by_name_or_in_full():
         (replace(METHODS["va"], layers=[2], span="all"), "Mean of the values of all tokens; layer 2"),
         (
             replace(METHODS["aligned_wva"], layers=[1]),
+            "Values weighed by the last token's attention, through the output projection and the norm after it; "
+            "layer 1; in a template",
+        ),
+        (
+            replace(METHODS["aligned_wva"], layers=[1], alignment="projection"),
             "Values weighed by the last token's attention, through the output projection; layer 1; in a template",
         ),
         (METHODS["hidden_mean"], "Mean of the hidden states of the text's tokens; final norm"),

@@ -35,6 +35,8 @@ class Block:
         entered: what entered the block at the last token, [m].
         hooked: outputs of the family's further hooked modules at the last token.
         output: what the block returned at the last token, [m].
+        norm: the module between the block and the residual stream, or None.
+        added: what is added to the residual stream at the last token, [m].
     """
 
     attention: Any
@@ -43,6 +45,8 @@ class Block:
     entered: Tensor
     hooked: dict[str, Tensor]
     output: Tensor
+    norm: Any
+    added: Tensor
 
 
 # Value source: the hooked projection's output [t, *] of one text -> values [t, g, d].
@@ -120,9 +124,24 @@ def project(mixed: Tensor, block: Block, name: str) -> Tensor:
     return out if module.bias is None else out + module.bias
 
 
+# Norm after the block: [m] -> [m], by the module that the residual stream's summand comes out of.
+
+
+def rms(out: Tensor, norm: Any) -> Tensor:
+    return norm.weight * out * (out.pow(2).mean() + norm.variance_epsilon).rsqrt()
+
+
+def rms_around_one(out: Tensor, norm: Any) -> Tensor:
+    """Weights are kept as what they differ from 1 (gemma2, gemma3)."""
+    return (1 + norm.weight) * out * (out.pow(2).mean() + norm.eps).rsqrt()
+
+
 @dataclass(frozen=True)
 class Family:
-    """Where a family keeps what the formulas need; paths of modules are relative to the attention block."""
+    """Where a family keeps what the formulas need; paths of modules are relative to the attention block.
+
+    The norm after the block is named relative to the layer, which holds the block under its last name.
+    """
 
     attention: str = LAYER_ATTENTION
     source: str = "v_proj"
@@ -130,15 +149,19 @@ class Family:
     between: Callable[[Tensor, Block], Tensor] = nothing
     projection: str = "o_proj"
     hooks: tuple[str, ...] = ()
+    norm: str | None = None
+    normed: Callable[[Tensor, Any], Tensor] = rms
 
 
 PLAIN = Family()
 CLIPPED = Family(values=clipped)
 LATENT = Family(source="kv_b_proj", values=latent)
+NORMED = Family(norm="post_attention_layernorm")
+NORMED_AROUND_ONE = Family(norm="post_attention_layernorm", normed=rms_around_one)
 QUERY_GATE = Family(between=gate_beside_query, hooks=("q_proj",))
 
 FAMILIES: dict[str, Family] = {
-    "afmoe": Family(between=gate, hooks=("gate_proj",)),
+    "afmoe": Family(between=gate, hooks=("gate_proj",), norm="post_attention_layernorm"),
     "apertus": PLAIN,
     "arcee": PLAIN,
     "bamba": PLAIN,
@@ -153,16 +176,16 @@ FAMILIES: dict[str, Family] = {
     "dots1": PLAIN,
     "ernie4_5": PLAIN,
     "ernie4_5_moe": PLAIN,
-    "exaone4": PLAIN,
+    "exaone4": NORMED,
     "exaone_moe": PLAIN,
     # Its multipliers before and after attention are outside the block.
     "falcon_h1": PLAIN,
-    "flex_olmo": PLAIN,
+    "flex_olmo": NORMED,
     "gemma": PLAIN,
-    "gemma2": PLAIN,
-    "gemma3_text": PLAIN,
+    "gemma2": NORMED_AROUND_ONE,
+    "gemma3_text": NORMED_AROUND_ONE,
     "glm": PLAIN,
-    "glm4": PLAIN,
+    "glm4": Family(norm="post_self_attn_layernorm"),
     "glm4_moe": PLAIN,
     "gpt2": Family(attention="h.{}.attn", source="c_attn", values=last_of_qkv, projection="c_proj"),
     "gpt_bigcode": Family(attention="h.{}.attn", source="c_attn", values=after_queries_and_keys, projection="c_proj"),
@@ -192,9 +215,9 @@ FAMILIES: dict[str, Family] = {
     "nanochat": PLAIN,
     "nemotron": PLAIN,
     "olmo": CLIPPED,
-    "olmo2": PLAIN,
-    "olmo3": PLAIN,
-    "olmo_hybrid": PLAIN,
+    "olmo2": NORMED,
+    "olmo3": NORMED,
+    "olmo_hybrid": NORMED,
     "olmoe": CLIPPED,
     "opt": Family(attention="decoder.layers.{}.self_attn", projection="out_proj"),
     "persimmon": Family(source="query_key_value", values=interleaved, projection="dense"),
@@ -232,11 +255,30 @@ def wva(block: Block, family: Family, own: slice) -> Tensor:
     return torch.einsum("ht,thd->hd", block.weights, expanded).flatten()
 
 
-def aligned_wva(block: Block, family: Family, own: slice) -> Tensor:
+def projected_wva(block: Block, family: Family, own: slice) -> Tensor:
+    """AlignedWVA with the named choice `alignment="projection"`: what the block gives, before any norm."""
     return project(family.between(wva(block, family, own), block), block, family.projection)
 
 
-METHODS = {"va": va, "aligned_va": aligned_va, "wva": wva, "aligned_wva": aligned_wva}
+def aligned_wva(block: Block, family: Family, own: slice) -> Tensor:
+    out = projected_wva(block, family, own)
+    return out if block.norm is None else family.normed(out, block.norm)
+
+
+def normed_va(block: Block, family: Family, own: slice) -> Tensor:
+    """AlignedVA with the named choice `alignment="residual"`."""
+    out = aligned_va(block, family, own)
+    return out if block.norm is None else family.normed(out, block.norm)
+
+
+METHODS = {
+    "va": va,
+    "aligned_va": aligned_va,
+    "wva": wva,
+    "aligned_wva": aligned_wva,
+    "normed_va": normed_va,
+    "projected_wva": projected_wva,
+}
 
 
 def reference(
@@ -258,7 +300,7 @@ def reference(
         attention_mask: [b, t], 1 at real tokens, padding on either side.
         position_ids: [b, t].
         span: [b, 2], first and past-the-last token of the text itself, counted in the padded row.
-        method: va, aligned_va, wva or aligned_wva.
+        method: a row of `METHODS`.
         layers: 0-based; the result is the mean over them.
     """
     return references(architecture, model, input_ids, attention_mask, position_ids, [span], [method], layers)[0, method]
@@ -326,7 +368,8 @@ def blocks(
     family = FAMILIES[architecture]
     paths = {layer: family.attention.format(layer) for layer in layers}
     parts = ("", f".{family.source}", *(f".{part}" for part in family.hooks))
-    names = [path + part for path in paths.values() for part in parts]
+    norms = {path: f"{path.rpartition('.')[0]}.{family.norm}" for path in paths.values() if family.norm}
+    names = [*(path + part for path in paths.values() for part in parts), *norms.values()]
     outputs: dict[str, Any] = {}
     inputs: dict[str, Tensor] = {}
     with _hooked({name: stock.get_submodule(name) for name in names}, outputs, inputs):
@@ -351,6 +394,8 @@ def blocks(
                 entered=inputs[path][0, -1],
                 hooked={part: outputs[f"{path}.{part}"][0, -1] for part in family.hooks},
                 output=output[0, -1],
+                norm=stock.get_submodule(norms[path]) if norms else None,
+                added=(outputs[norms[path]] if norms else output)[0, -1],
             )
         )
     return found

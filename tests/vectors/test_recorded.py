@@ -158,10 +158,15 @@ class TestOptions:
             recorded_options(self.vector_spec, "x", {"method": "aligned_wva"})
         assert str(caught.value) == (
             "x was made by model 'model', method 'mine', layers [1, 2], width 4, not by method 'aligned_wva'; their "
-            "vectors cannot be compared: weights 'mean' against 'last'; alignment 'none' against 'projection'"
+            "vectors cannot be compared: weights 'mean' against 'last'; alignment 'none' against 'residual'"
         )
         with pytest.raises(RecipeError, match="method 'no' is unknown"):
             recorded_options(self.vector_spec, "x", {"method": "no"})
+
+    def test_whether_a_norm_sets_the_vectors_apart_is_left_to_the_model(self):
+        recorded = replace(METHODS["aligned_wva"], alignment="projection", layers=(1, 2))
+        aligned = made(LoadedFrom("a/b"), recorded)
+        assert recorded_options(aligned, "x", {"method": "aligned_wva"})["method"] == recorded
 
     def test_a_damaged_recipe(self):
         vector_spec = VectorSpec("a/b", {"signal": "smell"}, np.ones(4, np.float32))

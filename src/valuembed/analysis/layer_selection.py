@@ -31,7 +31,7 @@ from valuembed.models import (
     load,
     save_model,
 )
-from valuembed.recipes import DEFAULT_SPAN, Recipe, TemplateSpec, write_recipe
+from valuembed.recipes import DEFAULT_LAYERS, Recipe, TemplateSpec, write_recipe
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -177,13 +177,12 @@ def _sets(
     searched = dict(zip(SEARCHED, (windows, grown), strict=True))
     sets = {name: list(of)[best_of(list(of), np.array(list(of.values())))] for name, of in searched.items()}
     left_out = {}
-    low, high = DEFAULT_SPAN
     named: dict[str, str | None] = {"all layers": "all", "second half": "half"}
     if whole.recipe.signal == "value":
-        # Presets and the default span are for values; hidden states have the final norm for a default.
+        # Presets and the default are for values; hidden states have the final norm for a default.
         if preset := whole.origin.preset:
             named[f"preset {preset}"] = preset
-        named[f"span {low:.2f}-{high:.2f}"] = None
+        named["last third"] = DEFAULT_LAYERS
     for name, spec in named.items():
         try:
             sets[name] = whole.resolve(whole.recipe, spec)

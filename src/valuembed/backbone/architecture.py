@@ -18,6 +18,8 @@ class AttentionBlock:
         path: module path inside the decoder, for example ``layers.3.self_attn``.
         query_heads, value_heads, head_width: h, g and d.
         projection: path of W_O, the linear map from ``h*d`` to ``m``; None where the block has no such map.
+        norm: path of the norm that the block's output passes before it is added to the residual stream; None where it
+            is added as it is.
         needs: keyword arguments of the attention call that a kernel must not drop (``s_aux``: sinks, ``softcap``).
         calls: how often it called the registry in one forward pass.
     """
@@ -28,6 +30,7 @@ class AttentionBlock:
     value_heads: int
     head_width: int
     projection: str | None
+    norm: str | None
     needs: frozenset[str]
     calls: int
 

@@ -73,7 +73,8 @@ def resolve_plan(
     layers in a folder as in its source, or is an error.
 
     Args:
-        recipe: layers in any form.
+        recipe: layers in any form; ``alignment="residual"`` becomes ``"projection"`` where no chosen layer has a norm
+            after its attention block, so that records of the same vectors are the same.
         preset: name of the preset made for this backbone, or None.
         decoder_spec: what it is made of.
         saved: what a folder saved by this library records, where the decoder's weights are that folder's.
@@ -102,6 +103,9 @@ def resolve_plan(
             f"layers={given!r} means {named_layers(layers)}, and {named_layers(missing)} "
             f"{inflected(len(missing), 'is', 'are')} not here: {gone}; load {whole['name']!r} instead"
         )
-    plan = Plan(replace(recipe, layers=layers), layers, decoder_spec)
+    recipe = replace(recipe, layers=layers)
+    if recipe.alignment == "residual" and not any(decoder_spec.block(layer).norm for layer in layers):
+        recipe = replace(recipe, alignment="projection")
+    plan = Plan(recipe, layers, decoder_spec)
     plan.check_layers()
     return plan

@@ -37,6 +37,8 @@ class _Survey:
 
     calls: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     order: list[tuple[str, tuple[int, ...] | None]] = field(default_factory=list)
+    inputs: list[tuple[str, Tensor]] = field(default_factory=list)
+    outputs: dict[str, Tensor] = field(default_factory=dict)
 
 
 _survey: ContextVar[_Survey | None] = ContextVar("valuembed_survey", default=None)
@@ -130,12 +132,24 @@ def _run(model: PreTrainedModel) -> _Survey:
 
     def note(path: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            shape = tuple(args[0].shape) if args and isinstance(args[0], Tensor) else None
-            notes.order.append((path, shape))
+            first = args[0] if args and isinstance(args[0], Tensor) else None
+            notes.order.append((path, None if first is None else tuple(first.shape)))
+            if first is not None:
+                notes.inputs.append((path, first))
 
         return hook
 
-    handles = [module.register_forward_pre_hook(note(path)) for path, module in model.named_modules() if path]
+    def keep(path: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            first = output[0] if isinstance(output, tuple) else output
+            if isinstance(first, Tensor):
+                notes.outputs[path] = first
+
+        return hook
+
+    named = [(path, module) for path, module in model.named_modules() if path]
+    handles = [module.register_forward_pre_hook(note(path)) for path, module in named]
+    handles += [module.register_forward_hook(keep(path)) for path, module in named]
     token = _survey.set(notes)
     try:
         ids = torch.zeros(1, PROBE_TOKENS, dtype=torch.long, device="meta")
@@ -174,6 +188,7 @@ def _read_notes(model: PreTrainedModel, notes: _Survey) -> DecoderSpec:
                 value_heads=g,
                 head_width=d,
                 projection=_projection(model, path, notes.order[call["at"] :], h * d, m),
+                norm=_norm_after(model, path, notes, m),
                 needs=call["needs"],
                 calls=len(calls),
             )
@@ -208,6 +223,16 @@ def _projection(
         weight = getattr(model.get_submodule(path), "weight", None)
         if weight is not None and weight.dim() == 2 and shape is not None and shape[-1] == heads_width:
             return path if sorted(weight.shape) == sorted((heads_width, m)) else None
+    return None
+
+
+def _norm_after(model: PreTrainedModel, block: str, notes: _Survey, m: int) -> str | None:
+    """The norm between a block and the residual stream: what takes the block's output itself, with weights of m."""
+    output = notes.outputs.get(block)
+    for path, given in notes.inputs:
+        weights = list(model.get_submodule(path).parameters())
+        if given is output and weights and all(tuple(weight.shape) == (m,) for weight in weights):
+            return path
     return None
 
 

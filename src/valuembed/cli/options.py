@@ -58,9 +58,9 @@ class RecipeOptions(Options):
     )
     layers: str | None = option(
         None,
-        "Which layers are read: 'all', 'half', a range such as '20:28', a list such as '14,15,16', or "
-        "fractions of the depth such as '0.65:0.9'. By default they are the model's preset, or 0.65 to 0.90 of the "
-        "depth for a model without one.",
+        "Which layers are read: 'all', 'half', 'third', a range such as '20:28', a list such as '14,15,16', or "
+        "fractions of the depth such as '0.65:0.9'. By default they are the model's preset, or the last third of the "
+        "layers for a model without one.",
     )
     template: str = option(
         "auto",

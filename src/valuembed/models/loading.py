@@ -43,7 +43,7 @@ def load(
         method: a name of :data:`valuembed.recipes.METHODS`, a :class:`Recipe`, a recipe as plain data, or a recipe
             file (``.json``).
         layers: what to average over; see :func:`valuembed.recipes.resolve_layers`. None is the backbone's preset,
-            else the layers at 0.65 to 0.90 of the depth (ours); for hidden states, the last layer after the final norm.
+            else the last third of the layers (ours); for hidden states, the last layer after the final norm.
         template: ``"auto"`` is the method's own; None or ``"none"`` the text alone; a name; a string with one
             ``{text}``; a list of these (raw vectors averaged); or a mapping from ``"query"``, ``"document"`` and
             ``"default"`` to any of them.

@@ -33,7 +33,7 @@ SIGNALS: dict[str, Recipe] = {
     "values raw": Recipe(signal="value", weights="mean"),
     "values aligned": Recipe(signal="value", weights="mean", alignment="projection"),
     "weighted raw": Recipe(signal="value", weights="last"),
-    "weighted aligned": Recipe(signal="value", weights="last", alignment="projection"),
+    "weighted aligned": Recipe(signal="value", weights="last", alignment="residual"),
     "hidden mean": Recipe(signal="hidden", weights="mean"),
     "hidden last": Recipe(signal="hidden", weights="last"),
 }

@@ -229,14 +229,16 @@ class Readout:
         self._refuse_reentrant()
         rows, tokens = self.layout.values_shape
         self._expect(block.layer, "values", value, (rows, block.value_heads, tokens, block.head_width))
-        raw, aligned = (SignalKey("value", "mean", way, block.layer) for way in ("none", "projection"))
-        if raw not in self._takers and aligned not in self._takers:
+        raw, *aligned = (SignalKey("value", "mean", way, block.layer) for way in ("none", "projection", "residual"))
+        aligned = [take for take in aligned if take in self._takers]
+        if raw not in self._takers and not aligned:
             return
         with self._keep_own_tensors():
             mean = self.layout.mean_values(value)
             vectors = {raw: mean.flatten(1)}
-            if aligned in self._takers:
-                vectors[aligned] = self._align(block, mean, value.dtype)
+            if aligned:
+                projected = self._project(block, mean, value.dtype)
+                vectors |= {take: self._align(block, projected, take) for take in aligned}
             self._add(vectors)
 
     def on_kernel_output(self, module: nn.Module, output: Tensor) -> None:
@@ -251,13 +253,18 @@ class Readout:
             self._add({take: self.layout.last(output).flatten(1)})
 
     def on_block(self, module: nn.Module, states: Tensor) -> None:
-        """Take the attention block's output ``[b, t, m]``: the row of the last token is AlignedWVA."""
+        """Take the attention block's output ``[b, t, m]``: AlignedWVA is the row of the last token, normed as below."""
         block = self._blocks.get(id(module))
-        if block is None or (take := SignalKey("value", "last", "projection", block.layer)) not in self._takers:
+        if block is None:
+            return
+        aligned = [SignalKey("value", "last", way, block.layer) for way in ("projection", "residual")]
+        aligned = [take for take in aligned if take in self._takers]
+        if not aligned:
             return
         self._expect(block.layer, "attention output", states, (*self.layout.fed_shape, self.decoder_spec.model_width))
         with self._keep_own_tensors():
-            self._add({take: self.layout.last(states)})
+            last = self.layout.last(states).to(states.dtype)
+            self._add({take: self._align(block, last, take) for take in aligned})
 
     def on_layer(self, layer: int, states: Tensor) -> None:
         """Take the residual stream ``[b, t, m]`` after a decoder layer."""
@@ -274,12 +281,21 @@ class Readout:
             vectors[last] = self.layout.last(states)
         self._add(vectors)
 
-    def _align(self, block: AttentionBlock, mean: Tensor, dtype: torch.dtype) -> Tensor:
+    def _project(self, block: AttentionBlock, mean: Tensor, dtype: torch.dtype) -> Tensor:
         """``W_O @ expand(mean)`` with the projection's bias; the module itself, so that adapters on it count."""
         assert block.projection is not None
         projection = self.model.get_submodule(block.projection)
         expanded = pooling.expand_heads(mean, block.query_heads).flatten(1)
-        return projection(expanded.to(dtype)).float()  # type: ignore[no-any-return]
+        return projection(expanded.to(dtype))  # type: ignore[no-any-return]
+
+    def _align(self, block: AttentionBlock, projected: Tensor, take: SignalKey) -> Tensor:
+        """``[b, m]`` float32 of what left the projection: as it is, or through the norm after the block.
+
+        The norm takes each token by itself, so that these rows come out of it as they do in the layer.
+        """
+        if take.alignment == "residual" and block.norm is not None:
+            projected = self.model.get_submodule(block.norm)(projected)
+        return projected.float()
 
     def _add(self, vectors: dict[SignalKey, Tensor]) -> None:
         """Add vectors ``[b, width]`` to the plans that average them; end the pass with the last one."""

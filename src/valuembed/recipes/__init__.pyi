@@ -1,6 +1,6 @@
 from .cleaning import CLEANINGS as CLEANINGS
 from .layers import (
-    DEFAULT_SPAN as DEFAULT_SPAN,
+    DEFAULT_LAYERS as DEFAULT_LAYERS,
     PRESETS as PRESETS,
     LayerSpec as LayerSpec,
     describe as describe,

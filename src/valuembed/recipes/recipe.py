@@ -20,7 +20,7 @@ from valuembed.recipes.wording import RecipeWords, in_words
 
 Signal = Literal["value", "hidden"]
 Weights = Literal["mean", "last"]
-Alignment = Literal["none", "projection"]
+Alignment = Literal["none", "projection", "residual"]
 Span = Literal["text", "all"]
 
 
@@ -34,7 +34,10 @@ class Recipe:
         weights: ``"mean"``, the mean over the tokens of ``span``; ``"last"``, the last token's attention weights
             (for ``"hidden"``: the last token itself).
         alignment: the way a value goes towards the residual stream: ``"none"``, it stays in its heads;
-            ``"projection"``, through the output projection W_O to the model width m. Values only.
+            ``"projection"``, through the output projection W_O to the model width m; ``"residual"``, through all that
+            stands between the heads and that stream: W_O, then the norm after the attention block where the decoder
+            has one. Where it has none both are the same, and a loaded model's recipe says ``"projection"``. Values
+            only.
         layers: what the mean over layers covers. None is the backbone's preset or the default depth; for ``"hidden"``,
             the last layer after the final norm. A loaded model's recipe holds absolute 0-based indices.
         template: template strings; with several, the raw vectors are averaged.
@@ -181,7 +184,7 @@ METHODS: dict[str, Recipe] = {
         _row("va", "value", "mean", "none"),
         _row("aligned_va", "value", "mean", "none", alignment="projection"),
         _row("wva", "value", "last", "prompt_eol"),
-        _row("aligned_wva", "value", "last", "prompt_eol", alignment="projection"),
+        _row("aligned_wva", "value", "last", "prompt_eol", alignment="residual"),
         _row("hidden_mean", "hidden", "mean", "none"),
         _row("hidden_last", "hidden", "last", "none"),
         _row("prompt_eol", "hidden", "last", "prompt_eol"),

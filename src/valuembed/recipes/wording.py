@@ -17,7 +17,11 @@ LAST_LAYER = "the last layer, after the final norm"
 
 _SIGNALS = {"value": "attention values", "hidden": "hidden states"}
 _WEIGHTS = {"mean": "mean over tokens", "last": "last token"}
-_ALIGNMENTS = {"none": "", "projection": "the output projection"}
+_ALIGNMENTS = {
+    "none": "",
+    "projection": "the output projection",
+    "residual": "the output projection and the norm after it",
+}
 _SPANS = {"text": "the text's tokens", "all": "all tokens"}
 _VECTORS = {
     ("value", "mean"): "mean of the values of {tokens}",
