@@ -62,8 +62,8 @@ CURVES = {
 """By method, the signal that is read of every layer, and the template."""
 
 RANGES = {
-    "last third": "0.66666:1.0",
-    "last third without the last layer": "0.66666:1.0 -1",
+    "last third": "third",
+    "last third without the last layer": "third -1",
     "0.65-0.90": "0.65:0.9",
     "last quarter": "0.75:1.0",
     "half": "half",

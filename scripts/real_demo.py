@@ -94,7 +94,7 @@ def main() -> None:
     vectors = short(args.folder / "sentences.parquet")
     valuembed("embed", "examples/sentences.txt", "-o", vectors, "--model", named, "--overwrite")
     for question in QUESTIONS:
-        valuembed("search", question, "--in", vectors, "-k", "3")
+        valuembed("search", question, "--in", vectors, "--model", named, "-k", "3")
     valuembed("evaluate", named, "--methods", *METHODS, "--tasks", "sts:examples/graded.jsonl")
     print(
         f"\nThe last table is Spearman's correlation with grades of ours, for 120 pairs of sentences. Values beside "
