@@ -1,14 +1,22 @@
-"""Samples of the evaluation sets for real.py: drawn once with a fixed seed, a smaller one the beginning of a larger."""
+"""Samples of the evaluation sets for real.py: drawn once with a fixed seed, a smaller one the beginning of a larger.
+
+    python benchmarks/real_data.py --data DIR --out DIR [--size small] [--corpus FILE]
+
+writes a folder of them for ``valuembed reproduce --local``, and documents for ``valuembed probe``.
+"""
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pyarrow
 
 from valuembed.data import StsFile, read_sts
 
@@ -109,6 +117,9 @@ class OtherTask:
     spec: str
     max_tokens: int | None = None
 
+
+DOCUMENTS, DOCUMENT_WORDS = 1500, 300
+"""Documents for the paper's analyses, and how long each is at least."""
 
 LONGEST = 96
 """Tokens of a document, its template included, that are fed of sets of long texts."""
@@ -217,8 +228,21 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the whole sets")
     parser.add_argument("--out", type=Path, required=True, help="folder for the smaller ones")
     parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--corpus", type=Path, help="documents to draw documents.jsonl from, .jsonl or .jsonl.zst")
     args = parser.parse_args()
     write_folder(args.data, SIZES[args.size], args.out)
+    if args.corpus:
+        write_documents(args.corpus, args.out / "documents.jsonl")
+
+
+def write_documents(corpus: Path, out: Path) -> None:
+    """Long documents of a corpus, drawn from all of it: its beginning is of one kind."""
+    packed = "zstd" if corpus.suffix == ".zst" else None
+    with pyarrow.input_stream(str(corpus), compression=packed) as file:
+        texts = (json.loads(line)["text"] for line in io.TextIOWrapper(file, encoding="utf-8"))
+        long = [{"text": text} for text in texts if len(text.split()) >= DOCUMENT_WORDS]
+    written(out.parent, out.stem, shuffled(long)[:DOCUMENTS], ("text",)).replace(out)
+    (out.parent / "data").rmdir()
 
 
 if __name__ == "__main__":

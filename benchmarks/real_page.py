@@ -30,7 +30,22 @@ without their scores. The template of FutureEOL and the eight task texts of Meta
 percent by mteb's metrics, for STS 100 times Spearman's correlation of the cosines. The best of a column is bold, in
 each of its ways."""
 IN_TEMPLATE = "wva, aligned_wva and prompt_eol in PromptEOL's template"
-ALL_SETS = "mean of all"
+MORE = """
+## The paper's tables and analyses
+
+The rows of the paper and its two analyses on the same decoders, on samples of the same sets (`DIR` as above, `CORPUS`
+long documents as JSON Lines):
+
+```bash
+python benchmarks/real_data.py --data DIR --corpus CORPUS --out small
+valuembed reproduce --backbone qwen-3-8b --model DIR/smollm2 --local small --max-tokens 96 --dtype float32 \\
+    --skip 'meta_eol,knowledge,pretended_cot,*_cleaned' -o reproduce-smollm2
+valuembed probe segments DIR/smollm2 --corpus small/documents.jsonl --segments 2000 \\
+    --layers 0,6,12,18,20,23,26,29 --dtype float32 -o probes
+valuembed probe next-token DIR/smollm2 --corpus small/documents.jsonl --positions 20000 \\
+    --layers 0,6,12,18,20,23,26,29 --dtype float32 -o probes
+```
+"""
 
 
 def write_page(folder: Path, work: Path, names: Iterable[str]) -> None:
@@ -50,7 +65,8 @@ def write_page(folder: Path, work: Path, names: Iterable[str]) -> None:
         if made.get("others"):
             lines += [f"### {TITLES[name]}: other tasks", "", *_other_table(made), ""]
     lines += ["## Layers", "", *_layers(found, folder), "## What it took", "", *_cost(found), ""]
-    (folder / "real.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    text = "\n".join(lines).rstrip() + "\n" + MORE
+    (folder / "real.md").write_text(text, encoding="utf-8")
 
 
 def _wrapped(text: str) -> list[str]:
