@@ -109,7 +109,7 @@ class Made:
             "decoder": decoder.name,
             "num_layers": decoder.num_layers,
             "width": spec.model_width,
-            "size": asdict(size),
+            "size": {"name": args.size, **asdict(size)},
             "dtype": args.dtype,
             "device": str(decoder.readouts.reader.model.device),
             "cpu": cpu_name(),

@@ -23,7 +23,8 @@ TITLES = {
 ABOUT = """SmolLM2-135M-Instruct (4 bits, Q4_1; Apache-2.0), Gemma 3 270M, base (Q4_K_M; Gemma terms of use) and
 Qwen2.5-Coder-0.5B-Instruct (Q4_K_M; Apache-2.0). All three are 4-bit quantizations that were dequantized to bfloat16
 and are computed in the precision named below, so scores are a little below those of the original weights. No decoder
-was trained for any of this, and no template or row was chosen on the sets of the test tables."""
+was trained for any of this. The layers that are read by default, the last third, were settled after scores of these
+decoders had been seen, those of test sets among them; under Layers stands what other ranges give."""
 MEANING = f"""Cells with several figures are {" / ".join(WAYS)}: as the vectors are; without their mean; and scaled to
 equal variance in all directions (shrinkage {SHRINKAGE}). Mean and directions come from the sentences of STSb dev alone,
 without their scores. The template of FutureEOL and the eight task texts of MetaEOL are worded by us. Figures are
@@ -74,16 +75,17 @@ def _wrapped(text: str) -> list[str]:
 
 
 def _made(found: Mapping[str, Any]) -> Iterator[str]:
-    yield "Made by `python benchmarks/real.py --models DIR --data DIR`."
+    yield "Made by `python benchmarks/real.py --models DIR --data DIR` with these options:"
     yield ""
     for name, made in found.items():
         dev, pairs = ("all" if made["size"][key] is None else f"{made['size'][key]:,}" for key in ("dev", "pairs"))
         where = made["cpu"] if made["device"] == "cpu" else made["device"]
         versions = ", ".join(f"{package} {number}" for package, number in made["versions"].items())
         text = (
-            f"- {TITLES[name]}: {made['num_layers']} layers, m = {made['width']}; {dev} pairs of {DEV} and {pairs} of "
-            f"each other STS set (drawn with a fixed seed where not all); means and directions of "
-            f"{made['fitted_on']:,} sentences; {made['dtype']} on {where}; {versions}"
+            f"- `--decoders {name} --size {made['size']['name']}`: {TITLES[name]}, {made['num_layers']} layers, "
+            f"m = {made['width']}; {dev} pairs of {DEV} and {pairs} of each other STS set (drawn with a fixed seed "
+            f"where not all); means and directions of {made['fitted_on']:,} sentences; {made['dtype']} on {where}; "
+            f"{versions}"
         )
         first, *rest = _wrapped(text)
         yield from (first, *(f"  {line}" for line in rest))

@@ -83,7 +83,7 @@ def test_a_run_is_as_evaluate_says_and_goes_on(scripts, places, monkeypatch):
         assert found["sts"]["STS13"]["scores"][way or "raw"][label] == pytest.approx(score.score, abs=0.1), score.method
 
     page = (places / "real.md").read_text(encoding="utf-8")
-    assert "30 of each other STS set" in page
+    assert "40 pairs of STSb dev and 30 of each" in " ".join(page.split())
     assert (places / "real-layers-gemma3.png").stat().st_size > 10_000
 
     # A second run reads what is there.
