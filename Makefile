@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick test-cpus check fix docs clean
+.PHONY: help setup demo real test quick test-cpus check fix docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,9 @@ demo: $(READY) ## embed the sample sentences with the bundled model, then search
 	HF_HUB_OFFLINE=1 $(BIN)/valuembed search "The train was late." --in demo/sentences.parquet -k 3
 	HF_HUB_OFFLINE=1 $(BIN)/valuembed search "A musician played a song." --in demo/sentences.parquet -k 3
 	HF_HUB_OFFLINE=1 $(BIN)/valuembed search "The doctor looked after the patient." --in demo/sentences.parquet -k 3
+
+real: $(READY) ## fetch SmolLM2 (90 MB, once), embed and search with it, and compare values with hidden states
+	HF_HUB_OFFLINE=1 $(BIN)/python scripts/real_demo.py
 
 # Each worker begins with a half of the tests in their order, so that what a file needs is made once, and helps the other.
 PYTEST = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal $(if $(ROOM),tests/$(ROOM))
@@ -63,5 +66,5 @@ $(DOCS): pyproject.toml constraints.txt | $(READY)
 	@touch $@
 
 clean: ## remove the virtual environment, caches and results
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache build dist demo site
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache build dist demo real site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

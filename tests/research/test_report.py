@@ -16,7 +16,8 @@ STS_SETS = ["STS12", "STS13", "STS14", "STS15", "STS16", "STSBenchmark", "SICK-R
 
 
 def column(name, kind="sts", has_data=True, metric="cosine_spearman"):
-    task = SimpleNamespace(metadata=SimpleNamespace(name=f"{name}-{kind}-0123abcd", main_score=metric))
+    metadata = SimpleNamespace(name=f"{name}-{kind}-0123abcd", main_score=metric, description=f"9 rows of {name}")
+    task = SimpleNamespace(metadata=metadata)
     return Column(name, kind, f"{kind}:{name}", task if has_data else None, "" if has_data else f"no file {name}.jsonl")
 
 
@@ -169,7 +170,12 @@ class TestText:
     def test_what_is_missing_and_why(self, part):
         text = part.to_markdown()
         assert "## Failed\n\n- STS13, MetaEOL: all vectors alike\n" in text
+        assert "## Data\n\n- STS12: 9 rows of STS12\n" in text
         assert "## No data\n\n- SICK-R: no file SICK-R.jsonl\n- TREC-QA: no file TREC-QA.jsonl\n" in text
+
+    def test_published_tasks_are_whole(self):
+        published = replace(column("STS12"), spec="STS12")
+        assert "## Data" not in made([published], {"va": {"STS12": 1.0}}, rows=["va"]).to_markdown()
 
     def test_where_it_comes_from(self, whole):
         text = whole.to_markdown()

@@ -110,6 +110,14 @@ class TestRun:
         made = reproduce("qwen-3-8b", model=folder, local=data, rows=["hidden_mean"], tasks=["trec-qa"])
         assert [column.name for column in made.columns] == ["TREC-QA"]
         assert made.mapped == ""
+        assert "## Data\n\n- TREC-QA: questions: " in made.to_markdown()
+
+    def test_what_decides_scores_is_in_the_command(self, folder, data):
+        import torch
+
+        chosen = {"rows": ["hidden_mean"], "tasks": ["trec-qa"], "max_tokens": 20}
+        made = reproduce("qwen-3-8b", model=folder, local=data, **chosen, dtype=torch.float32)
+        assert made.command.endswith("--rows 'hidden_mean' --tasks 'trec-qa' --dtype float32 --max-tokens 20")
 
 
 class TestData:

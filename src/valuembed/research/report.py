@@ -50,6 +50,11 @@ class Column:
         """The name of its main score in mteb, where there is data."""
         return str(self.task.metadata.main_score) if self.task else ""
 
+    @property
+    def size(self) -> str:
+        """How much a local file holds, which may be a part of the set that it is called after; else empty."""
+        return str(self.task.metadata.description) if self.task and ":" in self.spec else ""
+
 
 @dataclass(frozen=True)
 class Reproduction:
@@ -159,6 +164,7 @@ class Reproduction:
                 "Failed",
                 [f"{lost.task}, {lost.method}: {lost.reason}" for lost in (evaluation.failures if evaluation else ())],
             ),
+            ("Data", [f"{column.name}: {column.size}" for column in self.columns if column.size]),
             ("No data", [f"{column.name}: {column.reason}" for column in self.columns if not column.task]),
             ("Cut texts", evaluation.cut() if evaluation else []),
             ("Notes", [*self.backbone.notes, *([BUNDLED_NOTE] if self.model == BUNDLED else [])]),

@@ -89,7 +89,7 @@ def reproduce(
     made = Reproduction(
         backbone=chosen.backbone,
         model=decoder.name,
-        command=chosen.command(),
+        command=chosen.command(loaded_with),
         rows=chosen.rows,
         columns=columns,
         evaluation=evaluation,
@@ -194,14 +194,17 @@ class _Chosen:
         ]
         return f"Layers chosen for {self.backbone.title} are brought over by relative depth: {'; '.join(pairs)}."
 
-    def command(self) -> str:
-        """The command line of it, folders by their names alone."""
+    def command(self, loaded_with: LoadOptions) -> str:
+        """The command line of it, folders by their names alone, with the options of loading that decide scores."""
         words = ["valuembed reproduce --backbone", Path(self.name).name]
         if self.model not in (BUNDLED, self.backbone.model) or (self.model == BUNDLED) != (self.name == BUNDLED):
             words += ["--model", Path(self.model).name if os.path.isdir(self.model) else self.model]
         words += ["--local", self.folder.resolve().name] if self.folder else []
         for option, patterns in self.filters.items():
             words += [f"--{option}", f"'{','.join(patterns)}'"] if patterns else []
+        if loaded_with.dtype is not None:
+            words += ["--dtype", str(loaded_with.dtype).removeprefix("torch.")]
+        words += ["--max-tokens", str(loaded_with.max_tokens)] if loaded_with.max_tokens is not None else []
         return " ".join(words)
 
 
