@@ -8,6 +8,8 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from valuembed._utils.text import counted
+
 RATIOS = {
     "VA, packed": "sentence-transformers mean pooling",
     "VA, packed, compiled": "sentence-transformers mean pooling",
@@ -24,7 +26,15 @@ def report(results: Sequence[dict[str, Any]]) -> str:
     parts: dict[str, dict[str, Any]] = {}
     for result in results:
         parts |= {name: part for name, part in result["parts"].items() if part["ended"] != "not run"}
-    lines = ["# On a GPU", "", "`python benchmarks/gpu.py --decoder FOLDER --data DIR`", ""]
+    lines = [
+        "# On a GPU",
+        "",
+        *wrap(
+            "Made by `python benchmarks/gpu.py --decoder FOLDER --data DIR`, and this page of its results by "
+            "`--report`. Models of random weights in the named shapes; a part whose time is up keeps what it has found."
+        ),
+        "",
+    ]
     if results[-1]["tiny"]:
         lines += ["**Tried out on tiny models: no figure here means anything.**", ""]
     for told in found(parts, "machine", "device"):
@@ -65,7 +75,9 @@ def found(parts: dict[str, Any], part: str, key: str) -> Iterator[dict[str, Any]
 
 
 def three(values: Sequence[float], form: str = ",.2f") -> str:
-    """Median, lowest, highest."""
+    """Median, lowest, highest; of one value, that."""
+    if len(values) == 1:
+        return f"{values[0]:{form}}"
     return f"{statistics.median(values):{form}} ({min(values):{form}}-{max(values):{form}})"
 
 
@@ -122,9 +134,9 @@ def speed(parts: dict[str, Any], name: str) -> list[str]:
             "",
             *wrap(
                 f"{any_turn['texts']:,} texts, {any_turn['tokens'] / any_turn['texts']:.0f} tokens each; everyone in "
-                "turns, median (lowest-highest) of the rounds. FLOPs are those of the matrices that the method needs, "
-                "for real tokens; the share is that of the square product in the same round. Memory is beside the "
-                "weights."
+                f"turns, median (lowest-highest) of {counted(max(map(len, turns.values())), 'round')} after one to "
+                "warm up. FLOPs are those of the matrices that the method needs, for real tokens; the share is that of "
+                "the square product in the same round. Memory is beside the weights."
             ),
             "",
             "| | texts/s | tokens/s | padded / real tokens | TFLOP/s | share of the product | peak MB |",
@@ -139,7 +151,7 @@ def speed(parts: dict[str, Any], name: str) -> list[str]:
                 f"{those[0]['padded'] / those[0]['tokens']:.2f} | {statistics.median(pace) / 1e12:,.1f} | "
                 f"{three(share)} | {max(one['memory'] for one in those) / 2**20:,.0f} |"
             )
-        lines += ["", "| ours | against | times as fast |", "|:--|:--|--:|"]
+        ratios = []
         for ours, beginning in RATIOS.items():
             peers = {who: statistics.median(of.values()) for who, of in rates.items() if who.startswith(beginning)}
             if ours not in rates or not peers:
@@ -148,7 +160,9 @@ def speed(parts: dict[str, Any], name: str) -> list[str]:
             shared = sorted(rates[ours].keys() & rates[best].keys())
             if shared:
                 times = [rates[ours][number] / rates[best][number] for number in shared]
-                lines.append(f"| {ours} | {best} | {three(times)} |")
+                ratios.append(f"| {ours} | {best} | {three(times)} |")
+        if ratios:
+            lines += ["", "| ours | against | times as fast |", "|:--|:--|--:|", *ratios]
         lines.append("")
     return lines
 

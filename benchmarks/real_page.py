@@ -30,6 +30,14 @@ equal variance in all directions (shrinkage {SHRINKAGE}). Mean and directions co
 without their scores. The template of FutureEOL and the eight task texts of MetaEOL are worded by us. Figures are
 percent by mteb's metrics, for STS 100 times Spearman's correlation of the cosines. The best of a column is bold, in
 each of its ways."""
+BARS = {
+    "hidden_mean": "mean of hidden states",
+    "prompt_eol": "PromptEOL, hidden state",
+    "va": "VA",
+    "wva": "WVA",
+    "aligned_wva": "AlignedWVA",
+}
+"""Rows of the chart, by their label in it."""
 IN_TEMPLATE = "wva, aligned_wva and prompt_eol in PromptEOL's template"
 MORE = """
 ## The paper's tables and analyses
@@ -55,9 +63,10 @@ def write_page(folder: Path, work: Path, names: Iterable[str]) -> None:
     if not found:
         return
     lines = ["# Methods on real decoders", "", *_wrapped(ABOUT), "", *_made(found), "", *_wrapped(MEANING), ""]
-    if whole := {name: made for name, made in found.items() if {*HEADLINE} <= {*made.get("sts", {})}}:
-        lines += [f"## STS: mean of {', '.join(HEADLINE)}", "", *_headline(whole), ""]
-        lines += ["## Where values lead, and where they lose", "", *_versus(found), ""]
+    if whole := {name: made for name, made in found.items() if {*HEADLINE} <= {*made.get("headline", {})}}:
+        lines += [f"## STS: mean of {', '.join(HEADLINE)}, all pairs", "", *_headline(whole), ""]
+        lines += [f"![Spearman correlation by decoder and method]({_bars(whole, folder)})", ""]
+    lines += ["## Where values lose", "", *_versus(found), ""]
     for name, made in found.items():
         if made.get("sts"):
             lines += [f"## {TITLES[name]}: STS", "", *_sts_table(made), ""]
@@ -123,19 +132,39 @@ def _table(
     return markdown.table(["row", *told, *columns], body, "l" * (1 + len(told)) + "r")
 
 
-def _mean(made: Mapping[str, Any], sets: Iterable[str], way: str, row: str) -> float | None:
-    scores = [made["sts"][name]["scores"].get(way, {}).get(row) for name in sets]
+def _mean(made: Mapping[str, Any], sets: Iterable[str], way: str, row: str, part: str = "sts") -> float | None:
+    scores = [made[part][name]["scores"].get(way, {}).get(row) for name in sets]
     return None if None in scores or not scores else fmean(scores)
 
 
 def _headline(found: Mapping[str, Any]) -> list[str]:
     columns = {
-        TITLES[name]: lambda way, row, made=made: _mean(made, HEADLINE, way, row) for name, made in found.items()
+        TITLES[name]: lambda way, row, made=made: _mean(made, HEADLINE, way, row, "headline")
+        for name, made in found.items()
     }
     pairs = "; ".join(
-        f"{TITLES[name]}, {sum(made['sts'][one]['pairs'] for one in HEADLINE):,}" for name, made in found.items()
+        f"{TITLES[name]}, {sum(made['headline'][one]['pairs'] for one in HEADLINE):,}" for name, made in found.items()
     )
     return [*_table(ROWS, columns, WAYS), "", f"Pairs: {pairs}."]
+
+
+def _bars(found: Mapping[str, Any], folder: Path) -> str:
+    """Draw the headline, raw; the file's name."""
+    picture = "real.png"
+    figure = plots.bars(
+        {
+            TITLES[name]: {
+                label: score
+                for row, label in BARS.items()
+                if (score := _mean(made, HEADLINE, "raw", row, "headline")) is not None
+            }
+            for name, made in found.items()
+        },
+        title=f"Without training: mean over {', '.join(HEADLINE)}",
+        ylabel="Spearman of cosine x100",
+    )
+    plots.save(figure, folder / picture)
+    return picture
 
 
 def _sts_table(made: Mapping[str, Any]) -> list[str]:
@@ -180,8 +209,8 @@ def _versus(found: Mapping[str, Any]) -> Iterator[str]:
     table: dict[str, dict[str, str]] = {}
     for name, made in found.items():
         places: dict[str, Callable[[str, str], float | None]] = {}
-        if {*HEADLINE} <= {*made.get("sts", {})}:
-            places["STS, the three sets"] = lambda way, row, made=made: _mean(made, HEADLINE, way, row)
+        if {*HEADLINE} <= {*made.get("headline", {})}:
+            places["STS, the three sets"] = lambda way, row, made=made: _mean(made, HEADLINE, way, row, "headline")
         for task, of_task in made.get("others", {}).items():
             places[task] = lambda way, row, of_task=of_task: of_task["scores"].get(way, {}).get(row)
         for place, get in places.items():

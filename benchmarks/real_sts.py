@@ -48,6 +48,18 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 """Keywords of loading by the row's label; ``alignment`` replaces the recipe's."""
 
+HEADLINE_ROWS = (
+    "bag of embeddings (layer 0, mean)",
+    "hidden_mean",
+    "prompt_eol",
+    "va",
+    "aligned_va",
+    "wva",
+    "aligned_wva",
+    "aligned_wva, before the norm",
+)
+"""Rows that are scored on whole sets: those that two passes serve."""
+
 WITH_NORM = ("gemma3",)
 """Decoders with a norm behind the attention block, where both ends of it are shown."""
 

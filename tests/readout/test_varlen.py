@@ -150,7 +150,7 @@ class TestEncoder:
         assert {rows for rows, _ in shapes} == {1}
 
     def test_a_cpu_pads_unless_told(self, folder, caplog):
-        model = valuembed.load(folder, "va")
+        model = valuembed.load(folder, "va", device="cpu")
         assert packed_up_to(model.reader.model, model.reader.plan) == 0
         assert packed_up_to(model.reader.model, model.reader.plan, "padded") == 0
         assert caplog.messages == []
