@@ -64,7 +64,7 @@ def write_page(folder: Path, work: Path, names: Iterable[str]) -> None:
         return
     lines = ["# Methods on real decoders", "", *_wrapped(ABOUT), "", *_made(found), "", *_wrapped(MEANING), ""]
     if whole := {name: made for name, made in found.items() if {*HEADLINE} <= {*made.get("headline", {})}}:
-        lines += [f"## STS: mean of {', '.join(HEADLINE)}, all pairs", "", *_headline(whole), ""]
+        lines += [f"## STS: mean of {', '.join(HEADLINE)}", "", *_headline(whole), ""]
         lines += [f"![Spearman correlation by decoder and method]({_bars(whole, folder)})", ""]
     lines += ["## Where values lose", "", *_versus(found), ""]
     for name, made in found.items():
@@ -74,7 +74,9 @@ def write_page(folder: Path, work: Path, names: Iterable[str]) -> None:
             lines += [f"### With MetaEOL, {made['meta']['pairs']} pairs of STSb test, raw", "", *_meta_table(made), ""]
         if made.get("others"):
             lines += [f"### {TITLES[name]}: other tasks", "", *_other_table(made), ""]
-    lines += ["## Layers", "", *_layers(found, folder), "## What it took", "", *_cost(found), ""]
+    if tried := {name: made for name, made in found.items() if "dev" in made}:
+        lines += ["## Layers", "", *_layers(tried, folder)]
+    lines += ["## What it took", "", *_cost(found), ""]
     text = "\n".join(lines).rstrip() + "\n" + MORE
     (folder / "real.md").write_text(text, encoding="utf-8")
 
@@ -88,13 +90,15 @@ def _made(found: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     for name, made in found.items():
         dev, pairs = ("all" if made["size"][key] is None else f"{made['size'][key]:,}" for key in ("dev", "pairs"))
+        drawn = (
+            f"{dev} pairs of {DEV} and {pairs} of each other STS set (drawn with a fixed seed where not all); means "
+            f"and directions of {made.get('fitted_on', 0):,} sentences; "
+        )
         where = made["cpu"] if made["device"] == "cpu" else made["device"]
         versions = ", ".join(f"{package} {number}" for package, number in made["versions"].items())
         text = (
             f"- `--decoders {name} --size {made['size']['name']}`: {TITLES[name]}, {made['num_layers']} layers, "
-            f"m = {made['width']}; {dev} pairs of {DEV} and {pairs} of each other STS set (drawn with a fixed seed "
-            f"where not all); means and directions of {made['fitted_on']:,} sentences; {made['dtype']} on {where}; "
-            f"{versions}"
+            f"m = {made['width']}; {drawn if 'dev' in made else ''}{made['dtype']} on {where}; {versions}"
         )
         first, *rest = _wrapped(text)
         yield from (first, *(f"  {line}" for line in rest))
@@ -142,10 +146,11 @@ def _headline(found: Mapping[str, Any]) -> list[str]:
         TITLES[name]: lambda way, row, made=made: _mean(made, HEADLINE, way, row, "headline")
         for name, made in found.items()
     }
-    pairs = "; ".join(
-        f"{TITLES[name]}, {sum(made['headline'][one]['pairs'] for one in HEADLINE):,}" for name, made in found.items()
-    )
-    return [*_table(ROWS, columns, WAYS), "", f"Pairs: {pairs}."]
+    counts = [
+        f"{TITLES[name]}, {', '.join(format(made['headline'][one]['pairs'], ',') for one in HEADLINE)}"
+        for name, made in found.items()
+    ]
+    return [*_table(ROWS, columns, WAYS), "", f"Pairs of the three sets: {'; '.join(counts)}."]
 
 
 def _bars(found: Mapping[str, Any], folder: Path) -> str:
@@ -308,7 +313,11 @@ def _cost(found: Mapping[str, Any]) -> Iterator[str]:
     rows = []
     for name, made in found.items():
         passes: dict[str, list[float]] = {}
-        for of_set in (*made.get("sts", {}).values(), *([made["meta"]] if made.get("meta") else [])):
+        for of_set in (
+            *made.get("headline", {}).values(),
+            *made.get("sts", {}).values(),
+            *([made["meta"]] if made.get("meta") else []),
+        ):
             for group, spent in of_set["passes"].items():
                 total = passes.setdefault(group, [0.0, 0.0, 0.0])
                 for place, key in enumerate(("texts", "tokens", "seconds")):

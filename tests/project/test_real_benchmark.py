@@ -45,7 +45,7 @@ def places(tmp_path_factory):
 
 def arguments(base: Path, *more: str) -> list[str]:
     given = ["--models", base / "models", "--data", base / "data", "--work", base / "work", "--decoders", "gemma3"]
-    return [*map(str, given), "--size", "tiny", "--parts", "sts", "meta", "--device", "cpu", *more]
+    return [*map(str, given), "--size", "tiny", "--parts", "headline", "sts", "meta", "--device", "cpu", *more]
 
 
 def test_a_run_is_as_evaluate_says_and_goes_on(scripts, places, monkeypatch):
@@ -82,9 +82,14 @@ def test_a_run_is_as_evaluate_says_and_goes_on(scripts, places, monkeypatch):
         label, _, way = score.method.partition(", ")
         assert found["sts"]["STS13"]["scores"][way or "raw"][label] == pytest.approx(score.score, abs=0.1), score.method
 
+    headline = found["headline"]["STS14"]
+    assert headline["pairs"] == 120
+    assert set(headline["scores"]["centred"]) == set(real_sts.HEADLINE_ROWS)
+
     page = (places / "real.md").read_text(encoding="utf-8")
     assert "40 pairs of STSb dev and 30 of each" in " ".join(page.split())
     assert (places / "real-layers-gemma3.png").stat().st_size > 10_000
+    assert (places / "real.png").stat().st_size > 10_000
 
     # A second run reads what is there.
     def nothing(*given, **more):
@@ -94,6 +99,7 @@ def test_a_run_is_as_evaluate_says_and_goes_on(scripts, places, monkeypatch):
     real.main(arguments(places))
     again = json.loads((places / "work" / "gemma3" / "scores.json").read_text(encoding="utf-8"))
     assert again["sts"] == found["sts"]
+    assert again["headline"] == found["headline"]
     assert again["dev"] == found["dev"]
     assert again["meta"] == found["meta"]
     assert (places / "real.md").read_text(encoding="utf-8") == page
