@@ -9,6 +9,7 @@ from types import NoneType
 import torch
 from transformers import AutoConfig, PretrainedConfig, __version__
 
+from valuembed.backbone.checkpoints.gguf_config import gguf_config
 from valuembed.backbone.checkpoints.location import Checkpoint
 from valuembed.errors import CheckpointError
 
@@ -18,7 +19,10 @@ def read_config(checkpoint: Checkpoint) -> PretrainedConfig:
 
     Raises:
         CheckpointError: no readable configuration, or one that wants to run code of its own without leave.
+        UnsupportedModelError: a GGUF file of a family that is not read.
     """
+    if checkpoint.gguf is not None:
+        return AutoConfig.for_model(**gguf_config(checkpoint.gguf_header()))
     if checkpoint.is_local:
         checkpoint.file("config.json")  # something else in its place is named here
     try:

@@ -43,6 +43,9 @@ _OTHER_FORMATS = (
 )
 """What files without a name that is read are, by their names, and what to do; the first that fits counts."""
 
+GGUF_MAGIC = b"GGUF"
+"""The first bytes of llama.cpp's files."""
+
 _DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _WEB_PAGE = re.compile(rb"\s*<(?:!doctype html|html|\?xml)", re.IGNORECASE)
@@ -97,7 +100,7 @@ def is_gguf(path: str) -> bool:
         return True
     try:
         with open(path, "rb") as file:
-            return file.read(4) == b"GGUF"
+            return file.read(4) == GGUF_MAGIC
     except OSError:
         return False
 
