@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable
 from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -87,48 +88,53 @@ def _half(packed: Tensor, at: int) -> Tensor:
 
 def _nibbles(packed: Tensor) -> Tensor:
     """Numbers of 4 bits, ``[n, 2 k]`` of ``[n, k]`` bytes: first the lower halves of all bytes, then the upper."""
+    packed = packed.contiguous()
     return torch.cat([packed & 15, packed >> 4], dim=1)
 
 
 def _fields(packed: Tensor, bits: int, mask: int) -> Tensor:
     """Numbers of a few bits, ``[n, 8 / bits, k]`` of ``[n, k]`` bytes: first the lowest bits of all bytes."""
+    packed = packed.contiguous()
     return torch.stack([(packed >> shift) & mask for shift in range(0, 8, bits)], dim=1)
 
 
 def _fifth_bits(packed: Tensor) -> Tensor:
     """A bit for each of 32 numbers, lowest first, as the 16 that it adds: ``[n, 32]`` of ``[n, 4]`` bytes."""
-    return _SPREAD[packed.int()].view(torch.uint8).view(len(packed), 32)
+    bits = np.unpackbits(packed.contiguous().numpy(), axis=1, bitorder="little")
+    return torch.from_numpy(bits) << 4
 
 
-# The bits of each byte, each as a byte of 0 or 16, in one number of 64 bits.
-_SPREAD = (((torch.arange(256).unsqueeze(1) >> torch.arange(8)) & 1) * 16).to(torch.uint8).view(torch.int64).view(-1)
+def _less(packed: Tensor, zero: int) -> Tensor:
+    """Numbers of which ``zero`` stands for 0, as float32."""
+    return (packed.view(torch.int8) - zero).float()
 
 
 def _q4_0(packed: Tensor) -> Tensor:
-    return (_nibbles(packed[:, 2:]).view(torch.int8) - 8) * _half(packed, 0)
+    return _less(_nibbles(packed[:, 2:]), 8).mul_(_half(packed, 0))
 
 
 def _q4_1(packed: Tensor) -> Tensor:
-    return (_nibbles(packed[:, 4:]) * _half(packed, 0)).add_(_half(packed, 2))
+    return _nibbles(packed[:, 4:]).float().mul_(_half(packed, 0)).add_(_half(packed, 2))
 
 
 def _q5_0(packed: Tensor) -> Tensor:
-    return ((_nibbles(packed[:, 6:]) | _fifth_bits(packed[:, 2:6])).view(torch.int8) - 16) * _half(packed, 0)
+    return _less(_nibbles(packed[:, 6:]) | _fifth_bits(packed[:, 2:6]), 16).mul_(_half(packed, 0))
 
 
 def _q5_1(packed: Tensor) -> Tensor:
-    return ((_nibbles(packed[:, 8:]) | _fifth_bits(packed[:, 4:8])) * _half(packed, 0)).add_(_half(packed, 2))
+    whole = _nibbles(packed[:, 8:]) | _fifth_bits(packed[:, 4:8])
+    return whole.float().mul_(_half(packed, 0)).add_(_half(packed, 2))
 
 
 def _q8_0(packed: Tensor) -> Tensor:
-    return packed[:, 2:].view(torch.int8) * _half(packed, 0)
+    return packed[:, 2:].contiguous().view(torch.int8).float().mul_(_half(packed, 0))
 
 
 def _q2_k(packed: Tensor) -> Tensor:
     scales = packed[:, :16]
     scale = ((scales & 15) * _half(packed, 80)).unsqueeze(2)
     offset = ((scales >> 4) * _half(packed, 82)).unsqueeze(2)
-    return _two_bits(packed[:, 16:80]).mul(scale).sub_(offset)
+    return _two_bits(packed[:, 16:80]).float().mul_(scale).sub_(offset)
 
 
 def _q3_k(packed: Tensor) -> Tensor:
@@ -137,7 +143,7 @@ def _q3_k(packed: Tensor) -> Tensor:
     scale = ((lower | (upper << 4)).view(torch.int8) - 32) * _half(packed, 108)
     # A bit that is not set takes 4 away.
     third = _fields(packed[:, :32], 1, 1).view(-1, 16, 16) << 2
-    return ((_two_bits(packed[:, 32:96]) | third).view(torch.int8) - 4) * scale.unsqueeze(2)
+    return _less(_two_bits(packed[:, 32:96]) | third, 4).mul_(scale.unsqueeze(2))
 
 
 def _two_bits(packed: Tensor) -> Tensor:
@@ -147,18 +153,18 @@ def _two_bits(packed: Tensor) -> Tensor:
 
 def _q4_k(packed: Tensor) -> Tensor:
     scale, offset = _scales_and_offsets(packed)
-    return _halves(packed[:, 16:144]).mul(scale).sub_(offset)
+    return _halves(packed[:, 16:144]).float().mul_(scale).sub_(offset)
 
 
 def _q5_k(packed: Tensor) -> Tensor:
     scale, offset = _scales_and_offsets(packed)
     fifth = _fields(packed[:, 16:48], 1, 1) << 4
-    return (_halves(packed[:, 48:176]) | fifth).mul(scale).sub_(offset)
+    return (_halves(packed[:, 48:176]) | fifth).float().mul_(scale).sub_(offset)
 
 
 def _halves(packed: Tensor) -> Tensor:
     """256 numbers of 4 bits, ``[n, 8, 32]`` of ``[n, 128]`` bytes, which are taken in four runs of 32."""
-    runs = packed.view(-1, 4, 1, 32) if packed.is_contiguous() else packed.unflatten(1, (4, 1, 32))
+    runs = packed.contiguous().view(-1, 4, 1, 32)
     return torch.cat([runs & 15, runs >> 4], dim=2).view(-1, 8, 32)
 
 
@@ -177,7 +183,7 @@ def _q6_k(packed: Tensor) -> Tensor:
     lower = torch.cat([_nibbles(packed[:, :64]), _nibbles(packed[:, 64:128])], dim=1)
     upper = torch.cat([_fields(packed[:, 128:160], 2, 3), _fields(packed[:, 160:192], 2, 3)], dim=1).flatten(1)
     scale = packed[:, 192:208].view(torch.int8) * _half(packed, 208)
-    return ((lower | (upper << 4)).view(torch.int8) - 32).view(-1, 16, 16) * scale.unsqueeze(2)
+    return _less(lower | (upper << 4), 32).view(-1, 16, 16).mul_(scale.unsqueeze(2))
 
 
 _UNPACKERS: dict[str, Callable[[Tensor], Tensor]] = {

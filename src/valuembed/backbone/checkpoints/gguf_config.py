@@ -11,12 +11,15 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from valuembed._utils.text import counted, printable, shortened
 from valuembed.backbone.checkpoints.gguf_file import GgufFile
-from valuembed.backbone.checkpoints.gguf_types import gguf_type_name
+from valuembed.backbone.checkpoints.gguf_types import TYPES, gguf_type_name
 from valuembed.errors import CheckpointError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from valuembed.backbone.checkpoints.location import Checkpoint
 
 GGUF_HEAD, GGUF_EMBEDDINGS = "output.weight", "token_embd.weight"
 """llama.cpp's names of the language model head, and of the input embeddings, which a tied head is."""
@@ -92,6 +95,18 @@ def gguf_config(file: GgufFile) -> Settings:
             f"{config['hidden_size']:,}; download it again"
         )
     return config
+
+
+def describe_gguf(checkpoint: Checkpoint) -> str | None:
+    """How the matrices of a GGUF file are packed, in a few words; None where their numbers are plain.
+
+    Args:
+        checkpoint: whose model is such a file.
+    """
+    file = checkpoint.gguf_header()
+    kinds = {gguf_type_name(tensor.code): TYPES.get(tensor.code) for tensor in file.tensors.values()}
+    packed = [name for name in file.types() if (kind := kinds[name]) is None or not kind.is_plain]
+    return f"GGUF ({', '.join(packed)}), turned back into plain numbers at load" if packed else None
 
 
 def _refused(file: GgufFile) -> UnsupportedModelError:
