@@ -15,7 +15,7 @@ from typing import Any
 
 from valuembed._utils.atomic import replace_text
 from valuembed.backbone.architecture import AttentionBlock, DecoderSpec
-from valuembed.backbone.checkpoints import BUNDLED, Checkpoint, gguf_config
+from valuembed.backbone.checkpoints import BUNDLED, Checkpoint, read_gguf_config
 from valuembed.recipes import preset_for
 
 CACHE_VARIABLE = "VALUEMBED_CACHE"
@@ -123,7 +123,7 @@ def _place(checkpoint: Checkpoint) -> Path | None:
     if folder is None:
         return None
     if checkpoint.gguf is not None:
-        config = json.dumps(gguf_config(checkpoint.gguf_header())).encode()
+        config = json.dumps(read_gguf_config(checkpoint.gguf_header())).encode()
     elif (path := checkpoint.file("config.json")) is not None:
         config = Path(path).read_bytes()
     else:

@@ -17,7 +17,7 @@ from .gguf_config import (
     GGUF_EMBEDDINGS as GGUF_EMBEDDINGS,
     GGUF_HEAD as GGUF_HEAD,
     describe_gguf as describe_gguf,
-    gguf_config as gguf_config,
+    read_gguf_config as read_gguf_config,
 )
 from .gguf_file import GgufFile as GgufFile, GgufTensor as GgufTensor
 from .gguf_types import gguf_type_name as gguf_type_name, is_gguf_type as is_gguf_type

@@ -9,7 +9,7 @@ from types import NoneType
 import torch
 from transformers import AutoConfig, PretrainedConfig, __version__
 
-from valuembed.backbone.checkpoints.gguf_config import gguf_config
+from valuembed.backbone.checkpoints.gguf_config import read_gguf_config
 from valuembed.backbone.checkpoints.location import Checkpoint
 from valuembed.errors import CheckpointError
 
@@ -22,7 +22,7 @@ def read_config(checkpoint: Checkpoint) -> PretrainedConfig:
         UnsupportedModelError: a GGUF file of a family that is not read.
     """
     if checkpoint.gguf is not None:
-        return AutoConfig.for_model(**gguf_config(checkpoint.gguf_header()))
+        return AutoConfig.for_model(**read_gguf_config(checkpoint.gguf_header()))
     if checkpoint.is_local:
         checkpoint.file("config.json")  # something else in its place is named here
     try:
@@ -48,6 +48,8 @@ def read_config(checkpoint: Checkpoint) -> PretrainedConfig:
             ) from error
         reason = _fault(checkpoint) or _reason(error)
         nowhere = "" if checkpoint.is_local else " (and there is no folder of that name)"
+        if "gguf" in checkpoint.location.lower() and not checkpoint.is_local:
+            nowhere += f"; a GGUF file of a repository is named behind it: {checkpoint.location}:NAME.gguf"
         raise CheckpointError(
             f"model {checkpoint.name!r}: its configuration cannot be read: {reason}{nowhere}"
         ) from error

@@ -49,7 +49,7 @@ _OTHERS = {
 Settings = dict[str, Any]
 
 
-def gguf_config(file: GgufFile) -> Settings:
+def read_gguf_config(file: GgufFile) -> Settings:
     """The configuration of the decoder in a file, as transformers calls its fields.
 
     Args:

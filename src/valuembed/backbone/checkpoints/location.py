@@ -65,10 +65,8 @@ class Checkpoint:
     @property
     def public_name(self) -> str:
         """A name that is safe to record: a folder's or a GGUF file's own name, never its path."""
-        if self.gguf is not None and self.is_local:
-            return self.gguf
-        # A folder may be named as ".".
-        return Path(os.path.abspath(self.location)).name if self.is_local and self.name != BUNDLED else self.name
+        # A folder may be named as ".", and a GGUF file lies in the folder that is read.
+        return Path(os.path.abspath(self.name)).name if self.is_local and self.name != BUNDLED else self.name
 
     @property
     def loaded_from(self) -> LoadedFrom:

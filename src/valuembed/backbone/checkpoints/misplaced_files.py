@@ -8,10 +8,8 @@ from collections.abc import Iterator
 
 from valuembed.errors import CheckpointError
 
-GGUF = "GGUF files are made for llama.cpp, Ollama and LM Studio and are not read; give the model that it was made from"
-
 _OTHER_FORMATS = (
-    (r"\.gguf", f"{GGUF}, a hub id or a folder with safetensors"),
+    (r"\.gguf", "a model by itself; give the path of that file"),
     (
         r"\.(?:part|partial|incomplete|crdownload|download|aria2|tmp)",
         "an unfinished download; let it finish or download it again",
