@@ -55,7 +55,7 @@ FAMILY = ("general.architecture", 8, text("qwen3"))
         (header(version=1), "is GGUF of version 1, and versions 2 and 3 are read; download a newer file"),
         (header(version=9), "is GGUF of version 9, and versions 2 and 3 are read"),
         (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "is big-endian, and only little-endian GGUF files are read; convert"),
-        (b"GGUF" + struct.pack("<IQQ", 3, 10**12, 0), "is damaged: it announces 1,000,000,000,000 tensors"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 10**12, 0), "is cut or damaged: it ends after 24 bytes and announces 1,000,000,000,000 tensors; d"),
         (header(("a", 99, b"")), "is damaged: its setting a is of the unknown type 99; download it again"),
         (header(("a", 8, struct.pack("<Q", 10**6))), "is cut: it ends after"),
         (header(("a", 9, struct.pack("<IQ", 8, 10**6))), "is cut: it ends after"),
@@ -88,7 +88,7 @@ def test_a_file_that_is_cut_anywhere_is_told_so(tmp_path):
     # In the settings, in the table of tensors, and in the tensors.
     for size in (*range(24, 20_000, 1_777), len(content) // 2, len(content) - 1):
         file.write_bytes(content[:size])
-        refused(file, f"model.gguf is cut: it ends after {size:,} bytes", "download it again")
+        refused(file, "model.gguf is cut", f"it ends after {size:,} bytes", "download it again")
 
 
 def test_a_file_that_cannot_be_opened_is_told_so(tmp_path):
@@ -102,6 +102,12 @@ def test_a_file_that_cannot_be_opened_is_told_so(tmp_path):
 def test_another_file_is_no_model(tmp_path):
     (tmp_path / "notes.txt").write_text("notes")
     refused(tmp_path / "notes.txt", "is a file and no GGUF file; give the folder that holds it", "a hub id")
+
+
+@pytest.mark.parametrize("name", ["missing.gguf", "models/missing.gguf", "/no/such/missing.GGUF"])
+def test_a_file_that_is_not_there_is_not_sought_on_a_hub(name):
+    with pytest.raises(CheckpointError, match=rf"^no file '{name}'; give the path of a GGUF file that exists, or a hub"):
+        locate(name)
 
 
 def test_a_folder_with_several_files_lists_them(tmp_path):

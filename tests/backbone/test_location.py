@@ -55,7 +55,7 @@ def test_a_folder_that_is_no_model_is_refused_with_what_it_holds(tmp_path):
 def test_a_file_in_place_of_its_folder_is_refused(tmp_path):
     folder = tiny_checkpoint(tmp_path / "model")
     file = folder / SINGLE
-    message = re.escape(f"{str(file)!r} is a file; give the folder that holds it ({folder}), a hub id, or 'bundled'")
+    message = re.escape(f"{str(file)!r} is a file and no GGUF file; give the folder that holds it ({folder}), a GGUF file, a hub id, or 'bundled'")
     with pytest.raises(CheckpointError, match=message):
         valuembed.load(file)
 

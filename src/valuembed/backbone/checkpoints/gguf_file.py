@@ -198,7 +198,10 @@ def _parse(path: str, held: mmap.mmap, size: int) -> tuple[dict[str, Any], dict[
     _check_version(held)
     many_tensors, many_settings = struct.unpack_from("<QQ", held, 8)
     if max(many_tensors, many_settings) > size:
-        raise _DamagedError(f"is damaged: it announces {many_tensors:,} tensors; download it again")
+        raise _DamagedError(
+            f"is cut or damaged: it ends after {counted(size, 'byte')} and announces "
+            f"{many_tensors:,} tensors; download it again"
+        )
     at = 24
     settings: dict[str, Any] = {}
     for _ in range(many_settings):

@@ -174,6 +174,11 @@ def locate(
         return Checkpoint(name, os.path.dirname(name) or ".", {}, gguf=_checked_gguf(name))
     elif with_file := re.fullmatch(r"([\w.-]+/[\w.-]+):([\w./-]+\.gguf)", name, re.IGNORECASE):
         return Checkpoint(name, with_file[1], hub, gguf=parts_of(with_file[2])[0])
+    elif name.lower().endswith(".gguf"):
+        raise CheckpointError(
+            f"no file {name!r}; give the path of a GGUF file that exists, or a hub id with one, such as "
+            "Qwen/Qwen3-0.6B-GGUF:Qwen3-0.6B-Q8_0.gguf"
+        )
     elif name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip() or ":" in name:
         raise CheckpointError(f"no folder {name!r}; {_meant(name)}")
     return Checkpoint(name, name, hub, chosen.trust_remote_code)
@@ -214,7 +219,7 @@ def _checked_gguf(file: str) -> str:
 
 def _meant(name: str) -> str:
     """What to give in place of a name that is neither a folder nor a hub id."""
-    usual = f"give a folder or GGUF file that exists, a hub id such as Qwen/Qwen3-0.6B, or {BUNDLED!r}"
+    usual = f"give a folder that exists, a hub id such as Qwen/Qwen3-0.6B, or {BUNDLED!r}"
     if page := re.fullmatch(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)(?:/.*)?", name):
         return f"give the hub id {page[1]!r}"
     if re.fullmatch(r"[\w.-]+/[\w.-]+/+", name):
