@@ -1,6 +1,7 @@
 """Files that llama.cpp's users have, beside the folders that transformers makes of them.
 
-They are no part of the repository: ``VALUEMBED_REAL`` names a folder that holds ``smollm2.gguf``, ``smollm2/`` and so on.
+They are no part of the repository: ``VALUEMBED_REAL`` names a folder that holds ``smollm2.gguf``, ``smollm2/`` and so
+on.
 """
 
 from __future__ import annotations

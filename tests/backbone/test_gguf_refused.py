@@ -55,7 +55,10 @@ FAMILY = ("general.architecture", 8, text("qwen3"))
         (header(version=1), "is GGUF of version 1, and versions 2 and 3 are read; download a newer file"),
         (header(version=9), "is GGUF of version 9, and versions 2 and 3 are read"),
         (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "is big-endian, and only little-endian GGUF files are read; convert"),
-        (b"GGUF" + struct.pack("<IQQ", 3, 10**12, 0), "is cut or damaged: it ends after 24 bytes and announces 1,000,000,000,000 tensors; d"),
+        (
+            b"GGUF" + struct.pack("<IQQ", 3, 10**12, 0),
+            "is cut or damaged: it ends after 24 bytes and announces 1,000,000,000,000 tensors; d",
+        ),
         (header(("a", 99, b"")), "is damaged: its setting a is of the unknown type 99; download it again"),
         (header(("a", 8, struct.pack("<Q", 10**6))), "is cut: it ends after"),
         (header(("a", 9, struct.pack("<IQ", 8, 10**6))), "is cut: it ends after"),
@@ -106,7 +109,9 @@ def test_another_file_is_no_model(tmp_path):
 
 @pytest.mark.parametrize("name", ["missing.gguf", "models/missing.gguf", "/no/such/missing.GGUF"])
 def test_a_file_that_is_not_there_is_not_sought_on_a_hub(name):
-    with pytest.raises(CheckpointError, match=rf"^no file '{name}'; give the path of a GGUF file that exists, or a hub"):
+    with pytest.raises(
+        CheckpointError, match=rf"^no file '{name}'; give the path of a GGUF file that exists, or a hub"
+    ):
         locate(name)
 
 
@@ -147,7 +152,10 @@ def test_parts_of_two_models_are_not_mixed(tmp_path):
         ("flux", "it makes images or films; give the file of a language model"),
         ("mamba", "it has no attention whose values could be read"),
         ("deepseek2", "its attention compresses keys and values together (MLA), so that its values cannot be read"),
-        ("brandnew\n", "GGUF files are read of llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3, phi3; give the mod"),
+        (
+            "brandnew\n",
+            "GGUF files are read of llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3, phi3; give the mod",
+        ),
     ],
 )
 def test_a_family_that_is_not_read_is_named(tmp_path, family, says):

@@ -57,7 +57,11 @@ def tiny_gguf(folder: Path, family: str = "qwen3", kind: str = "F32", **given: A
     tokenizer = given.pop("tokenizer", "byte_level")
     # Its rows are whole blocks of 32.
     plain = tiny_checkpoint(
-        folder / "plain", family, seed=seed, tokenizer=tokenizer, **{"intermediate_size": 64, **OVERRIDES.get(family, {}), **given}
+        folder / "plain",
+        family,
+        seed=seed,
+        tokenizer=tokenizer,
+        **{"intermediate_size": 64, **OVERRIDES.get(family, {}), **given},
     )
     file = folder / "model.gguf"
     write_gguf(file, plain, kind, settings=settings, tensors=tensors, split=split)

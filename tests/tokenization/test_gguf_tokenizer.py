@@ -58,15 +58,15 @@ def same_as_transformers(file, composes=False):
 
 @pytest.mark.parametrize("wanted", [True, False])
 def test_a_file_says_whether_texts_begin_with_bos(tmp_path, wanted):
-    file, _ = tiny_gguf(tmp_path, "llama", tokenizer="byte_level_bos", settings={"tokenizer.ggml.add_bos_token": wanted})
+    file, _ = tiny_gguf(
+        tmp_path, "llama", tokenizer="byte_level_bos", settings={"tokenizer.ggml.add_bos_token": wanted}
+    )
     tokenizer = load_tokenizer(locate(file))
     assert (tokenizer("a").input_ids[0] == tokenizer.bos_token_id) is wanted
 
 
 def test_sentencepiece_begins_with_bos_where_a_file_says_nothing(tmp_path):
-    file, _ = tiny_gguf(
-        tmp_path, "llama", tokenizer="metaspace_bos", settings={"tokenizer.ggml.add_bos_token": None}
-    )
+    file, _ = tiny_gguf(tmp_path, "llama", tokenizer="metaspace_bos", settings={"tokenizer.ggml.add_bos_token": None})
     tokenizer = load_tokenizer(locate(file))
     assert tokenizer("a").input_ids[0] == tokenizer.bos_token_id
 

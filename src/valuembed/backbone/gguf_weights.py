@@ -163,5 +163,5 @@ def _read(
             f"model {model!r}: {name} has {counted(weight.shape[0], 'row')}, which are not those of "
             f"{counted(heads, 'head')}; download it again"
         )
-    pairs = weight.unflatten(0, (heads, weight.shape[0] // heads // 2, 2))
+    pairs = weight.view(heads, weight.shape[0] // heads // 2, 2, *weight.shape[1:])
     return pairs.transpose(1, 2).reshape(weight.shape)

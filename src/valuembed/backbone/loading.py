@@ -91,19 +91,21 @@ def load_decoder(
             needed = partial(is_needed, keep_layers=keep_layers, tail=removed)
             model_kwargs["device_map"] = _own_places(places, needed, base_class.base_model_prefix)
     model_class = _lean_class(base_class, removed)
-    files: dict[str, Any]
+    packed = None
     if checkpoint.gguf is None:
         files = find_weights(checkpoint, config, keep_layers, removed)
     else:
         _check_gguf_placing(checkpoint, places)
-        files = find_gguf_weights(checkpoint.gguf_header(), keep_layers, removed)
+        packed = find_gguf_weights(checkpoint.gguf_header(), keep_layers, removed)
+        files = {name: theirs for name, (theirs, _) in packed.items()}
     with ExitStack() as stack:
         stack.enter_context(building())
-        if checkpoint.gguf is not None:
-            assert dtype is not None, "a GGUF file's configuration names a precision"
-            weights = read_gguf_weights(checkpoint, cut, files, dtype)
-            given: dict[str, Any] = {"pretrained_model_name_or_path": None, "state_dict": weights}
-            del weights
+        if packed is not None:
+            assert dtype is not None, "the configuration of a GGUF file names a precision"
+            given: dict[str, Any] = {
+                "pretrained_model_name_or_path": None,
+                "state_dict": read_gguf_weights(checkpoint, cut, packed, dtype),
+            }
         elif places is not None or quantized:
             # Transformers looks into the files themselves: at notes on quantization, and for what stays on the disk.
             given = {"pretrained_model_name_or_path": stack.enter_context(index_folder(files))}

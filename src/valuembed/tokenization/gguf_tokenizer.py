@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from valuembed._utils.text import printable, shortened
-from valuembed.backbone.checkpoints import Checkpoint, GgufFile
+from valuembed.backbone.checkpoints import Checkpoint, GgufFile, GgufStrings
 from valuembed.errors import CheckpointError, UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 _CONTROL, _USER_DEFINED = 3, 4
 """Kinds of tokens: those that no text holds, and those that are never cut where a text holds them."""
 
-_LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+_LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _TEKKEN = (
@@ -85,11 +83,12 @@ def load_gguf_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
         for ours, theirs in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
     }
     template = held.get("tokenizer.chat_template")
+    # Vocabularies of SentencePiece without a word on it begin texts with BOS.
+    begins, ends = held.get("tokenizer.ggml.add_bos_token", kind == "llama"), held.get("tokenizer.ggml.add_eos_token")
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=_Handed(backend),
-        # Vocabularies of SentencePiece without a word on it begin texts with BOS.
-        add_bos_token=bool(held.get("tokenizer.ggml.add_bos_token", kind == "llama")) and named["bos_token"] is not None,
-        add_eos_token=bool(held.get("tokenizer.ggml.add_eos_token", False)) and named["eos_token"] is not None,
+        add_bos_token=bool(begins) and named["bos_token"] is not None,
+        add_eos_token=bool(ends) and named["eos_token"] is not None,
         clean_up_tokenization_spaces=False,
         **({"chat_template": template} if isinstance(template, str) else {}),
         **named,
@@ -98,18 +97,18 @@ def load_gguf_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
 
 def tokens_in(file: GgufFile) -> int:
     """How many tokens the vocabulary of a file has, without reading them."""
-    return int(getattr(file.settings.get("tokenizer.ggml.tokens"), "count", 0))
+    array = file.settings.get("tokenizer.ggml.tokens")
+    return array.count if isinstance(array, GgufStrings) else 0
 
 
 def _tokens(file: GgufFile) -> list[str]:
     array = file.settings.get("tokenizer.ggml.tokens")
-    if not hasattr(array, "read"):
+    if not isinstance(array, GgufStrings):
         raise CheckpointError(
             f"model {file.name!r}: its tokenizer cannot be loaded: the file holds no vocabulary; give a file that "
             "holds a whole model"
         )
-    tokens: list[str] = array.read()
-    return tokens
+    return array.read()
 
 
 def _numbers(file: GgufFile, key: str, count: int) -> Sequence[Any]:
@@ -139,7 +138,7 @@ def _byte_level(file: GgufFile, tokens: Sequence[str]) -> Tokenizer:
             f"not read from GGUF files; legal: {', '.join(SPLITS)}; give the model that it was made from"
         )
     array = file.settings.get("tokenizer.ggml.merges")
-    if not hasattr(array, "read"):
+    if not isinstance(array, GgufStrings):
         raise CheckpointError(
             f"model {file.name!r}: its tokenizer cannot be loaded: the file holds no merges; convert it anew, with "
             "a llama.cpp of today"
@@ -195,9 +194,7 @@ def _sentencepiece(file: GgufFile, tokens: Sequence[str]) -> Tokenizer:
     vocabulary = {token: number for number, token in enumerate(tokens)}
     unknown = _named(file, tokens, "tokenizer.ggml.unknown_token_id")
     try:
-        model = models.BPE(
-            vocabulary, merges_of(tokens, scores), unk_token=unknown, fuse_unk=True, byte_fallback=True
-        )
+        model = models.BPE(vocabulary, merges_of(tokens, scores), unk_token=unknown, fuse_unk=True, byte_fallback=True)
     except Exception as error:  # the tokenizers library raises bare Exceptions
         raise _damaged(file, error) from error
     backend = Tokenizer(model)
@@ -226,7 +223,7 @@ def merges_of(tokens: Sequence[str], scores: Sequence[float]) -> list[tuple[str,
         tokens: the vocabulary.
         scores: of each token; a pair has that of the token that it becomes. Among equals the longer beginning is first.
     """
-    held = dict(zip(tokens, scores))
+    held = dict(zip(tokens, scores, strict=True))
     merges: list[tuple[str, str]] = []
     for _, equals in groupby(sorted(held, key=held.__getitem__, reverse=True), held.__getitem__):
         many = list(equals)
@@ -262,8 +259,9 @@ def _added(file: GgufFile, tokens: Sequence[str], backend: Tokenizer) -> tuple[l
 
     if "tokenizer.ggml.token_type" not in file.settings:
         return [], []
-    special, plain = [], []
-    for token, kind in zip(tokens, _numbers(file, "token_type", len(tokens))):
+    special: list[AddedToken] = []
+    plain: list[AddedToken] = []
+    for token, kind in zip(tokens, _numbers(file, "token_type", len(tokens)), strict=True):
         if kind in (_CONTROL, _USER_DEFINED) and backend.token_to_id(token) is not None:
             kept = special if kind == _CONTROL else plain
             kept.append(AddedToken(token, normalized=False, special=kind == _CONTROL))

@@ -19,7 +19,7 @@ from .gguf_config import (
     describe_gguf as describe_gguf,
     read_gguf_config as read_gguf_config,
 )
-from .gguf_file import GgufFile as GgufFile, GgufTensor as GgufTensor
+from .gguf_file import GgufFile as GgufFile, GgufStrings as GgufStrings, GgufTensor as GgufTensor
 from .gguf_types import gguf_type_name as gguf_type_name, is_gguf_type as is_gguf_type
 from .hub_options import HubKwargs as HubKwargs, HubOptions as HubOptions
 from .location import (

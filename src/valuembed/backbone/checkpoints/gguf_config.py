@@ -191,12 +191,14 @@ def _llama3(file: GgufFile, theta: float, turned: int) -> Settings:
     held = _floats(file, _ROPE_FACTORS)
     factor = max(held)
     for original in (8192, file.get("rope.scaling.original_context_length", 8192)):
-        asked = {
+        asked: Settings = {
             "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
             "original_max_position_embeddings": original,
         }  # fmt: skip
         expected = [_llama3_divisor(theta ** (-2 * at / turned), **asked) for at in range(turned // 2)]
-        if len(held) == len(expected) and all(math.isclose(a, b, rel_tol=1e-4) for a, b in zip(held, expected)):
+        if len(held) == len(expected) and all(
+            math.isclose(a, b, rel_tol=1e-4) for a, b in zip(held, expected, strict=True)
+        ):
             return {"rope_type": "llama3", **asked}
     raise UnsupportedModelError(
         f"model {file.name!r}: its {_ROPE_FACTORS} stretches positions in another way than Llama 3.1, which is not "

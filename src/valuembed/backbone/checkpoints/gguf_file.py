@@ -60,7 +60,7 @@ class GgufTensor:
 
 
 @dataclass(frozen=True)
-class StringArray:
+class GgufStrings:
     """Texts in a file, which are not read before they are asked for.
 
     Attributes:
@@ -92,7 +92,7 @@ class GgufFile:
     Attributes:
         name: as the user wrote it, for errors.
         paths: of its files on this machine, the one with the settings first.
-        settings: by their names; a list of texts is a :class:`StringArray`.
+        settings: by their names; a list of texts is a :class:`GgufStrings`.
         tensors: by llama.cpp's names.
     """
 
@@ -189,9 +189,7 @@ def _read(path: str, size: int, changed: int) -> tuple[dict[str, Any], dict[str,
 
 
 def _cut(size: int) -> _DamagedError:
-    return _DamagedError(
-        f"is cut: it ends after {counted(size, 'byte')}, before what it announces; download it again"
-    )
+    return _DamagedError(f"is cut: it ends after {counted(size, 'byte')}, before what it announces; download it again")
 
 
 def _parse(path: str, held: mmap.mmap, size: int) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
@@ -272,7 +270,7 @@ def _value(path: str, held: mmap.mmap, at: int, kind: int, key: str, size: int) 
                 at += 8 + length(held, at)[0]
             if at > size:
                 raise _cut(size)
-            return StringArray(path, first, count), at
+            return GgufStrings(path, first, count), at
         if inner in _SCALARS:
             layout = struct.Struct(f"<{count}{_SCALARS[inner]}")
             return list(layout.unpack_from(held, at)), at + layout.size

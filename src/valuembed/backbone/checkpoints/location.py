@@ -118,7 +118,6 @@ class Checkpoint:
         except (OSError, ValueError) as error:
             raise CheckpointError(f"model {self.name!r}: {filename} cannot be fetched: {first_line(error)}") from error
 
-
     def gguf_header(self) -> GgufFile:
         """What the model's GGUF file says of itself.
 
