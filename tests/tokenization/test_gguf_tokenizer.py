@@ -71,6 +71,26 @@ def test_sentencepiece_begins_with_bos_where_a_file_says_nothing(tmp_path):
     assert tokenizer("a").input_ids[0] == tokenizer.bos_token_id
 
 
+@pytest.mark.parametrize(("pre", "begins"), [("llama-bpe", True), ("tekken", True), ("qwen2", False)])
+def test_some_that_merge_bytes_begin_with_bos_where_a_file_says_nothing(tmp_path, pre, begins):
+    settings = {"tokenizer.ggml.add_bos_token": None, "tokenizer.ggml.pre": pre}
+    file, _ = tiny_gguf(tmp_path, "llama", tokenizer="byte_level_bos", settings=settings)
+    tokenizer = load_tokenizer(locate(file))
+    assert (tokenizer("a").input_ids[0] == tokenizer.bos_token_id) is begins
+
+
+def test_llama_3_takes_a_word_that_the_vocabulary_holds_as_it_is(tmp_path):
+    """With one merge alone, nothing else is more than one byte."""
+    stock, _ = tiny_gguf(tmp_path / "stock", "llama")
+    first = str(bytes(fields(stock, "tokenizer.ggml.merges")[0]), "utf-8")
+    for pre, whole in (("llama-bpe", True), ("qwen2", False)):
+        settings = {"tokenizer.ggml.pre": pre, "tokenizer.ggml.merges": [first], "tokenizer.ggml.add_bos_token": False}
+        file, _ = tiny_gguf(tmp_path / pre, "llama", settings=settings)
+        tokens = [str(bytes(part), "utf-8") for part in fields(file, "tokenizer.ggml.tokens")]
+        word = next(token for token in tokens if len(token) > 3 and token.isalpha() and token.isascii())
+        assert (load_tokenizer(locate(file)).tokenize(word) == [word]) is whole
+
+
 def test_a_blank_in_front_is_the_files_to_say(tmp_path):
     made = {}
     for wanted in (True, False):

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 _CONTROL, _USER_DEFINED = 3, 4
 """Kinds of tokens: those that no text holds, and those that are never cut where a text holds them."""
 
-_LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _TEKKEN = (
@@ -43,6 +46,9 @@ SPLITS: Mapping[str, str | None] = {
     **dict.fromkeys(("gpt-4o", "llama4"), _GPT4O),
 }
 """Where texts are cut before pairs are merged, by llama.cpp's name for it; a file without one is cut as GPT-2 does."""
+
+_WHOLE_WORDS = frozenset({"llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "tekken"})
+"""Whose tokenizers take a word that the vocabulary holds as it is, and begin texts with BOS unless a file says no."""
 
 _COMPOSED = frozenset({"qwen2"})
 """Whose tokenizers compose letters and accents first (NFC), of which a file says nothing."""
@@ -72,8 +78,8 @@ def load_gguf_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
         backend = _sentencepiece(file, tokens)
     else:
         raise UnsupportedModelError(
-            f"model {file.name!r}: its tokenizer is of the kind {shortened(repr(kind), 40)}, and 'gpt2' and 'llama' are "
-            "read from GGUF files; give the model that it was made from"
+            f"model {file.name!r}: its tokenizer is of the kind {shortened(repr(kind), 40)}, and 'gpt2' and 'llama' "
+            "are read from GGUF files; give the model that it was made from"
         )
     special, plain = _added(file, tokens, backend)
     backend.add_special_tokens(special)
@@ -83,8 +89,9 @@ def load_gguf_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
         for ours, theirs in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
     }
     template = held.get("tokenizer.chat_template")
-    # Vocabularies of SentencePiece without a word on it begin texts with BOS.
-    begins, ends = held.get("tokenizer.ggml.add_bos_token", kind == "llama"), held.get("tokenizer.ggml.add_eos_token")
+    # What begins with BOS where a file has no word on it: SentencePiece, and some that merge bytes.
+    usual = kind == "llama" or held.get("tokenizer.ggml.pre") in _WHOLE_WORDS
+    begins, ends = held.get("tokenizer.ggml.add_bos_token", usual), held.get("tokenizer.ggml.add_eos_token")
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=_Handed(backend),
         add_bos_token=bool(begins) and named["bos_token"] is not None,
@@ -143,7 +150,7 @@ def _byte_level(file: GgufFile, tokens: Sequence[str]) -> Tokenizer:
             f"model {file.name!r}: its tokenizer cannot be loaded: the file holds no merges; convert it anew, with "
             "a llama.cpp of today"
         )
-    merges = [tuple(merge.split(" ", 1)) for merge in array.read()]
+    merges = [(left, right) for left, _, right in (merge.partition(" ") for merge in array.read())]
     spelt = pre_tokenizers.ByteLevel.alphabet()
     spell, letters = _spelling(), set(spelt)
     vocabulary = {
@@ -151,7 +158,13 @@ def _byte_level(file: GgufFile, tokens: Sequence[str]) -> Tokenizer:
         for number, token in enumerate(tokens)
     }
     try:
-        model = models.BPE(vocabulary, merges, continuing_subword_prefix="", end_of_word_suffix="")
+        model = models.BPE(
+            vocabulary,
+            merges,
+            continuing_subword_prefix="",
+            end_of_word_suffix="",
+            ignore_merges=name in _WHOLE_WORDS,
+        )
     except Exception as error:  # the tokenizers library raises bare Exceptions
         raise _damaged(file, error) from error
     backend = Tokenizer(model)
@@ -207,7 +220,7 @@ def _sentencepiece(file: GgufFile, tokens: Sequence[str]) -> Tokenizer:
         backend.normalizer = normalizers.Replace(" ", _SPACE)
         backend.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     elif file.architecture == "phi3":
-        # Phi-3 puts a blank in front of every piece of a text that special tokens cut, and of texts that begin with one.
+        # A blank in front of every piece that special tokens cut a text into, also where it begins with a blank.
         backend.normalizer = normalizers.Sequence([normalizers.Prepend(_SPACE), normalizers.Replace(" ", _SPACE)])
     else:
         backend.pre_tokenizer = pre_tokenizers.Metaspace(
