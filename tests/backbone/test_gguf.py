@@ -19,6 +19,7 @@ from valuembed.backbone import content_digest, decoder_facts, kept_facts
 from valuembed.backbone.checkpoints import GgufTensor, locate, read_config, read_head
 from valuembed.backbone.checkpoints.gguf_types import TYPES
 from valuembed.backbone.dequantizing import PIECE, read_tensor
+from valuembed.evaluation import evaluate
 from valuembed.testing import tiny_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -283,3 +284,14 @@ def test_a_folder_written_twice_is_read_anew(tmp_path):
     tiny_checkpoint(plain, seed=1)
     write_gguf(file, plain)
     assert not np.allclose(vectors(file), first)
+
+
+def test_an_evaluation_scores_a_file_as_the_folder(tmp_path):
+    pytest.importorskip("mteb")
+    file, plain = tiny_gguf(tmp_path)
+    rows = [{"sentence1": TEXTS[0], "sentence2": text, "score": at} for at, text in enumerate(TEXTS * 2)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = {"tasks": [f"sts:{tmp_path / 'pairs.jsonl'}"], "methods": ["va"], "layers": [1], "dtype": "float32"}
+    found = [evaluate(model, output=tmp_path / name, **given) for model, name in ((file, "ours"), (plain, "theirs"))]
+    assert [made.failures for made in found] == [(), ()]
+    assert found[0].table() == found[1].table()
