@@ -22,7 +22,14 @@ def read_config(checkpoint: Checkpoint) -> PretrainedConfig:
         UnsupportedModelError: a GGUF file of a family that is not read.
     """
     if checkpoint.gguf is not None:
-        return AutoConfig.for_model(**read_gguf_config(checkpoint.gguf_header()))
+        settings = read_gguf_config(checkpoint.gguf_header())
+        try:
+            made: PretrainedConfig = AutoConfig.for_model(**settings)
+        except Exception as error:  # families check their configurations each in their own way
+            raise CheckpointError(
+                f"model {checkpoint.name!r}: its settings are damaged: {_reason(error)}; download it again"
+            ) from error
+        return made
     if checkpoint.is_local:
         checkpoint.file("config.json")  # something else in its place is named here
     try:

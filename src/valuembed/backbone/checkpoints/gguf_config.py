@@ -11,15 +11,13 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from valuembed._utils.text import counted, printable, shortened
 from valuembed.backbone.checkpoints.gguf_file import GgufFile
 from valuembed.backbone.checkpoints.gguf_types import TYPES, gguf_type_name
+from valuembed.backbone.checkpoints.location import Checkpoint, first_line
 from valuembed.errors import CheckpointError, UnsupportedModelError
-
-if TYPE_CHECKING:
-    from valuembed.backbone.checkpoints.location import Checkpoint
 
 GGUF_HEAD, GGUF_EMBEDDINGS = "output.weight", "token_embd.weight"
 """llama.cpp's names of the language model head, and of the input embeddings, which a tied head is."""
@@ -45,6 +43,8 @@ _OTHERS = {
     ),
 }
 """Files that hold no decoder with values, and what to do."""
+
+_INSTEAD = "give the model that it was made from, as a hub id or a folder with safetensors"
 
 Settings = dict[str, Any]
 
@@ -73,8 +73,28 @@ def read_gguf_config(file: GgufFile) -> Settings:
             f"model {file.name!r} holds no {GGUF_EMBEDDINGS}, so it is no whole model (an adapter, a part or an image "
             "encoder); give the file of the model"
         )
-    config = {
-        "vocab_size": embeddings.shape[0],
+    try:
+        config = _shared(file, embeddings.shape[0]) | family(file)
+    except (TypeError, ValueError, KeyError, IndexError, ArithmeticError, struct.error) as error:
+        if isinstance(error, (CheckpointError, UnsupportedModelError)):
+            raise
+        raise CheckpointError(
+            f"model {file.name!r}: its settings are damaged: {first_line(error)}; download it again"
+        ) from error
+    if embeddings.shape[1] != config["hidden_size"]:
+        raise CheckpointError(
+            f"model {file.name!r}: {GGUF_EMBEDDINGS} is {embeddings.shape[1]:,} wide and its settings say "
+            f"{config['hidden_size']:,}; download it again"
+        )
+    return config
+
+
+def _shared(file: GgufFile, rows: int) -> Settings:
+    """What every family's configuration says."""
+    ids = {name: file.settings.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "padding")}
+    known = {name: number for name, number in ids.items() if isinstance(number, int) and number < rows}
+    return {
+        "vocab_size": rows,
         "hidden_size": _number(file, "embedding_length"),
         "intermediate_size": _number(file, "feed_forward_length"),
         "num_hidden_layers": _number(file, "block_count"),
@@ -83,18 +103,11 @@ def read_gguf_config(file: GgufFile) -> Settings:
         "rms_norm_eps": _number(file, "attention.layer_norm_rms_epsilon", kind=float),
         "max_position_embeddings": _number(file, "context_length"),
         "tie_word_embeddings": GGUF_HEAD not in file.tensors,
-        "bos_token_id": file.settings.get("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": file.settings.get("tokenizer.ggml.eos_token_id"),
-        "pad_token_id": file.settings.get("tokenizer.ggml.padding_token_id"),
+        "bos_token_id": known.get("bos"),
+        "eos_token_id": known.get("eos"),
+        "pad_token_id": known.get("padding"),
         "dtype": _dtype(file),
-        **family(file),
     }
-    if embeddings.shape[1] != config["hidden_size"]:
-        raise CheckpointError(
-            f"model {file.name!r}: {GGUF_EMBEDDINGS} is {embeddings.shape[1]:,} wide and its settings say "
-            f"{config['hidden_size']:,}; download it again"
-        )
-    return config
 
 
 def describe_gguf(checkpoint: Checkpoint) -> str | None:
@@ -118,9 +131,6 @@ def _refused(file: GgufFile) -> UnsupportedModelError:
     else:
         why = f"GGUF files are read of {', '.join(_FAMILIES)}; {_INSTEAD}"
     return UnsupportedModelError(f"model {file.name!r} is of the family {name!r}: {why}")
-
-
-_INSTEAD = "give the model that it was made from, as a hub id or a folder with safetensors"
 
 
 def _number(file: GgufFile, key: str, default: Any = None, kind: type = int) -> Any:

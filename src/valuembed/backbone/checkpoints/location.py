@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from valuembed.backbone.checkpoints.gguf_file import GgufFile, parts_of, read_gguf
 from valuembed.backbone.checkpoints.hub_options import HubKwargs, HubOptions
-from valuembed.backbone.checkpoints.misplaced_files import check_file, few, find_fault, is_gguf, models_below
+from valuembed.backbone.checkpoints.misplaced_files import (
+    check_file,
+    few,
+    find_fault,
+    is_gguf,
+    models_below,
+)
 from valuembed.errors import CheckpointError
 
 if TYPE_CHECKING:
