@@ -246,9 +246,10 @@ def test_types_of_the_package_need_it(tmp_path, monkeypatch):
     refused(file, "gguf is not installed; run: pip install", "[gguf]", error=MissingExtraError)
 
 
-def test_a_layer_with_more_than_its_family_has_is_refused(tmp_path):
-    file, _ = tiny_gguf(tmp_path, tensors={"blk.0.attn_sub_norm.weight": np.ones(32, dtype=np.float32)})
-    refused(file, "its layers hold 'attn_sub_norm', which those of qwen3 do not have", error=UnsupportedModelError)
+@pytest.mark.parametrize("name", ["attn_sub_norm.weight", "attn_q.scale"])
+def test_a_layer_with_more_than_its_family_has_is_refused(tmp_path, name):
+    file, _ = tiny_gguf(tmp_path, tensors={f"blk.0.{name}": np.ones(32, dtype=np.float32)})
+    refused(file, f"its layers hold {name!r}, which those of qwen3 do not have", error=UnsupportedModelError)
 
 
 def test_a_missing_weight_is_named(tmp_path):

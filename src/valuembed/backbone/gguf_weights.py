@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from valuembed._utils.text import counted
+from valuembed._utils.text import counted, printable, shortened
 from valuembed.backbone.checkpoints import (
     GGUF_EMBEDDINGS,
     GGUF_HEAD,
@@ -47,7 +47,7 @@ _OWN = {"gemma2": _GEMMA, "gemma3": _GEMMA, "phi3": {"ffn_up": "mlp.gate_up_proj
 _LEFT_OUT = frozenset({"attn_rot_embd"})
 """What old files repeat in every layer, and settings say too."""
 
-_LAYER = re.compile(r"blk\.(\d+)\.(.+)\.(weight|bias)")
+_LAYER = re.compile(r"blk\.(\d+)\.(.+)\.(\w+)")
 
 _INTERLEAVED = frozenset({"llama", "mistral"})
 """Families whose queries and keys llama.cpp turns in pairs of neighbours, and transformers in two halves of a head."""
@@ -79,9 +79,10 @@ def find_gguf_weights(
         if (inside := _LAYER.fullmatch(name)) is not None:
             if int(inside[1]) >= keep_layers or inside[2] in _LEFT_OUT:
                 continue
-            if inside[2] not in names:
+            if inside[2] not in names or inside[3] not in ("weight", "bias"):
+                told = shortened(printable(f"{inside[2]}.{inside[3]}"), 60)
                 raise UnsupportedModelError(
-                    f"model {file.name!r}: its layers hold {inside[2]!r}, which those of {file.architecture} do not "
+                    f"model {file.name!r}: its layers hold {told!r}, which those of {file.architecture} do not "
                     "have, so its numbers would be read wrongly; give the model that it was made from"
                 )
             target = f"model.layers.{inside[1]}.{names[inside[2]]}.{inside[3]}"
