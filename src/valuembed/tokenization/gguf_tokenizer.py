@@ -237,6 +237,8 @@ def merges_of(tokens: Sequence[str], scores: Sequence[float]) -> list[tuple[str,
         scores: of each token; a pair has that of the token that it becomes. Among equals the longer beginning is first.
     """
     held = dict(zip(tokens, scores, strict=True))
+    # Pairs are made of the vocabulary's own strings: of a large one there are half a million.
+    own = {token: token for token in held}.get
     merges: list[tuple[str, str]] = []
     for _, equals in groupby(sorted(held, key=held.__getitem__, reverse=True), held.__getitem__):
         many = list(equals)
@@ -244,7 +246,7 @@ def merges_of(tokens: Sequence[str], scores: Sequence[float]) -> list[tuple[str,
             (left, right)
             for token in many
             for at in range(len(token) - 1, 0, -1)
-            if (left := token[:at]) in held and (right := token[at:]) in held
+            if (left := own(token[:at])) is not None and (right := own(token[at:])) is not None
         ]
         if len(many) > 1:
             found.sort(key=lambda pair: (-len(pair[0]), -len(pair[1])))
