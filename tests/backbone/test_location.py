@@ -55,7 +55,10 @@ def test_a_folder_that_is_no_model_is_refused_with_what_it_holds(tmp_path):
 def test_a_file_in_place_of_its_folder_is_refused(tmp_path):
     folder = tiny_checkpoint(tmp_path / "model")
     file = folder / SINGLE
-    message = re.escape(f"{str(file)!r} is a file; give the folder that holds it ({folder}), a hub id, or 'bundled'")
+    message = re.escape(
+        f"{str(file)!r} is a file and no GGUF file; give the folder that holds it ({folder}), a GGUF file, a hub id, "
+        "or 'bundled'"
+    )
     with pytest.raises(CheckpointError, match=message):
         valuembed.load(file)
 
@@ -198,13 +201,16 @@ def test_pickled_weights_are_not_read(tmp_path, name):
     refused(folder, f"holds {name} only: pickled weights can run code, so only safetensors are read; convert it")
 
 
-@pytest.mark.parametrize(
-    "kwargs", [{"use_safetensors": False}, {"gguf_file": "model.gguf"}, {"gguf_file": "x", "use_safetensors": True}]
-)
-def test_other_weight_formats_cannot_be_asked_for(tmp_path, kwargs):
+def test_other_weight_formats_cannot_be_asked_for(tmp_path):
     folder = tiny_checkpoint(tmp_path / "model")
-    with pytest.raises(CheckpointError, match=r"^only safetensors weights are read; drop gguf_file"):
-        load(folder, model_kwargs=kwargs)
+    with pytest.raises(
+        CheckpointError, match=r"^only safetensors weights are read of a folder or repository; drop use_"
+    ):
+        load(folder, model_kwargs={"use_safetensors": False})
+    with pytest.raises(
+        CheckpointError, match=r"gguf_file names a file beside a model; give the file itself as the mod"
+    ):
+        load(folder, model_kwargs={"gguf_file": "x", "use_safetensors": True})
 
 
 @pytest.mark.parametrize("name", ["revision", "token", "subfolder", "variant", "key_mapping", "state_dict", "config"])

@@ -113,7 +113,7 @@ def test_what_cannot_be_judged_by_its_first_bytes_has_no_fault(tmp_path):
         ("flax_model.msgpack", "weights for TensorFlow or Flax"),
         (
             "model-Q4_K_M.gguf",
-            "GGUF files are made for llama.cpp, Ollama and LM Studio and are not read; give the model",
+            "a model by itself; give the path of that file",
         ),
         ("model.safetensors.part", "an unfinished download; let it finish or download it again"),
         ("0123abcd.incomplete", "an unfinished download"),
@@ -136,15 +136,6 @@ def test_the_weights_of_training_on_several_machines_are_refused_by_name(tmp_pat
     refused(folder, "holds shard-00001-model-00001-of-00001.safetensors", "join them into one file, or move them away")
 
 
-@pytest.mark.parametrize("name", ["model-Q4.gguf", "sha256-0123"])
-def test_a_gguf_file_is_known_whatever_its_name(tmp_path, name):
-    (tmp_path / name).write_bytes(b"GGUF\x03\x00\x00\x00")
-    with pytest.raises(CheckpointError, match=r"is a file; GGUF files are made for llama\.cpp, .* a hub id"):
-        locate(tmp_path / name)
-    with pytest.raises(CheckpointError, match=r"holds no model: .*\(it holds .*\); GGUF files are made for"):
-        locate(tmp_path)
-
-
 def test_a_folder_above_models_lists_them(tmp_path):
     below = [tmp_path / "models" / name for name in ("a", "b")]
     snapshot = tmp_path / "models--someone--tiny" / "snapshots" / "0123"
@@ -165,7 +156,7 @@ def test_a_folder_above_models_lists_them(tmp_path):
         ("https://huggingface.co/Qwen/Qwen3-0.6B", "give the hub id 'Qwen/Qwen3-0.6B'"),
         ("huggingface.co/Qwen/Qwen3-0.6B/tree/main", "give the hub id 'Qwen/Qwen3-0.6B'"),
         ("Qwen/Qwen3-0.6B/", "give a folder that exists, or the hub id 'Qwen/Qwen3-0.6B'"),
-        ("qwen3:0.6b", "a name with a tag, as Ollama has them, names a GGUF file: give a folder that exists, a hub id"),
+        ("qwen3:0.6b", "a name with a tag is Ollama's; give the path of its GGUF file (`ollama show --modelfile`"),
     ],
 )
 def test_a_name_that_is_nearly_a_hub_id_is_answered_with_it(name, says):

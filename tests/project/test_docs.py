@@ -35,7 +35,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 NO_RUN = "no-run"
 # Blocks that need the real decoders, which VALUEMBED_REAL names the folder of.
 REAL = "real"
-HUB_ID = re.compile(r"""["'][\w.-]+/[\w.-]+["']""")
+HUB_ID = re.compile(r"""["'][\w.-]+/[\w.-]+(?::[\w.-]+\.gguf)?["']""")
 OURS = ("FutureEOL", "default layers", "MetaEOL", "mean covers", "blank text")
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -150,7 +150,9 @@ def test_commands_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             assert set(arguments) <= targets, line
         elif program == "valuembed":
             needs_network = any(
-                re.fullmatch(r"[\w-]+/[\w.-]+", argument) for argument in arguments if "examples" not in argument
+                re.fullmatch(r"[\w-]+/[\w.-]+(:[\w.-]+)?", argument)
+                for argument in arguments
+                if "examples" not in argument
             )
             result = CliRunner().invoke(cli.app, [*arguments, "--help"] if needs_network else arguments)
             assert result.exit_code == 0, f"{line}\n{result.output}"

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes import FakeEncoder
+from gguf_files import tiny_gguf
 from running import fails, run, succeeds
 from stored import write_embeddings
 
@@ -94,6 +95,17 @@ class TestLoading:
         monkeypatch.chdir(tmp_path)
         assert load_for(moved).reader.loaded_from == LoadedFrom("saved", None, is_folder=True)
 
+    @pytest.mark.parametrize("name", ["tiny.gguf", "downloaded"])
+    def test_a_gguf_file_or_its_folder_beside_the_file(self, name, texts, tmp_path):
+        file, _ = tiny_gguf(tmp_path / "made")
+        (tmp_path / "downloaded").mkdir()
+        place = tmp_path / name
+        shutil.copy(file, place / "tiny.gguf" if place.is_dir() else place)
+        embed_file(load(place, layers=[1]), texts, tmp_path / "out.parquet")
+        record = json.dumps(EmbeddingFiles.open(tmp_path / "out.parquet").vector_spec.to_record())
+        assert str(tmp_path) not in record
+        assert load_for(tmp_path / "out.parquet").reader.loaded_from == LoadedFrom(name, None, is_folder=True)
+
     def test_layers_that_another_model_lacks(self, folder, texts, tmp_path):
         embed_file(load("bundled", layers=[8, 9]), texts, tmp_path / "out.parquet")
         message = fails("search", "cat", "--in", tmp_path / "out.parquet", "--model", folder)
@@ -107,6 +119,7 @@ class TestFindModel:
         assert find_model(made(LoadedFrom("gpt2")), "x.parquet") == "gpt2"
         assert find_model(made(model="bundled"), "x.parquet") == "bundled"
         assert find_model(made(model="a/b"), "x.parquet") == "a/b"
+        assert find_model(made(LoadedFrom("a/b:c-Q8_0.gguf")), "x.parquet") == "a/b:c-Q8_0.gguf"
 
     def test_a_folder_that_is_gone(self, tmp_path):
         place = tmp_path / "x.parquet"

@@ -10,6 +10,7 @@ from .dtypes import (
     usable_name as usable_name,
 )
 from .facts_cache import decoder_facts as decoder_facts, kept_facts as kept_facts
+from .gguf_weights import read_gguf_head as read_gguf_head
 from .kernels import KERNELS as KERNELS
 from .load_options import LoadKwargs as LoadKwargs, LoadOptions as LoadOptions
 from .loading import (

@@ -20,15 +20,15 @@ DECIDING = frozenset({".json", ".jinja", ".model", ".py", ".safetensors", ".txt"
 
 
 def content_digest(checkpoint: Checkpoint) -> str:
-    """What a checkpoint holds: a hub id with its commit, or a hash over a folder's files; for an adapter, its base too.
+    """What a checkpoint holds: a hub id with its commit, or a hash over files; for an adapter, its base too.
 
-    A folder is read whole, at a second or so for each gigabyte, and its weights are not loaded.
+    A folder or a GGUF file is read whole, at a second or so for each gigabyte, and its weights are not loaded.
 
     Raises:
         CheckpointError: nothing says which commit of a hub id this is.
     """
     if checkpoint.is_local or checkpoint.name == BUNDLED:
-        parts = [_hash_folder(Path(checkpoint.location))]
+        parts = [_hash_files(_deciding(checkpoint))]
     elif commit := checkpoint.commit:
         parts = [f"{checkpoint.name}@{commit}"]
     else:
@@ -59,16 +59,27 @@ def tensors_digest(module: nn.Module) -> str:
     return hashlib.sha256(save({name: tensor.contiguous() for name, tensor in module.state_dict().items()})).hexdigest()
 
 
-def _hash_folder(folder: Path) -> str:
-    """Names and contents of the deciding files, those in folders of later modules included."""
+def _deciding(checkpoint: Checkpoint) -> dict[str, Path]:
+    """The files that decide a vector, by their names: those of a folder, or of the GGUF file alone."""
+    folder = Path(checkpoint.location)
+    if checkpoint.gguf is not None:
+        # What a file is called decides nothing.
+        return {f"{at}.gguf": Path(path) for at, path in enumerate(checkpoint.gguf_header().paths)}
+    found = {path.relative_to(folder): path for path in sorted(folder.rglob("*"))}
+    return {
+        inside.as_posix(): path
+        for inside, path in found.items()
+        if path.suffix in DECIDING and path.is_file() and not any(part.startswith(".") for part in inside.parts)
+    }
+
+
+def _hash_files(files: dict[str, Path]) -> str:
+    """Names and contents of files."""
     total = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        inside = path.relative_to(folder)
-        if path.suffix not in DECIDING or not path.is_file() or any(part.startswith(".") for part in inside.parts):
-            continue
+    for name, path in files.items():
         with path.open("rb") as file:
             digest = hashlib.sha256()
             while block := file.read(1 << 24):
                 digest.update(block)
-        total.update(f"{inside.as_posix()} {digest.hexdigest()}\n".encode())
+        total.update(f"{name} {digest.hexdigest()}\n".encode())
     return total.hexdigest()

@@ -15,7 +15,7 @@ from typing import Any
 
 from valuembed._utils.atomic import replace_text
 from valuembed.backbone.architecture import AttentionBlock, DecoderSpec
-from valuembed.backbone.checkpoints import BUNDLED, Checkpoint
+from valuembed.backbone.checkpoints import BUNDLED, Checkpoint, read_gguf_config
 from valuembed.recipes import preset_for
 
 CACHE_VARIABLE = "VALUEMBED_CACHE"
@@ -26,6 +26,7 @@ BUNDLED_FACTS = Path(__file__).with_name("bundled_decoder.json")
 _MADE_BY = (
     "backbone/tracing.py",
     "backbone/checkpoints/config.py",
+    "backbone/checkpoints/gguf_config.py",
     "backbone/architecture.py",
     "recipes/layers.py",
     "backbone/facts_cache.py",
@@ -118,10 +119,15 @@ def trace_facts(checkpoint: Checkpoint) -> DecoderFacts:
 
 def _place(checkpoint: Checkpoint) -> Path | None:
     """The file for what is known of a checkpoint's configuration; None where it is not to be kept."""
-    folder, path = _cache_folder(), checkpoint.file("config.json")
-    if folder is None or path is None:
+    folder = _cache_folder()
+    if folder is None:
         return None
-    config = Path(path).read_bytes()
+    if checkpoint.gguf is not None:
+        config = json.dumps(read_gguf_config(checkpoint.gguf_header())).encode()
+    elif (path := checkpoint.file("config.json")) is not None:
+        config = Path(path).read_bytes()
+    else:
+        return None
     # Code of the checkpoint's own may change while its configuration stays.
     if b'"auto_map"' in config:
         return None

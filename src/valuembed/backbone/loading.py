@@ -32,10 +32,11 @@ from valuembed.backbone.checkpoints import (
     read_weights,
 )
 from valuembed.backbone.dtypes import dtype_name, usable_name
+from valuembed.backbone.gguf_weights import find_gguf_weights, read_gguf_weights
 from valuembed.backbone.kernels import choose_kernel
 from valuembed.backbone.model_kwargs import check_model_kwargs
 from valuembed.backbone.prequantized import ask_to_dequantize, give_one_dtype, holds_quantized
-from valuembed.errors import CheckpointError
+from valuembed.errors import CheckpointError, UnsupportedModelError
 
 WORTH_A_BAR = 200_000_000
 """Models of fewer parameters load within a second or two."""
@@ -90,12 +91,24 @@ def load_decoder(
             needed = partial(is_needed, keep_layers=keep_layers, tail=removed)
             model_kwargs["device_map"] = _own_places(places, needed, base_class.base_model_prefix)
     model_class = _lean_class(base_class, removed)
-    files = find_weights(checkpoint, config, keep_layers, removed)
+    packed = None
+    if checkpoint.gguf is None:
+        files = find_weights(checkpoint, config, keep_layers, removed)
+    else:
+        _check_gguf_placing(checkpoint, places)
+        packed = find_gguf_weights(checkpoint.gguf_header(), keep_layers, removed)
+        files = {name: theirs for name, (theirs, _) in packed.items()}
     with ExitStack() as stack:
         stack.enter_context(building())
-        if places is not None or quantized:
+        if packed is not None:
+            assert dtype is not None, "the configuration of a GGUF file names a precision"
+            given: dict[str, Any] = {
+                "pretrained_model_name_or_path": None,
+                "state_dict": read_gguf_weights(checkpoint, cut, packed, dtype),
+            }
+        elif places is not None or quantized:
             # Transformers looks into the files themselves: at notes on quantization, and for what stays on the disk.
-            given: dict[str, Any] = {"pretrained_model_name_or_path": stack.enter_context(index_folder(files))}
+            given = {"pretrained_model_name_or_path": stack.enter_context(index_folder(files))}
         else:
             given = {"pretrained_model_name_or_path": None, "state_dict": read_weights(checkpoint, files)}
         stack.enter_context(_quiet(sum(decoder_spec.sizes[0][:keep_layers])))
@@ -135,6 +148,14 @@ def load_decoder(
         nn.Module.to(model, usable)
     model.train(False)
     return model
+
+
+def _check_gguf_placing(checkpoint: Checkpoint, places: Any) -> None:
+    if places is not None:
+        raise UnsupportedModelError(
+            f"model {checkpoint.name!r}: a device_map spreads weights of safetensors files, not of GGUF files; load it "
+            "without, save it to a folder, and load that with the device_map"
+        )
 
 
 def _own_places(places: dict[str, Any], needed: Callable[[str], bool], prefix: str) -> dict[str, Any]:

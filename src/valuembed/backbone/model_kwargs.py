@@ -47,8 +47,13 @@ def check_model_kwargs(model_kwargs: Any) -> dict[str, Any]:
     if not isinstance(model_kwargs or {}, Mapping):
         raise RecipeError(f"model_kwargs={model_kwargs!r:.80} has to be a dict of arguments for from_pretrained")
     checked = dict(model_kwargs or {})
-    if "gguf_file" in checked or not checked.pop("use_safetensors", True):
-        raise CheckpointError("only safetensors weights are read; drop gguf_file and use_safetensors=False")
+    if "gguf_file" in checked:
+        raise CheckpointError(
+            "model_kwargs: gguf_file names a file beside a model; give the file itself as the model, or a hub id with "
+            "it, such as Qwen/Qwen3-0.6B-GGUF:Qwen3-0.6B-Q8_0.gguf"
+        )
+    if not checked.pop("use_safetensors", True):
+        raise CheckpointError("only safetensors weights are read of a folder or repository; drop use_safetensors=False")
     if reserved := sorted(RESERVED.intersection(checked)):
         raise CheckpointError(
             f"model_kwargs cannot hold {', '.join(reserved)}: what is read, and from where, is for load() to decide "

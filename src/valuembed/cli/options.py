@@ -28,7 +28,9 @@ OUTPUT = "Output"
 SETTINGS = "Settings"
 LOADING = "How the model is loaded and run"
 
-MODEL_HELP = "The model to use: a hub id such as Qwen/Qwen3-0.6B, a local folder, or 'bundled', a small one to try."
+MODEL_HELP = (
+    "The model to use: a hub id such as Qwen/Qwen3-0.6B, a local folder, a GGUF file, or 'bundled', a small one to try."
+)
 METHODS_HELP = (
     f"The methods to compare: one or more of {', '.join(METHODS)}, or 'all'. Each may name a template or layers of its "
     "own, as in wva:future_eol or va@20:28, and may also be a recipe file (.json)."

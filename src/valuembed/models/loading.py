@@ -38,8 +38,9 @@ def load(
     """Turn a decoder into a sentence-embedding model, without training.
 
     Args:
-        model: a hub id, a local checkpoint folder, a folder saved by this library, or ``"bundled"``. A saved folder
-            keeps its own recipe unless another method is asked for.
+        model: a hub id, a local checkpoint folder, a folder saved by this library, a GGUF file (of the hub as
+            ``ORG/NAME:FILE.gguf``), or ``"bundled"``. A saved folder keeps its own recipe unless another method is
+            asked for.
         method: a name of :data:`valuembed.recipes.METHODS`, a :class:`Recipe`, a recipe as plain data, or a recipe
             file (``.json``).
         layers: what to average over; see :func:`valuembed.recipes.resolve_layers`. None is the backbone's preset,

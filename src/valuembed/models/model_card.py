@@ -102,7 +102,7 @@ def model_card(encoder: ValueEncoder) -> str:
         training="and then fine-tuned" if trained else "with an adapter" if adapted else "without training",
         tag="" if trained or adapted else "- training-free\n",
         usage=usage(placeholder),
-        base=f"base_model: {origin.name}\n" if on_hub else "",
+        base=f"base_model: {origin.name.partition(':')[0]}\n" if on_hub else "",
         name=origin.name,
         revision=f" at {origin.revision}" if origin.revision else "",
         method=recipe.method,

@@ -26,6 +26,7 @@ from valuembed.backbone.checkpoints import (
     HubOptions,
     base_of,
     check_held_layers,
+    describe_gguf,
     describe_quantization,
     holds_adapter,
     is_dequantized,
@@ -110,7 +111,7 @@ def info(
 ) -> ModelInfo:
     """What a recipe would read from a model, and what it would cost; arguments as in :func:`load`.
 
-    Only the configuration and the tokenizer are read.
+    Only the configuration and the tokenizer are read, of a GGUF file what stands before its tensors.
     """
     options = HubOptions.of(hub, info)
     device = check_device(device)
@@ -161,7 +162,7 @@ def info(
         prompts={name: prompt for name, prompt in settings.prompts.items() if prompt},
         default_prompt_name=settings.default_prompt_name,
         not_used=settings.modules,
-        quantization=describe_quantization(facts.quantization),
+        quantization=describe_quantization(facts.quantization) if base.gguf is None else describe_gguf(base),
         tokens_without_embedding=lacking_in_file(words, rows or facts.vocabulary),
     )
 

@@ -9,6 +9,7 @@ from valuembed.backbone.checkpoints import (
     Checkpoint,
 )
 from valuembed.errors import CheckpointError, RecipeError
+from valuembed.tokenization.gguf_tokenizer import load_gguf_tokenizer
 
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tekken.json"),
@@ -30,7 +31,10 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
 
     Raises:
         CheckpointError: it is missing or damaged.
+        UnsupportedModelError: a GGUF file holds one of a kind that is not read.
     """
+    if checkpoint.gguf is not None:
+        return load_gguf_tokenizer(checkpoint)
     for name in TOKENIZER_FILES if checkpoint.is_local else ():
         checkpoint.file(name)  # something else in a file's place is named here
     try:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from valuembed._utils.text import counted, printable, shortened
 from valuembed.backbone.checkpoints import Checkpoint
 from valuembed.errors import InputError, TemplateError, UnknownTokenError
+from valuembed.tokenization.gguf_tokenizer import load_gguf_tokenizer, tokens_in
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,6 +36,10 @@ def lacking_in_file(checkpoint: Checkpoint, rows: int) -> str | None:
     """As :func:`lacking`, from the tokenizer's file alone; None too where there is none that can be read."""
     from tokenizers import Tokenizer
 
+    if checkpoint.gguf is not None:
+        if tokens_in(checkpoint.gguf_header()) <= rows:  # known without reading them
+            return None
+        return lacking(load_gguf_tokenizer(checkpoint), rows)
     path = checkpoint.file(TOKENIZER_FILE)
     if path is None:
         return None

@@ -18,7 +18,7 @@ from valuembed.vectors.reader import is_remote
 CHOICES = ("signal", "weights", "alignment", "span")
 """Of a recipe, what a method stands for beside its template."""
 
-_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*(:\w[\w./-]*\.gguf)?)?", re.ASCII)
 _WEIGHTS_AS = re.compile(r".*, weights as (int8|fp8)")
 
 
@@ -88,7 +88,10 @@ def find_model(vector_spec: VectorSpec, address: str | Path) -> str:
             raise InputError(f"{address} holds a damaged record: the model's folder is called {name!r}")
         places = [Path.cwd()] if is_remote(address) else [Path.cwd(), Path(address).resolve().parent]
         for place in places:
-            if any((place / name / file).is_file() for file in ("config.json", ADAPTER_CONFIG)):
+            held = place / name
+            # A GGUF file is a model by itself, and a folder with nothing else is one too.
+            usual = any((held / file).is_file() for file in ("config.json", ADAPTER_CONFIG))
+            if usual or held.is_file() or any(held.glob("*.gguf")):
                 return str(place / name)
         beside = "" if is_remote(address) else f" nor beside {address}"
         raise InputError(

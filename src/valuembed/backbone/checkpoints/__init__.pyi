@@ -13,6 +13,14 @@ from .calibration_record import (
     read_record as read_record,
 )
 from .config import cut_config as cut_config, read_config as read_config
+from .gguf_config import (
+    GGUF_EMBEDDINGS as GGUF_EMBEDDINGS,
+    GGUF_HEAD as GGUF_HEAD,
+    describe_gguf as describe_gguf,
+    read_gguf_config as read_gguf_config,
+)
+from .gguf_file import GgufFile as GgufFile, GgufStrings as GgufStrings, GgufTensor as GgufTensor
+from .gguf_types import gguf_type_name as gguf_type_name, is_gguf_type as is_gguf_type
 from .hub_options import HubKwargs as HubKwargs, HubOptions as HubOptions
 from .location import (
     ADAPTER_CONFIG as ADAPTER_CONFIG,

@@ -9,6 +9,7 @@ from types import NoneType
 import torch
 from transformers import AutoConfig, PretrainedConfig, __version__
 
+from valuembed.backbone.checkpoints.gguf_config import read_gguf_config
 from valuembed.backbone.checkpoints.location import Checkpoint
 from valuembed.errors import CheckpointError
 
@@ -18,7 +19,17 @@ def read_config(checkpoint: Checkpoint) -> PretrainedConfig:
 
     Raises:
         CheckpointError: no readable configuration, or one that wants to run code of its own without leave.
+        UnsupportedModelError: a GGUF file of a family that is not read.
     """
+    if checkpoint.gguf is not None:
+        settings = read_gguf_config(checkpoint.gguf_header())
+        try:
+            made: PretrainedConfig = AutoConfig.for_model(**settings)
+        except Exception as error:  # families check their configurations each in their own way
+            raise CheckpointError(
+                f"model {checkpoint.name!r}: its settings are damaged: {_reason(error)}; download it again"
+            ) from error
+        return made
     if checkpoint.is_local:
         checkpoint.file("config.json")  # something else in its place is named here
     try:
@@ -44,6 +55,8 @@ def read_config(checkpoint: Checkpoint) -> PretrainedConfig:
             ) from error
         reason = _fault(checkpoint) or _reason(error)
         nowhere = "" if checkpoint.is_local else " (and there is no folder of that name)"
+        if "gguf" in checkpoint.location.lower() and not checkpoint.is_local:
+            nowhere += f"; a GGUF file of a repository is named behind it: {checkpoint.location}:NAME.gguf"
         raise CheckpointError(
             f"model {checkpoint.name!r}: its configuration cannot be read: {reason}{nowhere}"
         ) from error

@@ -11,8 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from valuembed.backbone.checkpoints.gguf_file import GgufFile, parts_of, read_gguf
 from valuembed.backbone.checkpoints.hub_options import HubKwargs, HubOptions
-from valuembed.backbone.checkpoints.misplaced_files import GGUF, check_file, few, is_gguf, models_below
+from valuembed.backbone.checkpoints.misplaced_files import (
+    check_file,
+    few,
+    find_fault,
+    is_gguf,
+    models_below,
+)
 from valuembed.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -27,9 +34,9 @@ class LoadedFrom:
     """What a model was loaded from, as it may be recorded where others read it.
 
     Attributes:
-        name: hub id, ``"bundled"``, or a folder's own name; never a path.
+        name: hub id, ``"bundled"``, or a folder's or a GGUF file's own name; never a path.
         revision: commit of a hub id, where known.
-        is_folder: whether it was a folder of the machine, which others may not have.
+        is_folder: whether it was a folder or a file of the machine, which others may not have.
     """
 
     name: str
@@ -42,16 +49,19 @@ class Checkpoint:
     """A place that holds a model, and the rights to read it.
 
     Attributes:
-        name: as the user wrote it: a hub id, a folder, or ``"bundled"``.
+        name: as the user wrote it: a hub id, a folder, a GGUF file, a hub id with one, or ``"bundled"``.
         location: what transformers is given: a hub id or a folder.
         hub: keyword arguments for everything that may reach a hub.
         trust_remote_code: whether code that comes with the checkpoint may run.
+        gguf: name of the GGUF file there that is the model, its first part where it is split; None for a model of the
+            usual files. Whatever else lies beside it is no part of the model.
     """
 
     name: str
     location: str
     hub: dict[str, Any] = field(default_factory=dict)
     trust_remote_code: bool = False
+    gguf: str | None = None
 
     @property
     def is_local(self) -> bool:
@@ -60,9 +70,9 @@ class Checkpoint:
 
     @property
     def public_name(self) -> str:
-        """A name that is safe to record: a folder's own name, never its path."""
-        # A folder may be named as ".".
-        return Path(os.path.abspath(self.location)).name if self.is_local and self.name != BUNDLED else self.name
+        """A name that is safe to record: a folder's or a GGUF file's own name, never its path."""
+        # A folder may be named as ".", and a GGUF file lies in the folder that is read.
+        return Path(os.path.abspath(self.name)).name if self.is_local and self.name != BUNDLED else self.name
 
     @property
     def loaded_from(self) -> LoadedFrom:
@@ -73,7 +83,8 @@ class Checkpoint:
     def commit(self) -> str | None:
         """Commit of a hub id, as the hub's cache files it; None for a folder."""
         # The repository of an adapter may hold no other configuration than the adapter's.
-        for filename in () if self.is_local else ("config.json", ADAPTER_CONFIG):
+        told_by = ("config.json", ADAPTER_CONFIG) if self.gguf is None else (self.gguf,)
+        for filename in () if self.is_local else told_by:
             if found := re.search(r"[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]", self.file(filename) or ""):
                 return found.group(1)
         return None
@@ -85,6 +96,8 @@ class Checkpoint:
             CheckpointError: the hub does not know the id, or refuses it, or cannot be reached; or a folder holds
                 something else in the file's place.
         """
+        if self.gguf is not None and filename not in parts_of(self.gguf):
+            return None
         if self.is_local:
             path = os.path.join(self.location, filename)
             check_file(self.name, path)
@@ -102,12 +115,31 @@ class Checkpoint:
         Raises:
             CheckpointError: the hub does not know the id, or refuses it.
         """
+        if self.gguf is not None and filename not in parts_of(self.gguf):
+            return False
         from transformers.utils.hub import has_file
 
         try:
             return bool(has_file(self.location, filename, **self.hub))
         except (OSError, ValueError) as error:
             raise CheckpointError(f"model {self.name!r}: {filename} cannot be fetched: {first_line(error)}") from error
+
+    def gguf_header(self) -> GgufFile:
+        """What the model's GGUF file says of itself.
+
+        Raises:
+            CheckpointError: a part of it is missing, cut, damaged or something else.
+        """
+        assert self.gguf is not None, "a checkpoint of the usual files has no header"
+        paths = {name: self.file(name) for name in parts_of(self.gguf)}
+        if missing := [name for name, path in paths.items() if path is None]:
+            raise CheckpointError(
+                f"model {self.name!r} is split into {len(paths)} files, and not all are there: {few(missing)}; "
+                "download them into the same folder"
+                if len(paths) > 1
+                else f"model {self.name!r}: {missing[0]} is not there"
+            )
+        return read_gguf(self.name, tuple(path for path in paths.values() if path is not None))
 
 
 def locate(
@@ -117,7 +149,7 @@ def locate(
     options: HubOptions | None = None,
     **given: Unpack[HubKwargs],
 ) -> Checkpoint:
-    """Find out what ``model`` names: ``"bundled"``, a folder, or a hub id.
+    """Find out what ``model`` names: ``"bundled"``, a folder, a GGUF file, or a hub id, with such a file or without.
 
     Args:
         model: the name.
@@ -127,7 +159,7 @@ def locate(
 
     Raises:
         OptionError: a keyword argument that is unknown.
-        CheckpointError: a path that does not exist, a file, or a folder that holds no model.
+        CheckpointError: a path that does not exist, another file, or a folder that holds no model, or several.
     """
     chosen = HubOptions.of(given, locate, options)
     name = os.fspath(model)
@@ -142,32 +174,52 @@ def locate(
         return Checkpoint(BUNDLED, str(Path(__file__).parents[1] / BUNDLED))
     if os.path.isdir(name):
         if not any(os.path.lexists(os.path.join(name, file)) for file in ("config.json", ADAPTER_CONFIG)):
-            raise _without_model(name)
+            return Checkpoint(name, name, {}, gguf=_only_gguf(name))
     elif os.path.exists(name):
-        raise CheckpointError(f"{name!r} is a file; {_in_place_of(name)}")
+        return Checkpoint(name, os.path.dirname(name) or ".", {}, gguf=_checked_gguf(name))
+    elif with_file := re.fullmatch(r"([\w.-]+/[\w.-]+):([\w./-]+\.gguf)", name, re.IGNORECASE):
+        return Checkpoint(name, with_file[1], hub, gguf=parts_of(with_file[2])[0])
+    elif name.lower().endswith(".gguf"):
+        raise CheckpointError(
+            f"no file {name!r}; give the path of a GGUF file that exists, or a hub id with one, such as "
+            "Qwen/Qwen3-0.6B-GGUF:Qwen3-0.6B-Q8_0.gguf"
+        )
     elif name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip() or ":" in name:
         raise CheckpointError(f"no folder {name!r}; {_meant(name)}")
     return Checkpoint(name, name, hub, chosen.trust_remote_code)
 
 
-def _without_model(folder: str) -> CheckpointError:
-    held = few(sorted(os.listdir(folder))) or "nothing"
-    if below := models_below(folder):
-        advice = f"; these folders in it hold one: {few([repr(path) for path in below])}"
-    elif any(is_gguf(os.path.join(folder, file)) for file in os.listdir(folder)):
-        advice = f"; {GGUF}"
-    else:
-        advice = ""
-    return CheckpointError(
-        f"folder {folder!r} holds no model: neither config.json nor {ADAPTER_CONFIG} in it (it holds {held}){advice}"
+def _only_gguf(folder: str) -> str:
+    """The one GGUF file of a folder without a model of the usual files: its first part, where it is split."""
+    names = sorted(os.listdir(folder))
+    found = list(dict.fromkeys(parts_of(name)[0] for name in names if is_gguf(os.path.join(folder, name))))
+    # An image encoder lies beside the decoder that it belongs to.
+    decoders = [name for name in found if "mmproj" not in name.lower()] or found
+    if len(decoders) == 1:
+        return decoders[0]
+    if decoders:
+        raise CheckpointError(
+            f"folder {folder!r} holds several GGUF files ({few(decoders)}); give one of them, such as "
+            f"{os.path.join(folder, decoders[0])}"
+        )
+    below = models_below(folder)
+    advice = f"; these folders in it hold one: {few([repr(path) for path in below])}" if below else ""
+    raise CheckpointError(
+        f"folder {folder!r} holds no model: neither config.json nor {ADAPTER_CONFIG} in it, nor a GGUF file (it holds "
+        f"{few(names) or 'nothing'}){advice}"
     )
 
 
-def _in_place_of(file: str) -> str:
-    """What to give in place of a file."""
-    if is_gguf(file):
-        return f"{GGUF}, a hub id, or {BUNDLED!r}"
-    return f"give the folder that holds it ({os.path.dirname(file) or '.'}), a hub id, or {BUNDLED!r}"
+def _checked_gguf(file: str) -> str:
+    """The name of a GGUF file, of its first part where it is split; any other file is an error."""
+    name = os.path.basename(file)
+    # Files that cannot be opened show nothing, and neither do their names where they have none.
+    if not is_gguf(file) and not (find_fault(file) and name.startswith("sha256-")):
+        raise CheckpointError(
+            f"{file!r} is a file and no GGUF file; give the folder that holds it ({os.path.dirname(file) or '.'}), a "
+            f"GGUF file, a hub id, or {BUNDLED!r}"
+        )
+    return parts_of(name)[0]
 
 
 def _meant(name: str) -> str:
@@ -178,7 +230,10 @@ def _meant(name: str) -> str:
     if re.fullmatch(r"[\w.-]+/[\w.-]+/+", name):
         return f"give a folder that exists, or the hub id {name.rstrip('/')!r}"
     if re.fullmatch(r"[\w./-]+:[\w.-]+", name):
-        return f"a name with a tag, as Ollama has them, names a GGUF file: {usual}"
+        return (
+            "a name with a tag is Ollama's; give the path of its GGUF file (`ollama show --modelfile` names it), a hub "
+            "id with a file such as Qwen/Qwen3-0.6B-GGUF:Qwen3-0.6B-Q8_0.gguf, or a hub id or folder with safetensors"
+        )
     return usual
 
 

@@ -8,10 +8,8 @@ from collections.abc import Iterator
 
 from valuembed.errors import CheckpointError
 
-GGUF = "GGUF files are made for llama.cpp, Ollama and LM Studio and are not read; give the model that it was made from"
-
 _OTHER_FORMATS = (
-    (r"\.gguf", f"{GGUF}, a hub id or a folder with safetensors"),
+    (r"\.gguf", "a model by itself; give the path of that file"),
     (
         r"\.(?:part|partial|incomplete|crdownload|download|aria2|tmp)",
         "an unfinished download; let it finish or download it again",
@@ -42,6 +40,9 @@ _OTHER_FORMATS = (
     (r".+\.safetensors", "weights under another name; rename it to model.safetensors if it holds the whole model"),
 )
 """What files without a name that is read are, by their names, and what to do; the first that fits counts."""
+
+GGUF_MAGIC = b"GGUF"
+"""The first bytes of llama.cpp's files."""
 
 _DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 _POINTER = b"version https://git-lfs.github.com/spec/"
@@ -97,7 +98,7 @@ def is_gguf(path: str) -> bool:
         return True
     try:
         with open(path, "rb") as file:
-            return file.read(4) == b"GGUF"
+            return file.read(4) == GGUF_MAGIC
     except OSError:
         return False
 

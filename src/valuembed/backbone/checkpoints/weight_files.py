@@ -141,7 +141,12 @@ def read_head(checkpoint: Checkpoint, config: PretrainedConfig) -> Tensor:
 
     Raises:
         CheckpointError: it holds no head, or a quantized one, or its files are missing or damaged.
+        UnsupportedModelError: a GGUF file holds it in numbers of a type that is not read.
     """
+    if checkpoint.gguf is not None:
+        from valuembed.backbone import read_gguf_head
+
+        return read_gguf_head(checkpoint, config)
     listed, _ = _listed(checkpoint, config)
     named = [name for name in listed if not (_LAYER_KEY.search(name) or _OTHER_MODALITY_KEY.search(name))]
     found = [name for name in named if _HEAD_WEIGHT.search(name)]
