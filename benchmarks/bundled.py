@@ -188,9 +188,11 @@ def golden() -> None:
     for method in METHODS:
         cosines = torch.cosine_similarity(torch.from_numpy(one[method]), torch.from_numpy(two[method]))
         scores[method] = round(float(spearmanr(cosines, pairs.scores).statistic), 4)
-    save_file(kept, ROOT / "tests" / "bundled" / "vectors.safetensors")
+    save_file(kept, ROOT / "tests" / "models" / "bundled" / "vectors.safetensors")
     record = {"digest": content_digest(locate("bundled")), "texts": TEXTS, "graded pairs": scores}
-    (ROOT / "tests" / "bundled" / "record.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    (ROOT / "tests" / "models" / "bundled" / "record.json").write_text(
+        json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    )
 
 
 def main() -> None:

@@ -43,7 +43,6 @@ class Size:
     Attributes:
         dev: pairs of STSb dev, and half as many of the training split of STS12.
         pairs: of each of the other STS sets.
-        headline: of each set of the headline.
         meta: pairs of STSb test for MetaEOL, whose eight passes cost most; 0 leaves it out.
         long: texts of BBC-news.
         train, test: of each set of classes: training texts a class, and texts to classify.
@@ -54,7 +53,6 @@ class Size:
 
     dev: int | None = None
     pairs: int | None = None
-    headline: int | None = None
     meta: int = 300
     long: int | None = None
     train: int | None = None
@@ -65,9 +63,9 @@ class Size:
 
 
 SIZES = {
-    "tiny": Size(24, 24, 24, 8, 30, 8, 30, 5, 40, ("none", "prompt_eol")),
-    "small": Size(300, 200, 400, 50, 100, 8, 200, 25, 200, ("none", "prompt_eol")),
-    "medium": Size(500, 500, None, 100, 300, 16, 700, 60, 600, ("none", "prompt_eol")),
+    "tiny": Size(24, 24, 8, 30, 8, 30, 5, 40, ("none", "prompt_eol")),
+    "small": Size(300, 200, 50, 100, 8, 200, 25, 200, ("none", "prompt_eol")),
+    "medium": Size(500, 500, 100, 300, 16, 700, 60, 600, ("none", "prompt_eol")),
     "whole": Size(train=16),
 }
 

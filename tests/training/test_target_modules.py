@@ -23,7 +23,7 @@ from valuembed.training.target_modules import counts, target_modules
 pytestmark = pytest.mark.slow
 
 QKVO = ["q_proj", "k_proj", "v_proj", "o_proj"]
-ALL_METHODS = (*METHODS, "hidden_mean")
+ALL_METHODS = ("va", "aligned_va", "wva", "aligned_wva", "hidden_mean")
 
 
 @pytest.fixture(scope="module")

@@ -43,6 +43,7 @@ ALWAYS_SEVERAL = {
     "backbone/adapter_embeddings.py: size:,} rows",
     "backbone/adapter_embeddings.py: trained_on:,} rows",
     "backbone/adapters.py: len(names)} adapters",
+    "backbone/checkpoints/location.py: len(paths)} files",
     "models/calibration.py: b} texts",
     "models/calibration.py: len(x)} vectors",
     "backbone/checkpoints/calibration_record.py: self.texts:,} texts",

@@ -20,7 +20,7 @@ from .loading import (
     usable_dtype as usable_dtype,
 )
 from .model_kwargs import check_model_kwargs as check_model_kwargs
-from .plan import Plan as Plan, resolve_plan as resolve_plan
+from .plan import Plan as Plan, resolve_plan as resolve_plan, settle_plan as settle_plan
 from .quantizing import (
     compute_dtype_name as compute_dtype_name,
     compute_dtype_of as compute_dtype_of,

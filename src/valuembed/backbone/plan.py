@@ -73,8 +73,7 @@ def resolve_plan(
     layers in a folder as in its source, or is an error.
 
     Args:
-        recipe: layers in any form; ``alignment="residual"`` becomes ``"projection"`` where no chosen layer has a norm
-            after its attention block, so that records of the same vectors are the same.
+        recipe: layers in any form.
         preset: name of the preset made for this backbone, or None.
         decoder_spec: what it is made of.
         saved: what a folder saved by this library records, where the decoder's weights are that folder's.
@@ -103,7 +102,22 @@ def resolve_plan(
             f"layers={given!r} means {named_layers(layers)}, and {named_layers(missing)} "
             f"{inflected(len(missing), 'is', 'are')} not here: {gone}; load {whole['name']!r} instead"
         )
-    recipe = replace(recipe, layers=layers)
+    return settle_plan(recipe, layers, decoder_spec)
+
+
+def settle_plan(recipe: Recipe, layers: tuple[int, ...], decoder_spec: DecoderSpec) -> Plan:
+    """Settle a recipe on layers of one decoder.
+
+    Args:
+        recipe: whatever its layers; ``alignment="residual"`` becomes ``"projection"`` where no chosen layer has a norm
+            after its attention block, so that records of the same vectors are the same.
+        layers: absolute 0-based indices, empty for hidden states after the final norm.
+        decoder_spec: of the decoder.
+
+    Raises:
+        LayerError: as :meth:`Plan.check_layers`.
+    """
+    recipe = replace(recipe, layers=layers or None)
     if recipe.alignment == "residual" and not any(decoder_spec.block(layer).norm for layer in layers):
         recipe = replace(recipe, alignment="projection")
     plan = Plan(recipe, layers, decoder_spec)

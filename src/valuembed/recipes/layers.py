@@ -16,8 +16,8 @@ LayerSpec = int | float | str | Sequence[int] | Sequence[float] | None
 """What a user may write for ``layers=``; :func:`resolve_layers` lists the forms."""
 
 DEFAULT_LAYERS = "third"
-"""The layers that value recipes read without preset, by name. Ours, not the paper's: of the ranges compared on the
-development sets of three pretrained decoders (``benchmarks/real.md``) the last third was best or within a point of it.
+"""The layers that value recipes read without preset, by name. Ours, not the paper's: of eight ranges on the development
+sets of three pretrained decoders, its mean over the value methods was best or as good (``benchmarks/real.md``).
 """
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from valuembed._utils.text import printable, shortened
+from valuembed._utils.text import counted, printable, shortened
 from valuembed.backbone.checkpoints import Checkpoint, GgufFile, GgufStrings
 from valuembed.errors import CheckpointError, UnsupportedModelError
 
@@ -124,7 +124,7 @@ def _numbers(file: GgufFile, key: str, count: int) -> Sequence[Any]:
     if not isinstance(numbers, list) or len(numbers) != count:
         raise CheckpointError(
             f"model {file.name!r}: its tokenizer cannot be loaded: tokenizer.ggml.{key} is not a number for each of "
-            f"{count:,} tokens; download it again"
+            f"{counted(count, 'token')}; download it again"
         )
     return numbers
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from valuembed._utils.text import counted
-from valuembed.backbone import Plan
+from valuembed.backbone import Plan, settle_plan
 from valuembed.errors import LayerError
 from valuembed.models import Calibration, MultiReadout, TokenWeights, ValueEncoder, explain
 from valuembed.recipes import METHODS, Recipe, named_layers, resolve_layers
@@ -90,12 +90,10 @@ def _plan(encoder: ValueEncoder, name: str) -> Plan | None:
             layers = resolve_layers(None, held, loaded)
         except LayerError:
             return None
-    plan = Plan(replace(recipe, layers=layers or None), layers, decoder_spec)
     try:
-        plan.check_layers()
+        return settle_plan(recipe, layers, decoder_spec)
     except LayerError:
         return None
-    return plan
 
 
 def _weighs(recipe: Recipe) -> bool:
