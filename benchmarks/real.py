@@ -114,7 +114,7 @@ class Made:
         self.scores: dict[str, Any] = {
             **{
                 key: before[key]
-                for key in ("fitted_on", "dev", "more dev", "headline", "sts", "meta", "others")
+                for key in ("pairs", "fitted_on", "dev", "more dev", "headline", "sts", "meta", "others")
                 if key in before
             },
             "decoder": decoder.name,
@@ -203,6 +203,7 @@ class Made:
             group: kept for group, labels in groups.items() if (kept := [row for row in labels if row in HEADLINE_ROWS])
         }
         found: dict[str, Any] = {}
+        self.scores["pairs"] = self.pairs
         for name in HEADLINE:
             found[name] = self.read(f"headline {name}", sts(self.data, name, self.pairs, self.work), rows)
             self.scores["headline"] = found
