@@ -94,12 +94,13 @@ def _made(found: Mapping[str, Any]) -> Iterator[str]:
             f"{dev} pairs of {DEV} and {pairs} of each other STS set (drawn with a fixed seed where not all); means "
             f"and directions of {made.get('fitted_on', 0):,} sentences; "
         )
-        pairs_given = f" --pairs {made['pairs']}" if made.get("pairs") else ""
+        given = f"--decoders {name} --size {made['size']['name']}"
+        given += f" --pairs {made['pairs']}" if made.get("pairs") else ""
         where = made["cpu"] if made["device"] == "cpu" else made["device"]
         versions = ", ".join(f"{package} {number}" for package, number in made["versions"].items())
         text = (
-            f"- `--decoders {name} --size {made['size']['name']}{pairs_given}`: {TITLES[name]}, {made['num_layers']} layers, "
-            f"m = {made['width']}; {drawn if 'dev' in made else ''}{made['dtype']} on {where}; {versions}"
+            f"- `{given}`: {TITLES[name]}, {made['num_layers']} layers, m = {made['width']}; "
+            f"{drawn if 'dev' in made else ''}{made['dtype']} on {where}; {versions}"
         )
         first, *rest = _wrapped(text)
         yield from (first, *(f"  {line}" for line in rest))
