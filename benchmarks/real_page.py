@@ -20,6 +20,7 @@ TITLES = {
     "gemma3": "Gemma 3 270M",
     "qwen2.5": "Qwen2.5-Coder-0.5B-Instruct",
 }
+SHORT = {"smollm2": "SmolLM2 135M", "gemma3": "Gemma 3 270M", "qwen2.5": "Qwen2.5-Coder 0.5B"}
 ABOUT = """SmolLM2-135M-Instruct (4 bits, Q4_1; Apache-2.0), Gemma 3 270M, base (Q4_K_M; Gemma terms of use) and
 Qwen2.5-Coder-0.5B-Instruct (Q4_K_M; Apache-2.0). All three are 4-bit quantizations that were dequantized to bfloat16
 and are computed in the precision named below, so scores are a little below those of the original weights. No decoder
@@ -152,7 +153,7 @@ def _headline(found: Mapping[str, Any]) -> list[str]:
         f"{TITLES[name]}, {', '.join(format(made['headline'][one]['pairs'], ',') for one in HEADLINE)}"
         for name, made in found.items()
     ]
-    return [*_table(ROWS, columns, WAYS), "", f"Pairs of the three sets: {'; '.join(counts)}."]
+    return [*_table(ROWS, columns, WAYS), "", *_wrapped(f"Pairs of the three sets: {'; '.join(counts)}.")]
 
 
 def _bars(found: Mapping[str, Any], folder: Path) -> str:
@@ -160,7 +161,7 @@ def _bars(found: Mapping[str, Any], folder: Path) -> str:
     picture = "real.png"
     figure = plots.bars(
         {
-            TITLES[name]: {
+            SHORT[name]: {
                 label: score
                 for row, label in BARS.items()
                 if (score := _mean(made, HEADLINE, "raw", row, "headline")) is not None
