@@ -1,4 +1,4 @@
-"""A method of your own: five choices, checked against each other."""
+"""A method of your own: a few choices, checked against each other."""
 
 import valuembed
 

@@ -21,6 +21,8 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from once import Traces
 
+FEW_SENTENCES = 16
+
 # The same examples in every run: a failure on one machine is a failure on all.
 settings.register_profile("valuembed", deadline=None, derandomize=True, database=None)
 settings.load_profile("valuembed")
@@ -66,6 +68,17 @@ def _traces() -> "Iterator[Traces]":
 def traced_anew(_traces: "Traces") -> None:
     """For tests of what loading does besides: what earlier tests traced is traced again."""
     _traces.forget()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_general_sentences() -> Iterator[None]:
+    """Loads of centred recipes read a few of the general sentences, for speed."""
+    from valuembed.models import centring
+
+    few = centring.general_sentences()[:FEW_SENTENCES]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(centring, "general_sentences", lambda: few)
+        yield
 
 
 @pytest.fixture(scope="session")

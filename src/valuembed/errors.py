@@ -35,7 +35,7 @@ class ValuembedError(Exception):
 
 
 class RecipeError(ValuembedError, ValueError):
-    """The five choices of a recipe do not fit together, or one of them is unknown."""
+    """The choices of a recipe do not fit together, or one of them is unknown."""
 
 
 class LayerError(RecipeError):

@@ -98,27 +98,6 @@ def test_nothing_is_kept_where_a_checkpoint_brings_code(cache, tmp_path):
     assert kept(cache) == []
 
 
-@pytest.mark.parametrize(
-    ("platform", "variable", "expected"),
-    [
-        ("linux", "XDG_CACHE_HOME", "{named}/valuembed"),
-        ("linux", None, "{home}/.cache/valuembed"),
-        ("darwin", None, "{home}/Library/Caches/valuembed"),
-        ("win32", "LOCALAPPDATA", "{named}/valuembed"),
-        ("win32", None, "{home}/AppData/Local/valuembed"),
-    ],
-)
-def test_the_usual_place_is_that_of_the_system(platform, variable, expected, tmp_path, monkeypatch):
-    for name in ("VALUEMBED_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    if variable:
-        monkeypatch.setenv(variable, str(tmp_path / "named"))
-    monkeypatch.setattr(facts_cache.sys, "platform", platform)
-    places = {"named": tmp_path / "named", "home": tmp_path / "home"}
-    assert facts_cache._cache_folder() == Path(expected.format(**places))
-
-
 @pytest.mark.process
 def test_once_known_a_model_is_told_of_without_torch(cache, folder):
     width = valuembed.info(folder).width

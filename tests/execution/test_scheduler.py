@@ -14,9 +14,10 @@ import valuembed
 from valuembed.backbone import rope
 from valuembed.backbone.rope import rope_groups
 from valuembed.execution import scheduler
-from valuembed.execution.scheduler import plan_steps, usual_step
+from valuembed.execution.scheduler import plan_steps, schedule, usual_step
 from valuembed.readout.layout import pad_right
 from valuembed.testing import tiny_checkpoint, tiny_decoder
+from valuembed.tokenization import TokenSequence
 
 SWITCH = 32
 DYNAMIC = {
@@ -116,6 +117,26 @@ class TestSteps:
         assert (ids.dtype, ids.shape) == (torch.long, (3, 3))
         assert mask.tolist() == [[1, 1, 1], [1, 0, 0], [1, 1, 0]]
         assert ids[mask.bool()].tolist() == [5, 6, 7, 8, 9, 10]
+
+
+class TestSeveralTemplates:
+    """Sequences of one text that differ in length, as by Echo beside PromptEOL."""
+
+    @staticmethod
+    def steps(lengths: tuple[int, ...], texts: int, cost: int) -> list[list[int]]:
+        sequences = tuple(TokenSequence([1] * length, (0, length)) for length in lengths)
+        (batch,) = schedule([sequences] * texts, 1000, cost)
+        places = sorted(place for step in batch.steps for place in step.places)
+        assert places == list(range(texts * len(lengths)))
+        return [[len(sequence.ids) for sequence in step.sequences] for step in batch.steps]
+
+    def test_are_read_apart_where_padding_costs_more_than_a_step(self):
+        # Together 8 x 40 tokens are computed, of which 4 x 30 are padding.
+        assert self.steps((10, 40), 4, cost=100) == [[40] * 4, [10] * 4]
+
+    def test_stay_together_where_it_costs_less(self):
+        assert self.steps((10, 40), 4, cost=130) == [[10, 40] * 4]
+        assert self.steps((40, 40), 4, cost=1) == [[40, 40] * 4]
 
 
 class TestGroups:

@@ -202,8 +202,8 @@ class TestBadInput:
         if is_of_the_stream(METHODS[method]):
             check_choices("filter", METHODS[method], 8, 4, 0.01)
         else:
-            assert method in ("va", "wva")
-            with pytest.raises(RecipeError, match=f"method '{method}' gives raw values, of another space; take an al"):
+            why = {"va": "gives raw values", "wva": "gives raw values", "joined": "joins vectors of several spaces"}
+            with pytest.raises(RecipeError, match=f"stream, and method '{method}' {why[method]}; take an aligned or"):
                 check_choices("filter", METHODS[method], 8, 4, 0.01)
 
     def test_choices_are_checked_before_any_work(self):

@@ -12,6 +12,7 @@ from saved_models import assert_close
 
 import valuembed
 from valuembed.analysis.token_signals import AT_TOKEN, TokenSignal, read_tokens
+from valuembed.backbone import Plan
 from valuembed.errors import InputError, LayerError, RecipeError
 from valuembed.models.explanation import Explanation, Token, TokenWeights, explain
 from valuembed.models.multi_readout import MultiReadout
@@ -166,7 +167,7 @@ def test_methods_without_weights_are_refused(folder, method, message):
     encoder = valuembed.load(folder, method=method)
     with pytest.raises(RecipeError, match=message) as caught:
         explain(encoder, TEXT)
-    assert str(caught.value).endswith("methods that weigh tokens: wva, aligned_wva")
+    assert str(caught.value).endswith("methods that weigh tokens: wva, aligned_wva, joined")
 
 
 def test_what_cannot_be_explained(encoder):
@@ -186,7 +187,7 @@ def test_what_cannot_be_explained(encoder):
 
 def test_layers_with_other_heads_are_refused(encoder):
     blocks = {1: SimpleNamespace(query_heads=4), 3: SimpleNamespace(query_heads=8)}
-    plan = SimpleNamespace(recipe=encoder.recipe, layers=(1, 3), decoder_spec=SimpleNamespace(block=blocks.__getitem__))
+    plan = Plan(encoder.recipe, (1, 3), SimpleNamespace(block=blocks.__getitem__))
     message = rf"^layers {describe((1, 3))} have 4 or 8 heads, and cannot be shown together; choose layers of one kind$"
     with pytest.raises(LayerError, match=message):
         explain(encoder, TEXT, plan=plan)

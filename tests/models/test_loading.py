@@ -21,7 +21,7 @@ from valuembed.recipes.recipe import METHODS, Recipe
 
 pytestmark = pytest.mark.slow
 
-WIDTHS = {"va": 16, "aligned_va": 32, "wva": 32, "aligned_wva": 32}
+WIDTHS = {"va": 16, "aligned_va": 32, "wva": 32, "aligned_wva": 32, "joined": 32 + 16}
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -69,6 +69,7 @@ def test_recipes_with_the_same_tokens_share_a_pass(readouts, monkeypatch):
         ["wva", "aligned_wva", "prompt_eol"],
         ["meta_eol"],
         ["echo"],
+        ["joined"],
     ]
     assert passes(readouts, monkeypatch, ["One."], names=["va", "hidden_mean", "aligned_va"]) == 1
     assert passes(readouts, monkeypatch, ["One."], names=["va", "wva"]) == 2

@@ -12,6 +12,7 @@ import shlex
 import warnings
 from dataclasses import dataclass
 from importlib.util import find_spec
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -228,10 +229,8 @@ def test_widths_of_methods_are_the_models() -> None:
     for method, _, _, width, _ in table(METHODS_PAGE, "Methods"):
         found = valuembed.info("bundled", method=method.strip("`"))
         letters = {"g": found.value_heads, "h": found.query_heads, "d": found.head_width, "m": found.model_width}
-        product = 1
-        for letter in width.split("*"):
-            product *= letters[letter]
-        assert product == found.width, method
+        products = [prod(letters[letter] for letter in part.split("*")) for part in width.split(" + ")]
+        assert sum(products) == found.width, method
 
 
 def test_methods_page_names_every_template() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
-from valuembed.readout.pooling import expand_heads, mean_over_tokens, span_mask, take_token
+from valuembed.readout.pooling import centre, expand_heads, join, mean_over_tokens, span_mask, take_token, unit
 
 POISON = 1e4
 SIDES = ("left", "right")
@@ -140,3 +140,27 @@ def test_whatever_stands_outside_the_span_never_shows(spans, poison):
     rows = torch.arange(1.0, len(spans) + 1)
     signal = torch.where(mask[:, :, None], rows[:, None, None], torch.tensor(poison)).expand(-1, -1, 3)
     assert torch.allclose(mean_over_tokens(signal, mask), rows[:, None].expand(-1, 3), rtol=1e-6, atol=0)
+
+
+class TestJoin:
+    def test_parts_are_of_length_one_times_the_root_of_their_weight(self):
+        # (3, 4) / 5 * 1 and (0, 0, 7) / 7 * 2, for the root of 4 is 2.
+        both = join([torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 0.0, 7.0]])], [1.0, 4.0])
+        assert torch.allclose(both, torch.tensor([[0.6, 0.8, 0.0, 0.0, 2.0]]))
+
+    def test_a_cosine_is_the_weighted_mean_of_the_parts(self):
+        # Cosines of the parts are 0 and 1, weights 1 and 3: (1 * 0 + 3 * 1) / 4.
+        both = join([torch.tensor([[2.0, 0.0], [0.0, 9.0]]), torch.tensor([[1.0], [5.0]])], [1.0, 3.0])
+        assert torch.cosine_similarity(both[0], both[1], dim=0) == pytest.approx(0.75)
+
+    def test_a_part_of_zeros_stays_zero(self):
+        assert torch.equal(join([torch.zeros(1, 2), torch.ones(1, 1)], [1.0, 1.0]), torch.tensor([[0.0, 0.0, 1.0]]))
+
+    def test_is_float32_whatever_comes_in(self):
+        assert join([torch.ones(1, 2, dtype=torch.bfloat16)], [1.0]).dtype == torch.float32
+
+
+def test_centred_is_the_unit_vector_without_the_mean():
+    # (3, 4) / 5 - (0.5, 0.2)
+    assert torch.allclose(centre(torch.tensor([[3.0, 4.0]]), torch.tensor([0.5, 0.2])), torch.tensor([[0.1, 0.6]]))
+    assert torch.equal(unit(torch.tensor([[0.0, 2.0]])), torch.tensor([[0.0, 1.0]]))

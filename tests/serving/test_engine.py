@@ -171,6 +171,15 @@ def test_templates_that_cannot_be(engine):
         engine.prepare(["x"], EmbedRequest(prompt="word " * 200))
 
 
+def test_a_template_for_a_joined_method(folder):
+    model = valuembed.load(folder, "joined")
+    engine = EncoderEngine(model)
+    with pytest.raises(TemplateError) as caught:
+        engine.prepare(["x"], EmbedRequest(template="none"))
+    assert str(caught.value) == "method 'joined' has a template for each of its parts; leave template out"
+    np.testing.assert_allclose(vectors(engine, TEXTS[:2]), model.encode(TEXTS[:2]), **CLOSE)
+
+
 @QUIET
 def test_the_chat_template_of_the_model(tmp_path):
     folder = tiny_checkpoint(tmp_path / "chat", tokenizer="chat")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ from valuembed.analysis.calibration_fit import calibrate
 from valuembed.data.pairs import read_training_pairs
 from valuembed.errors import InputError, MissingExtraError, OutputError, RecipeError
 from valuembed.models.loading import load
+from valuembed.recipes import METHODS, Recipe
 from valuembed.training.finetune import Training, loss_figure
 
 pytestmark = pytest.mark.slow
@@ -281,6 +283,16 @@ class TestRefused:
             RecipeError, match=r"is calibrated, for vectors that training would change; train its source$"
         ):
             trained(tmp_path / "calibrated", pairs, tmp_path / "out", load(tmp_path / "calibrated").recipe)
+
+    @pytest.mark.parametrize("method", ["joined", replace(METHODS["va"], centring="general", method="mine")])
+    def test_a_recipe_that_centres(self, method: str | Recipe, folder: Path, pairs: Path, tmp_path: Path) -> None:
+        name = method if isinstance(method, str) else "mine"
+        with pytest.raises(RecipeError) as caught:
+            trained(folder, pairs, tmp_path / "out", method)
+        assert str(caught.value) == (
+            f"method '{name}' takes away a mean of the decoder's vectors, which training would change; train another "
+            "method, such as va, and join or centre the trained model"
+        )
 
     def test_a_model_with_an_adapter(self, local: Training, pairs: Path, tmp_path: Path) -> None:
         message = r"^tiny has an adapter already; train on a model that it was merged into \(merged=True\)$"

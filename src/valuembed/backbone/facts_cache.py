@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -14,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from valuembed._utils.atomic import replace_text
+from valuembed._utils.cache_folder import cache_folder
 from valuembed.backbone.architecture import AttentionBlock, DecoderSpec
 from valuembed.backbone.checkpoints import BUNDLED, Checkpoint, read_gguf_config
 from valuembed.recipes import preset_for
 
-CACHE_VARIABLE = "VALUEMBED_CACHE"
-"""Environment variable that names the folder for what is kept; empty for none."""
 BUNDLED_FACTS = Path(__file__).with_name("bundled_decoder.json")
 """The facts of the bundled model, beside its folder: what is in that decides its vectors."""
 
@@ -119,7 +116,7 @@ def trace_facts(checkpoint: Checkpoint) -> DecoderFacts:
 
 def _place(checkpoint: Checkpoint) -> Path | None:
     """The file for what is known of a checkpoint's configuration; None where it is not to be kept."""
-    folder = _cache_folder()
+    folder = cache_folder()
     if folder is None:
         return None
     if checkpoint.gguf is not None:
@@ -132,18 +129,6 @@ def _place(checkpoint: Checkpoint) -> Path | None:
     if b'"auto_map"' in config:
         return None
     return folder / "decoders" / f"{sha256(_versions() + config).hexdigest()}.json"
-
-
-def _cache_folder() -> Path | None:
-    named = os.environ.get(CACHE_VARIABLE)
-    if named is not None:
-        return Path(named) if named else None
-    own = {"win32": ("LOCALAPPDATA", "AppData/Local"), "darwin": ("", "Library/Caches")}
-    variable, usual = own.get(sys.platform, ("XDG_CACHE_HOME", ".cache"))
-    try:
-        return Path(os.environ.get(variable) or Path.home() / usual) / "valuembed"
-    except RuntimeError:  # there is no home
-        return None
 
 
 @cache

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from valuembed._utils.text import inflected
 from valuembed.backbone.architecture import DecoderSpec
 from valuembed.errors import CheckpointError, LayerError
 from valuembed.recipes import Recipe, named_layers, resolve_layers
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -16,18 +20,39 @@ class Plan:
     """What to read, with the recipe's layers resolved: one per loaded model.
 
     Attributes:
-        recipe: the five choices.
-        layers: absolute 0-based indices; empty for hidden states after the final norm.
+        recipe: its choices.
+        layers: absolute 0-based indices; empty for hidden states after the final norm. Of a joined recipe, those of its
+            first part.
         decoder_spec: of the decoder as loaded.
+        joined: plans of the further parts of a joined recipe.
+        mean: ``[width]`` float32, taken from the vector of length 1; None where the recipe does not centre, or the
+            decoder has not been read for it. Of a joined recipe, that of its first part.
     """
 
     recipe: Recipe
     layers: tuple[int, ...]
     decoder_spec: DecoderSpec
+    joined: tuple[Plan, ...] = ()
+    mean: Tensor | None = field(default=None, compare=False)
+
+    @property
+    def parts(self) -> tuple[Plan, ...]:
+        """The plans of all parts, each by itself; the plan alone where there is nothing to join."""
+        return (replace(self, recipe=self.recipe.parts[0], joined=()), *self.joined) if self.joined else (self,)
+
+    @property
+    def kept_layers(self) -> int:
+        """How many of the decoder's first layers it takes to read it."""
+        ends = (part.layers[-1] + 1 if part.layers else part.decoder_spec.num_layers for part in self.parts)
+        return max(ends)
 
     @property
     def width(self) -> int:
-        """Width of the vector: ``g*d``, ``h*d`` or ``m``."""
+        """Width of the vector: ``g*d``, ``h*d`` or ``m``, summed over the parts."""
+        return sum(part._own_width for part in self.parts)
+
+    @property
+    def _own_width(self) -> int:
         if self.recipe.signal == "hidden" or self.recipe.aligned:
             return self.decoder_spec.model_width
         return self._width_of(self.layers[0])
@@ -82,6 +107,9 @@ def resolve_plan(
         LayerError: layers that do not exist, hold no values or differ in width.
         CheckpointError: layers that a saved folder no longer holds, naming where they are.
     """
+    if recipe.joined:
+        first, *others = (resolve_plan(part, preset, decoder_spec, saved) for part in recipe.parts)
+        return join_plans(first, others)
     whole = saved["origin"] if saved else None
     num_layers = whole["num_layers"] if whole else decoder_spec.num_layers
     gone = f"this folder was saved with layers 0-{decoder_spec.num_layers - 1} of {num_layers}"
@@ -123,3 +151,9 @@ def settle_plan(recipe: Recipe, layers: tuple[int, ...], decoder_spec: DecoderSp
     plan = Plan(recipe, layers, decoder_spec)
     plan.check_layers()
     return plan
+
+
+def join_plans(first: Plan, others: Sequence[Plan]) -> Plan:
+    """The plan of a joined recipe from those of its parts, all of one decoder."""
+    recipe = replace(first.recipe, joined=tuple(plan.recipe for plan in others))
+    return replace(first, recipe=recipe, joined=tuple(others))

@@ -127,7 +127,7 @@ def info(
 
 
 def _info_rows(found: "ModelInfo") -> Iterator[tuple[str, str]]:
-    recipe, words = found.recipe, found.recipe.describe()
+    recipe = found.recipe
     grouping = (
         f"{counted(found.query_heads, 'query head')} on {counted(found.value_heads, 'value head')}, "
         f"{inflected(found.value_heads, '', 'each ')}{found.head_width} wide"
@@ -138,11 +138,18 @@ def _info_rows(found: "ModelInfo") -> Iterator[tuple[str, str]]:
     yield "layers with values", f"{describe(found.value_layers)} ({len(found.value_layers)} of {found.num_layers})"
     yield "attention", grouping
     yield "method", recipe.method
-    through = f", aligned through {words.alignment}" if words.alignment else ""
-    yield "signal", f"{recipe.signal}, weights {recipe.weights}{through}"
-    yield "template", "\n".join(recipe.template)
+    for at, part in enumerate(recipe.parts):
+        if recipe.joined:
+            yield f"part {at + 1} of {len(recipe.parts)}", f"weight {part.weight:g}"
+        words = part.describe()
+        through = f", aligned through {words.alignment}" if words.alignment else ""
+        yield "signal", f"{part.signal}, weights {part.weights}{through}"
+        yield "template", "\n".join(part.template)
+        yield "layers read", LAST_LAYER if part.reads_final_norm else words.layers
+        if part.centring != "none":
+            yield "centred by", "the mean of general sentences, read when the model is loaded first"
     yield "text cleaning", recipe.cleaning
-    yield "layers read", LAST_LAYER if recipe.reads_final_norm else words.layers
+    yield "cost of a text", _cost(found)
     if found.calibration:
         yield "calibrated", found.calibration
     for name, prompt in found.prompts.items():
@@ -158,6 +165,12 @@ def _info_rows(found: "ModelInfo") -> Iterator[tuple[str, str]]:
         yield "quantized", found.quantization
     if found.tokens_without_embedding:
         yield "tokenizer", found.tokens_without_embedding
+
+
+def _cost(found: "ModelInfo") -> str:
+    copies = "once" if found.copies == 1 else f"{found.copies} times"
+    around = counted(found.template_characters, "character")
+    return f"{counted(found.sequences, 'sequence')}, with the text {copies} and {around} of templates"
 
 
 def _bytes(count: int) -> str:

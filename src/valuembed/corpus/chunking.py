@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from valuembed._utils.text import counted, inflected
 from valuembed.errors import InputError
 from valuembed.models import TextEncoder, ValueEncoder
+from valuembed.recipes import parse_template
 from valuembed.tokenization import token_starts
 
 WINDOW = 100_000
@@ -166,7 +167,7 @@ def _room(model: ValueEncoder | TextEncoder) -> int | None:
     prompt = prompts.get(name or "", "") or ""
     rooms = []
     for template in reader.recipe.templates_for("document"):
-        copies = 2 if "{echo}" in template else 1
+        copies = parse_template(template).copies
         row = reader.texts.rows(["a"], template, prompt, max_tokens=None)[0]
         rooms.append((reader.max_tokens - len(row.ids)) // copies + 1)
     return min(rooms)

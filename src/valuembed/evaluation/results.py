@@ -197,9 +197,11 @@ class Evaluation:
         lines += ["", "## Recipes", ""]
         rows = []
         for method, recipe in self.recipes.items():
-            choices = [recipe.signal, recipe.weights, recipe.alignment, recipe.span]
-            rows.append([method, *choices, recipe.describe().templates, recipe.cleaning])
-        head = ["method", "signal", "weights", "alignment", "span", "template", "cleaning"]
+            for at, part in enumerate(recipe.parts):
+                choices = [part.signal, part.weights, part.alignment, part.span]
+                rest = [part.describe().templates, part.cleaning, part.centring]
+                rows.append([f"{method}, part {at + 1}" if recipe.joined else method, *choices, *rest])
+        head = ["method", "signal", "weights", "alignment", "span", "template", "cleaning", "centring"]
         lines += markdown.table(head, rows, "l")
         made = ", ".join(f"{package} {number}" for package, number in scoring_versions().items())
         return "\n".join([*lines, "", f"Written with {made}.", ""])

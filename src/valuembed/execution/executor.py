@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from valuembed.errors import ReadingError
 from valuembed.execution.capabilities import LayoutName, packed_up_to, prefix_unsupported_reason
 from valuembed.execution.compilation import compile_layers
 from valuembed.execution.scheduler import Batch, Step, schedule, usual_step
-from valuembed.readout import BatchLayout, PrefixKV, Readout, is_compiled, lay_out, read_prefix
+from valuembed.readout import BatchLayout, PrefixKV, Readout, centre, is_compiled, join, lay_out, read_prefix
 from valuembed.recipes import Recipe
 from valuembed.tokenization import TokenSequence
 
@@ -131,20 +132,23 @@ class Executor:
             prefixes: of the steps that share one.
 
         Returns:
-            For each plan ``[len(batch.rows), width]`` float32: the mean over a text's sequences.
+            For each plan ``[len(batch.rows), width]`` float32: the mean over a text's sequences, centred and joined as
+            its recipe says.
 
         Raises:
             ReadingError: a single text does not fit into memory; or see :class:`valuembed.readout.Readout`.
         """
         if self.compile and not torch.is_grad_enabled():
             self._compile()
-        read = [done for step in batch.steps for done in self._within_memory(step, plans, prefixes)]
+        parts = [part for plan in plans for part in plan.parts]
+        read = [done for step in batch.steps for done in self._within_memory(step, parts, prefixes)]
         order = torch.tensor([place for step, _ in read for place in step.places]).argsort()
-        vectors = []
-        for of_plan in zip(*(vectors for _, vectors in read), strict=True):
-            rows = torch.cat(of_plan)[order.to(of_plan[0].device)]
-            vectors.append(rows.view(-1, batch.k, rows.shape[1]).mean(dim=1))
-        return vectors
+        by_part = []
+        for of_part in zip(*(vectors for _, vectors in read), strict=True):
+            rows = torch.cat(of_part)[order.to(of_part[0].device)]
+            by_part.append(rows.view(-1, batch.k, rows.shape[1]))
+        remaining = iter(by_part)
+        return [_one_vector(plan, list(islice(remaining, len(plan.parts)))) for plan in plans]
 
     def lay_out(
         self, step: Step, prefixes: PrefixCache | None = None, *, whole: bool = False
@@ -199,3 +203,17 @@ class Executor:
         ):
             logger.warning("layers are not compiled: %s", reason)
             self.compile = False
+
+
+def _one_vector(plan: Plan, by_part: Sequence[Tensor]) -> Tensor:
+    """A plan's vectors ``[b, width]`` from what each of its parts has of the k sequences ``[b, k, width]``."""
+    if plan.joined:
+        by_part = [of_part[:, places] for of_part, places in zip(by_part, plan.recipe.places(), strict=True)]
+    vectors = [of_part.mean(dim=1) for of_part in by_part]
+    for at, part in enumerate(plan.parts):
+        if part.recipe.centring == "none":
+            continue
+        if part.mean is None:
+            raise ReadingError(f"method {plan.recipe.method!r} takes a mean away, which this decoder was not read for")
+        vectors[at] = centre(vectors[at], part.mean)
+    return join(vectors, [part.recipe.weight for part in plan.parts]) if plan.joined else vectors[0]

@@ -116,11 +116,19 @@ class Step:
         """Tokens of the longest sequence."""
         return max(len(sequence.ids) for sequence in self.sequences)
 
-    def cut(self, budget: int, cost: int, group: Callable[[int], Hashable]) -> list[Step]:
-        """Steps of the same sequences within a budget; arguments as for :func:`plan_steps`."""
+    def cut(
+        self, budget: int, cost: int, group: Callable[[int], Hashable], *, most_padding: int | None = None
+    ) -> list[Step]:
+        """Steps of the same sequences within a budget.
+
+        Args:
+            budget, cost, group: as for :func:`plan_steps`.
+            most_padding: more tokens of padding than these are a reason too; None is any number.
+        """
         fed = [len(sequence.ids) - self.p for sequence in self.sequences]
         computed = sum(fed) if self.packed else len(fed) * max(fed)
-        if computed <= budget or len(fed) == 1:
+        padded = most_padding is not None and computed - sum(fed) > most_padding
+        if len(fed) == 1 or not (computed > budget or padded):
             return [self]
         return [
             replace(self, sequences=[self.sequences[i] for i in rows], places=[self.places[i] for i in rows])
@@ -214,5 +222,10 @@ def schedule(
         members = [row for row, takes in enumerate(packs) if takes is packed]
         for cut in plan_steps([fed[row] for row in members], within, cost, group, packed=packed) if members else ():
             rows = [members[i] for i in cut]
-            batches.append(Batch.of(rows, [texts[row] for row in rows], group, packed=packed, share=share))
+            batch = Batch.of(rows, [texts[row] for row in rows], group, packed=packed, share=share)
+            if k > 1:
+                # Templates of one text may differ much in length, and would be padded to the longest.
+                steps = [part for step in batch.steps for part in step.cut(budget, cost, group, most_padding=cost)]
+                batch = replace(batch, steps=steps)
+            batches.append(batch)
     return batches

@@ -22,6 +22,7 @@ from torch.nn.functional import normalize
 
 from valuembed.backbone.checkpoints import CALIBRATION_FILE, CalibrationRecord
 from valuembed.errors import CheckpointError, InputError, RecipeError
+from valuembed.readout import centre
 from valuembed.recipes import Recipe
 
 FILTER = "filter"
@@ -156,7 +157,7 @@ def fit(
 def project(vectors: Tensor, mean: Tensor, matrix: Tensor) -> Tensor:
     """``(x / |x| - mean) @ matrix`` for vectors ``[b, w]``, in float32 also under autocast."""
     with torch.autocast(vectors.device.type, enabled=False):
-        return (normalize(vectors.float(), dim=-1) - mean) @ matrix
+        return centre(vectors, mean) @ matrix
 
 
 def check_choices(kind: str, recipe: Recipe, width: int, size: int | None, shrinkage: float) -> None:
@@ -168,9 +169,10 @@ def check_choices(kind: str, recipe: Recipe, width: int, size: int | None, shrin
     if kind not in CALIBRATIONS:
         raise RecipeError(f"kind={kind!r} is unknown; legal: {', '.join(CALIBRATIONS)}")
     if kind == FILTER and not is_of_the_stream(recipe):
+        gives = "joins vectors of several spaces" if recipe.joined else "gives raw values"
         raise RecipeError(
             f"kind={kind!r} keeps directions of the language model head, which reads the residual stream, and method "
-            f"{recipe.method!r} gives raw values, of another space; take an aligned or a hidden one, or kind='whiten'"
+            f"{recipe.method!r} {gives}; take an aligned or a hidden one, or kind='whiten'"
         )
     _checked_size(size, width)
     _checked_shrinkage(shrinkage)
@@ -178,7 +180,7 @@ def check_choices(kind: str, recipe: Recipe, width: int, size: int | None, shrin
 
 def is_of_the_stream(recipe: Recipe) -> bool:
     """Whether its vectors are of the residual stream, m wide; raw values can have that width too, by chance."""
-    return recipe.aligned or recipe.signal == "hidden"
+    return not recipe.joined and (recipe.aligned or recipe.signal == "hidden")
 
 
 class Calibration(Module):

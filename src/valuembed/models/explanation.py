@@ -220,7 +220,8 @@ def explain(
     if not text.strip():
         raise InputError(f"the text {text!r:.80} is blank, so there is nothing to explain")
     reader = model if isinstance(model, ValueReader) else model.reader
-    plan = plan or reader.plan
+    # Of a joined recipe the first part is shown.
+    plan = (plan or reader.plan).parts[0]
     recipe, decoder_spec, layers = plan.recipe, plan.decoder_spec, plan.layers
     _check_weighs(recipe)
     heads = {decoder_spec.block(layer).query_heads for layer in layers}

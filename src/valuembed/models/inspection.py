@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from valuembed._utils.text import inflected
+from valuembed._utils.text import counted, inflected
 from valuembed.backbone import DecoderSpec, Plan, prepare
 from valuembed.backbone.checkpoints import HubOptions, Origin, find_origin, locate, saved_config
-from valuembed.errors import LayerError
+from valuembed.errors import LayerError, RecipeError
 from valuembed.models.recipe_choice import DEFAULT_METHOD, resolve_for
 from valuembed.recipes import LayerSpec, Recipe, TemplateSpec, named_layers, preset_for, resolve_layers
 
@@ -69,10 +69,18 @@ def inspect_checkpoint(
     Args:
         model, method, template, cleaning: as in :func:`valuembed.load`.
         options: of the hub.
+
+    Raises:
+        RecipeError: the method joins several signals.
     """
     checkpoint = locate(model, options=options)
     saved = saved_config(checkpoint)
     recipe = resolve_for(checkpoint, saved, method, None, template, cleaning)
+    if recipe.joined:
+        raise RecipeError(
+            f"method {recipe.method!r} joins {counted(len(recipe.parts), 'part')}, each with layers of its own;"
+            " look at one by itself: name its method, or a recipe file without 'joined'"
+        )
     # The layers do not matter here, and those of a recipe might not exist in this decoder.
     found = prepare(checkpoint, Recipe(signal="hidden", weights="mean", layers=[0]), saved)
     cut = saved is not None and not found.is_adapter and not Recipe.from_dict(saved["recipe"]).reads_final_norm

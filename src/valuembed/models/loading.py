@@ -12,6 +12,7 @@ from sentence_transformers.base.modules import Normalize
 from valuembed._utils.torch_settings import building, default_device_and_precision
 from valuembed.backbone import LoadKwargs, LoadOptions
 from valuembed.backbone.checkpoints import EARLY_TRANSFORMER_TYPE, TRANSFORMER_TYPE, Checkpoint
+from valuembed.models.centring import centre_reader
 from valuembed.models.encoder import ValueEncoder
 from valuembed.models.reader_loading import check_prompts, load_reader
 from valuembed.models.recipe_choice import DEFAULT_METHOD
@@ -91,14 +92,17 @@ def load(
     if loaded.saved is None:
         settings = loaded.settings
         modules: list[torch.nn.Module] = [loaded.reader, *([Normalize()] if normalize else [])]
-        return ValueEncoder(
+        encoder = ValueEncoder(
             modules=modules,
             device=loaded.device,
             prompts={**settings.prompts, **(prompts or {})},
             default_prompt_name=settings.default_prompt_name,
             similarity_fn_name=settings.similarity_fn_name,
         )
+        centre_reader(loaded.reader, loaded.checkpoint)
+        return encoder
     encoder = _restore(loaded.reader, loaded.checkpoint, loaded.device, prompts)
+    centre_reader(loaded.reader, loaded.checkpoint)
     if not normalize:
         for name, module in list(encoder.named_children()):
             if isinstance(module, Normalize):

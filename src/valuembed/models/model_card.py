@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from valuembed._utils.version import __version__
 from valuembed.backbone import compute_dtype_of
 from valuembed.models.calibration import find_calibration
-from valuembed.recipes import LAST_LAYER
+from valuembed.recipes import LAST_LAYER, Recipe
 
 if TYPE_CHECKING:
     from valuembed.models.encoder import ValueEncoder
@@ -31,12 +31,7 @@ It maps a text to {width} numbers. Made with valuembed {version}.
 |---|---|
 | backbone | {name}{revision} |
 | layers held here | {held} of {total} |
-| layers read | {layers} |
-| signal, token weights | {signal}, {weights}{aligned} |
-| span of a mean | {span} |
-| template | {template} |
-| query template | {query} |
-| document template | {document} |
+{read}
 | text cleaning | {cleaning} |
 | calibrated | {calibrated} |
 | weights | {dtype} |
@@ -107,25 +102,38 @@ def model_card(encoder: ValueEncoder) -> str:
         revision=f" at {origin.revision}" if origin.revision else "",
         method=recipe.method,
         signal=words.signal,
-        weights=words.weights,
-        aligned=f", aligned through {words.alignment}" if words.alignment else "",
-        span=recipe.span if recipe.weights == "mean" else "-",
-        template=_templates(recipe.template),
-        query=_templates(recipe.query_template),
-        document=_templates(recipe.document_template),
+        read="\n".join(
+            _rows(part, f"part {at + 1}: " if recipe.joined else "") for at, part in enumerate(recipe.parts)
+        ),
         cleaning=recipe.cleaning,
         calibrated=calibration.record if calibration else "no",
         width=(calibration or reader).get_embedding_dimension(),
         version=__version__,
         held=held,
         total=origin.num_layers,
-        layers=LAST_LAYER if recipe.reads_final_norm else words.layers,
         dtype=compute_dtype_of(reader.model),
         max_tokens=reader.max_tokens,
         placeholder=placeholder,
         prompts=f"\nInstructions saved with it (`prompt_name=`):\n{listed}\n" if prompts else "",
         cut=f" and no layers above {held - 1}" if held < origin.num_layers else "",
     )
+
+
+def _rows(part: Recipe, head: str) -> str:
+    """What is read, and in which templates, as rows of the card's table."""
+    words = part.describe()
+    rows = {
+        "layers read": LAST_LAYER if part.reads_final_norm else words.layers,
+        "signal, token weights": f"{words.signal}, {words.weights}"
+        + (f", aligned through {words.alignment}" if words.alignment else ""),
+        "span of a mean": part.span if part.weights == "mean" else "-",
+        "template": _templates(part.template),
+        "query template": _templates(part.query_template),
+        "document template": _templates(part.document_template),
+        **({"centred by": "the mean of general sentences"} if part.centring != "none" else {}),
+        **({"weight": f"{part.weight:g}"} if head else {}),
+    }
+    return "\n".join(f"| {head}{name} | {value} |" for name, value in rows.items())
 
 
 def _templates(templates: tuple[str, ...] | None) -> str:

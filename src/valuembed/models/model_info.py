@@ -36,7 +36,7 @@ from valuembed.backbone.checkpoints import (
     saved_settings,
 )
 from valuembed.models.recipe_choice import DEFAULT_METHOD, calibration_of, resolve_for
-from valuembed.recipes import LayerSpec, Recipe, TemplateSpec, named_layers, resolve_recipe
+from valuembed.recipes import LayerSpec, Recipe, TemplateSpec, named_layers, parse_template, resolve_recipe
 from valuembed.tokenization import lacking_in_file, names_chat
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ class ModelInfo:
         chosen_layers: what the recipe averages over; empty for hidden states after the final norm.
         width: of the vectors.
         calibration: how a saved folder was calibrated, in plain words; None where it was not.
+        sequences, copies, template_characters: what is fed for a text: how many sequences, how often the text stands in
+            them, and the characters that their templates add.
         kept_layers: layers that are loaded.
         not_loaded: what is left on disk, in plain words.
         dtype: of the weights on this device.
@@ -83,6 +85,9 @@ class ModelInfo:
     chosen_layers: tuple[int, ...]
     width: int
     calibration: str | None
+    sequences: int
+    copies: int
+    template_characters: int
     kept_layers: int
     not_loaded: tuple[str, ...]
     dtype: str
@@ -125,13 +130,14 @@ def info(
     plan = resolve_plan(asked, facts.preset, facts.decoder_spec, saved if base is checkpoint else None)
     decoder_spec, recipe = plan.decoder_spec, plan.recipe
     record = calibration_of(checkpoint, saved, recipe)
-    kept = plan.layers[-1] + 1 if plan.layers else decoder_spec.num_layers
+    kept, whole = plan.kept_layers, recipe.reads_final_norm
     layer_sizes, tail_size, rest_size = decoder_spec.sizes
-    kept_size = sum(layer_sizes[:kept]) + rest_size + (tail_size if not plan.layers else 0)
+    kept_size = sum(layer_sizes[:kept]) + rest_size + (tail_size if whole else 0)
     loaded_as = _computed_in(dtype, saved["dtype"] if saved else facts.dtype, facts.quantization, device, base.name)
     block = decoder_spec.block(
         next((layer for layer in plan.layers if layer in decoder_spec.value_layers), decoder_spec.value_layers[0])
     )
+    templates = [parse_template(source) for source in recipe.templates_for(None)]
     settings = saved_settings(checkpoint)
     rows = rows_with(checkpoint, ADAPTER_FILE, ADAPTER_CONFIG) if holds_adapter(checkpoint) else None
     words = checkpoint if checkpoint.file("tokenizer_config.json") else base
@@ -150,10 +156,13 @@ def info(
         chosen_layers=plan.layers,
         width=record.size if record else plan.width,
         calibration=str(record) if record else None,
+        sequences=len(templates),
+        copies=sum(template.copies for template in templates),
+        template_characters=sum(len("".join(template.literals)) for template in templates),
         kept_layers=kept,
         not_loaded=(
             *((named_layers(above),) if above else ()),
-            *(("the final norm",) if plan.layers else ()),
+            *(() if whole else ("the final norm",)),
             "the language model head",
         ),
         dtype=loaded_as,

@@ -22,9 +22,10 @@ from valuembed.data import as_texts, check_texts
 from valuembed.errors import RecipeError
 from valuembed.execution import BatchResult, EncodeReport, collect, not_finite_error, read_texts
 from valuembed.models.calibration import Calibration
+from valuembed.models.centring import centre_plans
 from valuembed.models.recipe_choice import resolve_for
 from valuembed.models.value_reader import ValueReader, build
-from valuembed.recipes import Recipe, preset_for
+from valuembed.recipes import Recipe, group_by_tokens, preset_for
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -102,8 +103,8 @@ class MultiReadout:
         held = None if found.is_adapter else saved
         preset = preset_for(found.config)
         plans = {name: resolve_plan(recipe, preset, found.decoder_spec, held) for name, recipe in asked.items()}
-        # What reads the final norm needs the whole decoder; else the highest layer decides.
-        deepest = max(plans.values(), key=lambda plan: (not plan.layers, plan.layers[-1:]))
+        # What reads the final norm needs more than all layers; else the highest layer decides.
+        deepest = max(plans.values(), key=lambda plan: (plan.recipe.reads_final_norm, plan.kept_layers))
         placed = "device_map" in model_kwargs
         reader = build(
             ValueReader,
@@ -115,7 +116,8 @@ class MultiReadout:
             device=None if placed else device,
             model_kwargs=model_kwargs,
         )
-        return cls(reader if placed else reader.to(device or default_device()), plans, calibrations)
+        reader = reader if placed else reader.to(device or default_device())
+        return cls(reader, centre_plans(reader, plans, checkpoint), calibrations)
 
     @property
     def recipes(self) -> dict[str, Recipe]:
@@ -134,12 +136,7 @@ class MultiReadout:
 
     def groups(self, role: str | None = None) -> list[list[str]]:
         """Names of the recipes that share a forward pass for texts of a role, in the order given."""
-        shared: dict[object, list[str]] = {}
-        for name, recipe in self.recipes.items():
-            # Those that read the last token have the span "text", and join the means over it.
-            key = (recipe.templates_for(role), recipe.cleaning, recipe.span)
-            shared.setdefault(key, []).append(name)
-        return list(shared.values())
+        return group_by_tokens(self.recipes, role)
 
     @torch.inference_mode()
     @default_device_and_precision()

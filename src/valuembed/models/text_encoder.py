@@ -19,6 +19,7 @@ from valuembed.backbone import LoadKwargs, LoadOptions, compute_dtype_of
 from valuembed.backbone.checkpoints import locate, saved_config
 from valuembed.data import as_text, as_texts, check_texts
 from valuembed.execution import EncodeReport, collect, not_finite_error, read_texts, warn_of
+from valuembed.models.centring import centre_reader
 from valuembed.models.reader_loading import load_reader
 from valuembed.models.recipe_choice import DEFAULT_METHOD
 from valuembed.models.value_reader import ValueReader
@@ -145,6 +146,7 @@ def load_text_encoder(
     loaded = load_reader(ValueReader, model, method, layers, template, cleaning, options=chosen, compile=compile)
     with building():
         reader = loaded.reader.to(loaded.device or default_device())
+    centre_reader(reader, loaded.checkpoint)
     # A SentenceTransformer has these two in any case.
     prompts = {"query": "", "document": "", **loaded.settings.prompts}
     return TextEncoder(reader, prompts, loaded.settings.default_prompt_name)

@@ -16,6 +16,7 @@ from valuembed.backbone import Plan, adapters, check_model_kwargs, embedding_row
 from valuembed.backbone.checkpoints import Checkpoint, LoadedFrom, Origin, find_origin
 from valuembed.errors import VocabularyWarning
 from valuembed.execution import Executor
+from valuembed.models.centring import saved_means
 from valuembed.readout import install_attention_hooks
 from valuembed.recipes import Recipe, describe, preset_for
 from valuembed.tokenization import (
@@ -170,7 +171,7 @@ def build(
         base,
         found.config,
         found.decoder_spec,
-        keep_layers=found.decoder_spec.num_layers if keep_tail else plan.layers[-1] + 1,
+        keep_layers=plan.kept_layers,
         keep_tail=keep_tail,
         dtype=found.dtype,
         device=device,
@@ -184,6 +185,8 @@ def build(
     limit = max_tokens if max_tokens is not None else (saved or {}).get("max_tokens")
     limit = token_limit(limit, tokenizer, found.config)
     LINE.end()
+    if saved and plan.recipe == Recipe.from_dict(saved["recipe"]):
+        plan = saved_means(plan, checkpoint)
     reader = kind(model, tokenizer, plan, origin, limit, checkpoint.loaded_from)
     reader.check_templates(plan.recipe)
     if told := lacking(tokenizer, embedding_rows(model)):

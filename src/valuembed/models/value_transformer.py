@@ -16,6 +16,7 @@ from valuembed.backbone import Plan, adapters
 from valuembed.backbone.checkpoints import CONFIG_FILE, locate, remove_saved, saved_config
 from valuembed.data import as_text, as_texts, check_texts
 from valuembed.errors import CheckpointError, InputError, RecipeError, UnsupportedModelError
+from valuembed.models.centring import MEANS_FILE, save_means
 from valuembed.models.value_reader import ValueReader, build
 from valuembed.readout import pad_right
 from valuembed.recipes import Recipe
@@ -143,8 +144,9 @@ class ValueTransformer(ValueReader, Transformer):
         )
         written = {Path(path).name for path in self.processor.save_pretrained(output_path)}
         if saved_before:
-            # Those of another tokenizer would be read together with this one's.
-            remove_saved(output_path, *{*TOKENIZER_FILES, CHAT_TEMPLATE}.difference(written))
+            # Those of another tokenizer or recipe would be read together with this one's.
+            remove_saved(output_path, MEANS_FILE, *{*TOKENIZER_FILES, CHAT_TEMPLATE}.difference(written))
+        save_means(self.plan, Path(output_path))
         self.save_config(output_path)
 
     @classmethod

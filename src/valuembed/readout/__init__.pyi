@@ -8,7 +8,13 @@ from .layout import (
     lay_out as lay_out,
     pad_right as pad_right,
 )
-from .pooling import expand_heads as expand_heads, span_mask as span_mask
+from .pooling import (
+    centre as centre,
+    expand_heads as expand_heads,
+    join as join,
+    span_mask as span_mask,
+    unit as unit,
+)
 from .readout import (
     AttentionCall as AttentionCall,
     Readout as Readout,

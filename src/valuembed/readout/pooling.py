@@ -6,8 +6,11 @@ in the padding reaches a result.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 
 def span_mask(span: Tensor, length: int) -> Tensor:
@@ -82,3 +85,33 @@ def expand_heads(values: Tensor, query_heads: int) -> Tensor:
         ``[b, h, d]``.
     """
     return values.repeat_interleave(query_heads // values.shape[1], dim=1)
+
+
+def centre(vectors: Tensor, mean: Tensor) -> Tensor:
+    """``x / |x| - mean`` for vectors ``[b, width]`` and a mean ``[width]``, in float32.
+
+    Scaled to length 1 first, so that a mean of such vectors is no matter of a few long ones.
+    """
+    return unit(vectors) - mean.to(vectors.device)
+
+
+def join(parts: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Put the vectors of several parts behind one another, each of length 1 times the root of its weight.
+
+    The cosine of two joined vectors is the mean of the parts' cosines by these weights.
+
+    Args:
+        parts: ``[b, width]`` of each.
+        weights: of each, above 0.
+
+    Returns:
+        ``[b, width]`` float32, the widths added up.
+    """
+    scaled = [weight**0.5 * unit(part) for part, weight in zip(parts, weights, strict=True)]
+    return torch.cat([part.to(scaled[0].device) for part in scaled], dim=1)
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """``x / |x|`` for vectors ``[b, width]``, in float32 also under autocast."""
+    with torch.autocast(vectors.device.type, enabled=False):
+        return normalize(vectors.float(), dim=1)

@@ -14,6 +14,7 @@ from .recipe import (
     Alignment as Alignment,
     Recipe as Recipe,
     Signal as Signal,
+    group_by_tokens as group_by_tokens,
     read_recipe as read_recipe,
     recipe_differences as recipe_differences,
     resolve_recipe as resolve_recipe,

@@ -1,4 +1,4 @@
-"""A method is a recipe of five choices; this table is the one place that knows the methods.
+"""A method is a recipe, a few choices; this table is the one place that knows the methods.
 
 Shapes in docstrings use one legend everywhere: b texts, t tokens, l layers, h query heads, g key/value heads,
 d width of one value head, m model width.
@@ -8,25 +8,35 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, get_args
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from math import inf
+from typing import Any, Literal, TypeVar, get_args
 
 from valuembed.errors import RecipeError, TemplateError
 from valuembed.recipes.cleaning import CLEANINGS
 from valuembed.recipes.layers import LayerSpec
-from valuembed.recipes.templates import TemplateSpec, check_roles, resolve_templates
+from valuembed.recipes.templates import ROLES, TemplateSpec, check_roles, resolve_templates
 from valuembed.recipes.wording import RecipeWords, in_words
 
 Signal = Literal["value", "hidden"]
 Weights = Literal["mean", "last"]
 Alignment = Literal["none", "projection", "residual"]
 Span = Literal["text", "all"]
+Centring = Literal["none", "general"]
+
+_ROLES = (None, *ROLES)
+
+K = TypeVar("K")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How one vector is read from a decoder: five choices, checked against each other.
+    """How one vector is read from a decoder: choices that are checked against each other.
+
+    A joined recipe has parts: itself and those of ``joined``. Each is read by itself, brought to length 1 and scaled by
+    the root of its weight; the vector is all of them, one behind the other, so that a cosine is the weighted mean of
+    theirs (ours).
 
     Attributes:
         method: the row of :data:`METHODS` it came from, or a name of the user's own. It decides nothing.
@@ -45,8 +55,13 @@ class Recipe:
         span: the tokens a mean covers: the text's own, or ``"all"`` that are fed.
         cleaning: what is done to a text before it goes into its template, by a name of
             :data:`valuembed.recipes.CLEANINGS`.
+        centring: ``"general"``, the vector of length 1 without the mean of those of general sentences that come with
+            this library, read once for each decoder; ``"none"``, as it is.
+        weight: its share in a joined vector.
+        joined: further parts. They share cleaning and span, and each has as many templates in one role as in another.
 
-    Width of the vector: values raw, mean ``g*d``; values raw, last ``h*d``; anything aligned or hidden ``m``.
+    Width of the vector: values raw, mean ``g*d``; values raw, last ``h*d``; anything aligned or hidden ``m``; the sum
+    over its parts.
     """
 
     signal: Signal
@@ -58,10 +73,13 @@ class Recipe:
     document_template: tuple[str, ...] | None = None
     span: Span = "text"
     cleaning: str = "none"
+    centring: Centring = "none"
+    weight: float = 1.0
+    joined: tuple[Recipe, ...] = ()
     method: str = "custom"
 
     def __post_init__(self) -> None:
-        choices = {"signal": Signal, "weights": Weights, "alignment": Alignment, "span": Span}
+        choices = {"signal": Signal, "weights": Weights, "alignment": Alignment, "span": Span, "centring": Centring}
         names = {name: get_args(legal) for name, legal in choices.items()}
         for name, legal in {**names, "cleaning": tuple(CLEANINGS)}.items():
             if getattr(self, name) not in legal:
@@ -79,6 +97,16 @@ class Recipe:
                 object.__setattr__(self, name, resolve_templates(given))
         if isinstance(self.layers, Sequence) and not isinstance(self.layers, str):
             object.__setattr__(self, "layers", tuple(self.layers))
+        if isinstance(self.weight, bool) or not isinstance(self.weight, (int, float)) or not 0 < self.weight < inf:
+            raise RecipeError(f"weight={self.weight!r} has to be a number above 0")
+        object.__setattr__(self, "joined", tuple(self.joined))
+        if self.joined:
+            _check_parts(self.parts)
+
+    @property
+    def parts(self) -> tuple[Recipe, ...]:
+        """The recipes whose vectors are joined; the recipe alone where there is nothing to join."""
+        return (replace(self, joined=()), *self.joined) if self.joined else (self,)
 
     @property
     def aligned(self) -> bool:
@@ -87,13 +115,28 @@ class Recipe:
 
     @property
     def reads_final_norm(self) -> bool:
-        """Whether it reads the last layer's hidden states after the final norm, which needs the whole decoder."""
-        return self.signal == "hidden" and self.layers is None
+        """Whether a part is the last layer's hidden states after the final norm, which needs the whole decoder."""
+        return any(part.signal == "hidden" and part.layers is None for part in self.parts)
 
     def templates_for(self, role: str | None) -> tuple[str, ...]:
-        """The template strings for ``"query"``, ``"document"`` or no role."""
-        per_role = {"query": self.query_template, "document": self.document_template}.get(role or "")
-        return per_role if per_role is not None else self.template
+        """The template strings for ``"query"``, ``"document"`` or no role: of all parts, each that they share once."""
+        if not self.joined:
+            per_role = {"query": self.query_template, "document": self.document_template}.get(role or "")
+            return per_role if per_role is not None else self.template
+        at = _ROLES.index(role) if role in _ROLES else 0
+        return tuple(by_role[at] for by_role in self._sequences())
+
+    def places(self) -> tuple[tuple[int, ...], ...]:
+        """For each part of a joined recipe, its templates' places in :meth:`templates_for`."""
+        order = {by_role: place for place, by_role in enumerate(self._sequences())}
+        return tuple(tuple(order[by_role] for by_role in part._by_role()) for part in self.parts)
+
+    def _sequences(self) -> tuple[tuple[str, ...], ...]:
+        """The templates of all parts, each in its three roles: two parts feed the same where all three are the same."""
+        return tuple(dict.fromkeys(by_role for part in self.parts for by_role in part._by_role()))
+
+    def _by_role(self) -> tuple[tuple[str, ...], ...]:
+        return tuple(zip(*(self.templates_for(role) for role in _ROLES), strict=True))
 
     def describe(self) -> RecipeWords:
         """Put the recipe into words, for people to read."""
@@ -101,7 +144,9 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; ``Recipe.from_dict(recipe.to_dict()) == recipe``."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
+        return {**plain, "joined": [part.to_dict() for part in self.joined]}
 
     def choices(self) -> dict[str, Any]:
         """Plain data of what decides a vector, without what is left at its default.
@@ -109,7 +154,7 @@ class Recipe:
         A field that a later version adds stays out of it until it is used, so it suits digests.
         """
         defaults = {field.name: field.default for field in fields(self)}
-        plain = self.to_dict()
+        plain = {**self.to_dict(), "joined": [part.choices() for part in self.joined]}
         return {name: plain[name] for name in plain if name != "method" and getattr(self, name) != defaults[name]}
 
     @classmethod
@@ -119,6 +164,8 @@ class Recipe:
         Raises:
             RecipeError: a key is unknown or missing.
         """
+        if not isinstance(data, Mapping):
+            raise RecipeError(f"a recipe is an object with signal and weights, got {data!r}")
         data = _with_alignment(data)
         legal = {field.name for field in fields(cls)}
         if unknown := sorted(set(data) - legal):
@@ -127,7 +174,43 @@ class Recipe:
             )
         if missing := [name for name in ("signal", "weights") if name not in data]:
             raise RecipeError(f"a recipe needs {' and '.join(map(repr, missing))}, got only {sorted(data)}")
-        return cls(**data)
+        parts = data.get("joined") or ()
+        if isinstance(parts, (str, Mapping)) or not isinstance(parts, Iterable):
+            raise RecipeError(f"joined={parts!r} has to be a list of recipes")
+        return cls(**{**data, "joined": tuple(cls.from_dict(part) for part in parts)})
+
+
+def _check_parts(parts: Sequence[Recipe]) -> None:
+    """Raise where recipes cannot be parts of one vector."""
+    for at, part in enumerate(parts):
+        if part.joined:
+            raise RecipeError("a part of a joined recipe cannot be joined itself; list all parts side by side")
+        for name in ("cleaning", "span"):
+            if (theirs := getattr(part, name)) != (ours := getattr(parts[0], name)):
+                raise RecipeError(f"parts of a joined recipe share their {name}: one has {ours!r}, another {theirs!r}")
+        counts = {len(part.templates_for(role)) for role in _ROLES}
+        if len(counts) > 1:
+            raise RecipeError(
+                f"part {at} of a joined recipe has {' or '.join(map(str, sorted(counts)))} templates, as the role may "
+                "be; a part has as many in one role as in another"
+            )
+
+
+def group_by_tokens(recipes: Mapping[K, Recipe], role: str | None = None) -> list[list[K]]:
+    """Find the recipes that feed the same tokens, and so share a forward pass.
+
+    Args:
+        recipes: by their names.
+        role: ``"query"``, ``"document"`` or None: of what texts.
+
+    Returns:
+        Names, in the order given, by what they share.
+    """
+    shared: dict[tuple[object, ...], list[K]] = {}
+    for name, recipe in recipes.items():
+        # Those that read the last token have the span "text", and join the means over it.
+        shared.setdefault((recipe.templates_for(role), recipe.cleaning, recipe.span), []).append(name)
+    return list(shared.values())
 
 
 def recipe_differences(
@@ -190,9 +273,14 @@ METHODS: dict[str, Recipe] = {
         _row("prompt_eol", "hidden", "last", "prompt_eol"),
         _row("meta_eol", "hidden", "last", "meta_eol"),
         _row("echo", "hidden", "mean", "echo"),
+        replace(
+            _row("joined", "value", "last", "prompt_eol", alignment="residual"),
+            centring="general",
+            joined=(replace(_row("custom", "value", "mean", "echo"), layers=1.0, centring="general"),),
+        ),
     )
 }
-"""The methods of the paper (value rows) and the baselines it compares with (hidden rows)."""
+"""The methods of the paper (value rows), the baselines it compares with (hidden rows), and ours, which joins two."""
 
 
 def read_recipe(path: str | os.PathLike[str]) -> Recipe:
@@ -234,7 +322,7 @@ def resolve_recipe(
 
     Args:
         method: a name of :data:`METHODS`, a recipe, a recipe as plain data, or the path of a recipe file (``.json``).
-        layers: replaces the recipe's layers unless None.
+        layers: replaces the recipe's layers unless None; of a joined recipe those of its first part, as the template.
         template: ``"auto"`` keeps the recipe's own; None or ``"none"`` is the text alone; a name, a string, a list;
             or a mapping with ``"query"``, ``"document"`` and ``"default"`` (a role left out keeps the recipe's own).
         cleaning: replaces the recipe's cleaning unless None.
@@ -258,7 +346,8 @@ def resolve_recipe(
     if layers is not None:
         recipe = replace(recipe, layers=layers)
     if cleaning is not None:
-        recipe = replace(recipe, cleaning=cleaning)
+        parts = tuple(replace(part, cleaning=cleaning) for part in recipe.joined)
+        recipe = replace(recipe, cleaning=cleaning, joined=parts)
     if isinstance(template, str) and template == "auto":
         return recipe
     if isinstance(template, Mapping):

@@ -106,6 +106,11 @@ class Template:
         """The constant strings between the slots."""
         return self.pieces[0::2]
 
+    @property
+    def copies(self) -> int:
+        """How often the text stands in it."""
+        return sum(slot in ("text", "echo") for slot in self.pieces[1::2])
+
     def with_literals(self, literals: Sequence[str]) -> Template:
         """The same slots between other constant strings."""
         pieces = list(self.pieces)

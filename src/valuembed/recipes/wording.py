@@ -55,11 +55,30 @@ class RecipeWords:
 
 
 def in_words(recipe: Recipe) -> RecipeWords:
-    """Put a recipe into words."""
+    """Put a recipe into words; of a joined one those of its parts, one after the other."""
+    parts = [_part_in_words(part) for part in recipe.parts]
+    return RecipeWords(
+        signal=_joined([part.signal for part in parts]),
+        weights=_joined([part.weights for part in parts]),
+        tokens=_joined([part.tokens for part in parts if part.tokens]),
+        alignment=_joined([part.alignment for part in parts if part.alignment]),
+        layers=" + ".join(part.layers for part in parts),
+        templates=" + ".join(part.templates for part in parts),
+        vector=", joined with: ".join(part.vector for part in parts),
+    )
+
+
+def _joined(words: list[str]) -> str:
+    """Words of several parts, what they share once."""
+    return " + ".join(dict.fromkeys(words))
+
+
+def _part_in_words(recipe: Recipe) -> RecipeWords:
     alignment = _ALIGNMENTS[recipe.alignment]
     layers, read_at = _layers(recipe)
     what = _VECTORS[recipe.signal, recipe.weights].format(tokens=_SPANS[recipe.span])
     through = f", through {alignment}" if alignment else ""
+    centred = ", centred" if recipe.centring != "none" else ""
     return RecipeWords(
         signal=_SIGNALS[recipe.signal],
         weights=_WEIGHTS[recipe.weights],
@@ -67,7 +86,7 @@ def in_words(recipe: Recipe) -> RecipeWords:
         alignment=alignment,
         layers=layers,
         templates=_templates(recipe),
-        vector=f"{what[0].upper()}{what[1:]}{through}; {read_at}{_count_templates(recipe)}",
+        vector=f"{what[0].upper()}{what[1:]}{through}{centred}; {read_at}{_count_templates(recipe)}",
     )
 
 

@@ -236,9 +236,9 @@ def measure_cost(
             costs=tuple(
                 MethodCost(
                     method=name,
-                    templates=len(plan.recipe.template),
+                    templates=len(plan.recipe.templates_for(None)),
                     tokens=tokens[name],
-                    layers=plan.layers[-1] + 1 if plan.layers else plan.decoder_spec.num_layers,
+                    layers=plan.kept_layers,
                     flops=flops[name],
                     seconds=tuple(seconds[name][:rounds]),
                 )

@@ -13,7 +13,7 @@ from transformers import AutoConfig, PretrainedConfig
 from valuembed.backbone import DecoderSpec, LoadOptions, prepare, resolve_plan, trace_architecture
 from valuembed.backbone.checkpoints import locate, saved_config
 from valuembed.errors import CheckpointError, UnsupportedModelError
-from valuembed.recipes import METHODS, Recipe, parse_template, preset_for
+from valuembed.recipes import METHODS, Recipe, group_by_tokens, parse_template, preset_for
 from valuembed.reporting import markdown
 from valuembed.research.experiments import Backbone
 from valuembed.tokenization import TextTokenizer, load_tokenizer, token_limit
@@ -240,18 +240,15 @@ def estimate(
     decoder_spec = decoder.decoder_spec
     preset = preset_for(decoder.config)
     plans = {label: resolve_plan(recipe, preset, decoder_spec, decoder.saved) for label, recipe in recipes.items()}
-    depths = {label: plan.layers[-1] + 1 if plan.layers else decoder_spec.num_layers for label, plan in plans.items()}
+    depths = {label: plan.kept_layers for label, plan in plans.items()}
     texts = {
         task: (size[0], [float(size[1])] if isinstance(size[1], (int, float)) else size[1])
         for task, size in data.items()
         if not isinstance(size, str)
     }
-    shared: dict[tuple[tuple[str, ...], str, str], list[str]] = {}
-    for label, recipe in recipes.items():
-        # As recipes that are read together share their passes.
-        shared.setdefault((recipe.template, recipe.cleaning, recipe.span), []).append(label)
     passes = []
-    for (templates, _, _), labels in shared.items():
+    for labels in group_by_tokens(recipes):
+        templates = recipes[labels[0]].templates_for(None)
         tokens = {
             task: count * sum(decoder.fed(template, lengths) for template in templates)
             for task, (count, lengths) in texts.items()

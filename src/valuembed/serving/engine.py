@@ -122,6 +122,8 @@ class EncoderEngine(Engine):
         reader, own = self.encoder.reader, self.encoder.recipe
         if template is None:
             return own
+        if own.joined:
+            raise TemplateError(f"method {own.method!r} has a template for each of its parts; leave template out")
         spec = template if isinstance(template, str) else list(template)
         recipe = resolve_recipe(own, template=expand_chat(spec, reader.texts.tokenizer))
         if len(recipe.template) > MOST_TEMPLATES:

@@ -247,7 +247,8 @@ def _adapt(encoder: ValueEncoder, settings: TrainSettings) -> list[str]:
     """Put adapters on what the vectors depend on, freeze all else, and name the maps that have one.
 
     Raises:
-        RecipeError: the model has an adapter or a calibration already, or a width to train is wider than its vectors.
+        RecipeError: the model has an adapter or a calibration already, or its recipe centres.
+        InputError: a width to train is wider than its vectors.
     """
     from peft import LoraConfig
     from peft.tuners.tuners_utils import cast_adapter_dtype
@@ -263,6 +264,11 @@ def _adapt(encoder: ValueEncoder, settings: TrainSettings) -> list[str]:
     if any(isinstance(module, Calibration) for module in encoder):
         raise RecipeError(
             f"{reader.origin.name} is calibrated, for vectors that training would change; train its source"
+        )
+    if any(part.centring != "none" for part in reader.recipe.parts):
+        raise RecipeError(
+            f"method {reader.recipe.method!r} takes away a mean of the decoder's vectors, which training would change; "
+            "train another method, such as va, and join or centre the trained model"
         )
     maps = target_modules(reader, settings.scope)
     encoder.requires_grad_(False)

@@ -9,14 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from valuembed._utils.text import counted
 from valuembed.backbone.checkpoints import ADAPTER_CONFIG, BUNDLED, LoadedFrom
 from valuembed.errors import InputError, LayerError, RecipeError
 from valuembed.recipes import METHODS, Recipe, resolve_recipe
 from valuembed.vectors.provenance import VectorSpec
 from valuembed.vectors.reader import is_remote
 
-CHOICES = ("signal", "weights", "alignment", "span")
-"""Of a recipe, what a method stands for beside its template."""
+CHOICES = ("signal", "weights", "alignment", "span", "centring")
+"""Of each part of a recipe, what a method stands for beside its template."""
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*(:\w[\w./-]*\.gguf)?)?", re.ASCII)
 _WEIGHTS_AS = re.compile(r".*, weights as (int8|fp8)")
@@ -56,20 +57,28 @@ def _recipe(recorded: Recipe, method: Any, made: str) -> Recipe:
     if method is None:
         return recorded
     named = resolve_recipe(method)
-    if found := [
-        f"{name} {getattr(recorded, name)!r} against {getattr(named, name)!r}"
-        for name in CHOICES
-        if getattr(recorded, name) != getattr(named, name)
-        # Whether "residual" is another thing than "projection" is up to the decoder, and found out once it is loaded.
-        and not (name == "alignment" and recorded.aligned and named.aligned)
-    ]:
+    if found := _other_choices(recorded, named):
         raise InputError(
             f"{made}, not by method {named.method!r}; their vectors cannot be compared: {'; '.join(found)}"
         )
     # The name of a method says nothing about layers; a recipe of the user's own says everything.
     if not isinstance(method, str) or method not in METHODS:
         return named
-    return recorded if method == recorded.method else replace(named, layers=recorded.layers)
+    return recorded if method == recorded.method else replace(named, layers=recorded.layers, joined=recorded.joined)
+
+
+def _other_choices(recorded: Recipe, named: Recipe) -> list[str]:
+    """What two recipes do differently, beside layers and templates."""
+    if len(recorded.parts) != len(named.parts):
+        return [f"{counted(len(recorded.parts), 'part')} against {len(named.parts)}"]
+    return [
+        f"{name} {getattr(one, name)!r} against {getattr(other, name)!r}"
+        for one, other in zip(recorded.parts, named.parts, strict=True)
+        for name in CHOICES
+        if getattr(one, name) != getattr(other, name)
+        # Whether "residual" is another thing than "projection" is up to the decoder, and found out once it is loaded.
+        and not (name == "alignment" and one.aligned and other.aligned)
+    ]
 
 
 def find_model(vector_spec: VectorSpec, address: str | Path) -> str:
