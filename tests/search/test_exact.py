@@ -44,7 +44,7 @@ def test_search_is_exact(stored, texts, k, rows_per_batch, monkeypatch):
     vectors = FakeEncoder().encode(texts).astype(np.float64)
     query = FakeEncoder().encode(["hello world"])[0].astype(np.float64)
     scores = vectors @ query / np.linalg.norm(vectors, axis=1) / np.linalg.norm(query)
-    hits = search(model, "hello world", stored, k)
+    hits = search(model, "hello world", stored, k, centre=False)
     assert [hit.rank for hit in hits] == list(range(1, min(k, 300) + 1))
     np.testing.assert_allclose([hit.score for hit in hits], np.sort(scores)[::-1][:k], atol=1e-6)
     for hit in hits:
@@ -190,7 +190,7 @@ def test_a_folder_is_searched_exactly(tmp_path, texts, precision, rows_per_batch
     if precision == "binary":
         vectors = np.where(vectors > 0, 1, -1)
     scores = vectors @ query / np.linalg.norm(vectors, axis=1) / np.linalg.norm(query)
-    hits = search(FakeEncoder(), "hello world", tmp_path, 20)
+    hits = search(FakeEncoder(), "hello world", tmp_path, 20, centre=False)
     np.testing.assert_allclose([hit.score for hit in hits], np.sort(scores)[::-1][:20], atol=0.01)
     assert all(hit.text == texts[hit.row] and (hit.id, hit.file) == (hit.row, "in.txt") for hit in hits)
 

@@ -172,6 +172,16 @@ def search(
             show_default=False,
         ),
     ] = None,
+    centre: Annotated[
+        bool | None,
+        typer.Option(
+            "--centre/--no-centre",
+            help="Take the mean of all rows from the query and from each row, and compare what is left. By default "
+            "this is done from 100 rows on.",
+            rich_help_panel=INPUT,
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, json_option("Print the hits as JSON instead of a table.")] = False,
 ) -> None:
     """Find the texts that are most similar to a query: exactly in files of embeddings, fast in an index.
@@ -183,7 +193,7 @@ def search(
 
     check_query(query, k)
     embeddings = open_embeddings(source)
-    asked: dict[str, Any] = {"where": where, "hybrid": hybrid, "probes": probes, "refine": refine}
+    asked: dict[str, Any] = {"where": where, "hybrid": hybrid, "probes": probes, "refine": refine, "centre": centre}
     check_options(embeddings, **asked)
     query = given_text(query)
     options = recorded_options(embeddings.vector_spec, embeddings.address, options)

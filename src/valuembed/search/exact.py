@@ -11,6 +11,7 @@ from valuembed._utils.options import check_keywords, parameters_of
 from valuembed.backbone import LoadOptions
 from valuembed.data import as_text, as_texts
 from valuembed.errors import InputError
+from valuembed.search.centre import LEAST_ROWS, centre_of_files, check_centre, wanted
 from valuembed.search.index import Index
 from valuembed.search.results import Hit, check_make, check_query, embed_query, unit
 from valuembed.vectors import EMBEDDING, ID, PLACES, TEXT, EmbeddingFiles, Encoder, recorded_options, telling_what_made
@@ -45,6 +46,7 @@ def search(
     hybrid: bool = False,
     probes: int | None = None,
     refine: int | None = None,
+    centre: bool | None = None,
 ) -> list[Hit]:
     """Find the k texts that are most similar to a query.
 
@@ -61,6 +63,8 @@ def search(
         hybrid: of an index, see there.
         probes: of an index, see there.
         refine: of an index, see there.
+        centre: take the mean of all rows from query and rows, and compare what is left; None is from 100 rows on. Of
+            files every row is looked at twice then.
 
     Returns:
         Hits, best first; of equal scores, in files, the earlier row comes first.
@@ -72,20 +76,23 @@ def search(
     query = as_text(query)
     check_query(query, k)
     found = open_embeddings(source) if isinstance(source, (str, Path)) else source
-    check_options(found, where=where, hybrid=hybrid, probes=probes, refine=refine)
+    check_options(found, where=where, hybrid=hybrid, probes=probes, refine=refine, centre=centre)
     if isinstance(found, Index):
-        return found.search(model, query, k, where=where, hybrid=hybrid, probes=probes, refine=refine)
+        return found.search(model, query, k, where=where, hybrid=hybrid, probes=probes, refine=refine, centre=centre)
     check_make(model, found.vector_spec, found.address)
-    return nearest(embed_query(model, query, found.vector_spec), found, k)
+    return nearest(embed_query(model, query, found.vector_spec), found, k, centre=centre)
 
 
-def nearest(vector: NDArray[np.float32], source: EmbeddingFiles, k: int = 10) -> list[Hit]:
+def nearest(
+    vector: NDArray[np.float32], source: EmbeddingFiles, k: int = 10, *, centre: bool | None = False
+) -> list[Hit]:
     """Find the k rows of files with the highest cosine, by looking at every one.
 
     Args:
         vector: float32 ``[width]``, of length 1; nobody checks it to be of the right make.
         source: the files.
         k: how many to return.
+        centre: as in :func:`search`.
 
     Raises:
         InputError: a file is damaged, or another model or recipe made its vectors.
@@ -93,10 +100,17 @@ def nearest(vector: NDArray[np.float32], source: EmbeddingFiles, k: int = 10) ->
     """
     import numpy as np
 
+    taken = None
+    if centre is not False:
+        check_centre(centre, source.vector_spec, source.address)
+        few = centre is None and sum(file.count() for file in source.files) < LEAST_ROWS
+        taken = None if few else wanted(centre, centre_of_files(source), source.vector_spec)
+        vector = vector if taken is None else taken.of_query(vector)
     best: list[tuple[float, int, dict[str, Any]]] = []
     seen = 0
     for file, batch in source.batches(rows_per_batch=ROWS_PER_BATCH):
-        scores = unit(batch.vectors, f"{file.path}, rows from {batch.first}") @ vector
+        vectors = unit(batch.vectors, f"{file.path}, rows from {batch.first}")
+        scores = vectors @ vector if taken is None else taken.cosines(vectors, vector)
         # Only rows that can still enter the best k are turned into Python objects.
         for at in np.argsort(-scores, kind="stable")[:k].tolist():
             entry = (float(scores[at]), -(seen + at))
@@ -154,15 +168,17 @@ def check_options(
     hybrid: bool = False,
     probes: int | None = None,
     refine: int | None = None,
+    centre: bool | None = None,
 ) -> None:
     """Raise what :func:`search` would raise before it needs a model.
 
     Raises:
-        InputError: a filter is wrong, or files were asked for what only an index has.
+        InputError: a filter is wrong, a search cannot be centred, or files were asked for what only an index has.
     """
     if isinstance(source, Index):
-        source.check(where=where, hybrid=hybrid, probes=probes, refine=refine)
+        source.check(where=where, hybrid=hybrid, probes=probes, refine=refine, centre=centre)
         return
+    check_centre(centre, source.vector_spec, source.address)
     given = {"where": where, "hybrid": hybrid or None, "probes": probes, "refine": refine}
     if asked := [name for name, value in given.items() if value is not None]:
         raise InputError(

@@ -11,12 +11,14 @@ import math
 import time
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from valuembed._utils.progress import track
 from valuembed.data import as_text
 from valuembed.errors import InputError
+from valuembed.search.centre import Centre, check_centre, record_centre, recorded_centre, wanted
 from valuembed.search.index_rows import cosines, filter_columns, hit_columns, last_of_each_key, to_hits
 from valuembed.search.ingest import ROWS, RepeatedIdWarning, Update
 from valuembed.search.ledger import only_writer
@@ -35,6 +37,9 @@ APPROXIMATE_FROM = 10_000
 
 CANDIDATES = 100
 """A hybrid search fuses so many rows of each ranking, or four times as many as asked for."""
+
+CENTRED_CANDIDATES = 200
+"""A centred search looks at so many rows at least, or ten times as many as asked for."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,8 @@ def build_index(
             bar.set_description("tuning the index")
             approximate = update.rows.tune(approximate_from=approximate_from, language=language, fresh=update.is_new)
             update.parts.table.tidy(fresh=update.is_new)
+            changed = bool(update.added or update.replaced or (prune and outdated))
+            record_centre(str(index), update.rows, files.vector_spec, changed=changed)
         return IndexSummary(
             name=update.name,
             files=len(files.files),
@@ -154,6 +161,10 @@ class Index:
         self.vector_spec = VectorSpec.from_metadata(address, self._schema.metadata)
         self._rows = rows
         self._asked_by: Encoder | None = None
+
+    @cached_property
+    def _centre(self) -> Centre | None:
+        return recorded_centre(self.address)
 
     @classmethod
     def is_at(cls, address: str | Path) -> bool:
@@ -186,9 +197,18 @@ class Index:
         return filter_columns(self._schema)
 
     def check(
-        self, *, where: str | None = None, hybrid: bool = False, probes: int | None = None, refine: int | None = None
+        self,
+        *,
+        where: str | None = None,
+        hybrid: bool = False,
+        probes: int | None = None,
+        refine: int | None = None,
+        centre: bool | None = None,
     ) -> None:
         """Raise what :meth:`search` would raise before it needs a model."""
+        check_centre(centre, self.vector_spec, self.address)
+        if centre and self._centre is None:
+            raise InputError(f"{self.address} holds no mean of its rows; bring it up to date with: valuembed index")
         for name, value in (("probes", probes), ("refine", refine)):
             if value is not None and value < 1:
                 raise InputError(f"{name}={value} has to be at least 1")
@@ -211,6 +231,7 @@ class Index:
         hybrid: bool = False,
         probes: int | None = None,
         refine: int | None = None,
+        centre: bool | None = None,
     ) -> list[Hit]:
         """Find the k texts that are most similar to a query.
 
@@ -224,6 +245,8 @@ class Index:
             probes: of an approximate index, partitions to look into; None is 2.5 times the root of their number, at
                 least 20, and four times as many with a filter. If fewer than k rows are found, it looks into all.
             refine: of an approximate index, so many times k rows are compared by their whole vectors; None is 5.
+            centre: take the mean of all rows from query and rows, and compare what is left; None is from 100 rows on.
+                Rows are looked up without it, ten times k of them and at least 200, so that a row may be missed.
 
         Returns:
             Hits, best first. Their score is the cosine with the stored vector in either case.
@@ -233,13 +256,13 @@ class Index:
         """
         query = as_text(query)
         check_query(query, k)
-        self.check(where=where, hybrid=hybrid, probes=probes, refine=refine)
+        self.check(where=where, hybrid=hybrid, probes=probes, refine=refine, centre=centre)
         if model is not self._asked_by:
             check_make(model, self.vector_spec, self.address)
             self._asked_by = model
         vector = embed_query(model, query, self.vector_spec)
         words = query if hybrid else None
-        return self.nearest(vector, k, words=words, where=where, probes=probes, refine=refine)
+        return self.nearest(vector, k, words=words, where=where, probes=probes, refine=refine, centre=centre)
 
     def nearest(
         self,
@@ -250,6 +273,7 @@ class Index:
         where: str | None = None,
         probes: int | None = None,
         refine: int | None = None,
+        centre: bool | None = False,
     ) -> list[Hit]:
         """Find the k texts that are closest to a vector, which nobody checks to be of the right make.
 
@@ -260,12 +284,18 @@ class Index:
             where: see :meth:`search`.
             probes: see :meth:`search`.
             refine: see :meth:`search`.
+            centre: see :meth:`search`.
         """
         import numpy as np
         import pyarrow as pa
 
         columns = hit_columns(self._schema)
         count = k if words is None else max(CANDIDATES, 4 * k)
+        taken = wanted(centre, self._centre, self.vector_spec) if centre is not False else None
+        if taken is not None:
+            vector = taken.of_query(vector)
+            # Looked up by the angle with the query alone: how far a row lies from the mean counts only afterwards.
+            count = max(count, CENTRED_CANDIDATES, 10 * k)
         asked: dict[str, Any] = {"where": where, "probes": probes}
         compared = (refine or REFINE) * k
         if self.vector_spec.precision == "binary":
@@ -274,12 +304,15 @@ class Index:
             found = found.take(np.argsort(-cosines(found, vector, self.vector_spec), kind="stable")[:count])
         else:
             found = self._rows.nearest(vector, count, columns, refine=math.ceil(compared / count), **asked)
+            if taken is not None and words is not None:
+                nearest = np.argsort(-cosines(found, vector, self.vector_spec, taken), kind="stable")
+                found = found.take(nearest[: max(CANDIDATES, 4 * k)])
         fused: dict[str, float] = {}
         if words is not None:
             matching = self._rows.matching(words, count, columns, where=where)
             fused = fuse(found.column(KEY).to_pylist(), matching.column(KEY).to_pylist())
             found = last_of_each_key(pa.concat_tables([found, matching]))
-        scores, keys = cosines(found, vector, self.vector_spec).tolist(), found.column(KEY).to_pylist()
+        scores, keys = cosines(found, vector, self.vector_spec, taken).tolist(), found.column(KEY).to_pylist()
         order = sorted(range(len(keys)), key=lambda at: (-fused.get(keys[at], 0.0), -scores[at], keys[at]))[:k]
         return to_hits(
             found.take(np.array(order, np.int64)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from valuembed.errors import InputError
+from valuembed.search.centre import Centre, stored_vectors
 from valuembed.search.results import Hit, unit
 from valuembed.vectors import (
     CHUNK,
@@ -158,11 +159,19 @@ def hit_columns(schema: Any) -> list[str]:
     return [name for name in schema.names if name != PART]
 
 
-def cosines(rows: Any, vector: NDArray[np.float32], vector_spec: VectorSpec) -> NDArray[np.float32]:
-    """Cosine of stored vectors with one of length 1, ``[b]``; of packed signs, that of 1 and -1."""
-    stored = rows.column(EMBEDDING).combine_chunks()
-    numbers = stored.flatten().to_numpy(zero_copy_only=False).reshape(rows.num_rows, stored.type.list_size)
-    scores: NDArray[np.float32] = unit(vector_spec.unpack(numbers), "the index") @ vector
+def cosines(
+    rows: Any, vector: NDArray[np.float32], vector_spec: VectorSpec, centre: Centre | None = None
+) -> NDArray[np.float32]:
+    """Cosine of stored vectors with one of length 1, ``[b]``; of packed signs, that of 1 and -1.
+
+    Args:
+        rows: an Arrow table.
+        vector: ``[width]``.
+        vector_spec: of what is stored.
+        centre: what is taken from the stored vectors first, and was taken from the other.
+    """
+    vectors = unit(stored_vectors(rows, vector_spec), "the index")
+    scores: NDArray[np.float32] = vectors @ vector if centre is None else centre.cosines(vectors, vector)
     return scores
 
 
