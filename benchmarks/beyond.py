@@ -1,0 +1,198 @@
+"""Readouts beyond the paper's: joined, centred, whitened; layers that no label chooses; what each costs in tokens.
+
+    python benchmarks/beyond.py --models DIR --data DIR [--decoders smollm2 gemma3 qwen2.5] [--pairs N] [--work DIR]
+        [--dtype float32] [--page]
+
+DIR of --models holds a folder for each decoder, DIR of --data the evaluation sets as JSON Lines; of each set --pairs
+pairs are drawn with a fixed seed. Vectors are kept in --work: what lies there is not computed again, and --page only
+writes the page of it. Written beside this script: beyond.md and beyond.png.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from beyond_layers import criteria
+from beyond_page import write_page
+from numpy.typing import NDArray
+from real_data import DEV, MORE_DEV, sts
+
+from real import DECODERS, cpu_name
+from valuembed.evaluation import scoring_versions, spearman
+from valuembed.models import MultiReadout, fit, general_sentences
+from valuembed.recipes import METHODS, Recipe, resolve_recipe
+
+HERE = Path(__file__).parent
+TEST = ("STSb test", "STS13", "STS14")
+SETS = (DEV, MORE_DEV, *TEST)
+GENERAL = "general sentences"
+Vectors = dict[str, NDArray[np.float32]]
+
+PARTS: dict[str, Recipe] = {
+    "hidden_mean": METHODS["hidden_mean"],
+    "va": resolve_recipe("va", "third"),
+    "prompt_eol": METHODS["prompt_eol"],
+    "wva": resolve_recipe("wva", "third"),
+    "aligned_wva": resolve_recipe("aligned_wva", "third"),
+    "echo": METHODS["echo"],
+    "va, echo": resolve_recipe("va", "third", "echo"),
+    "va, echo, last": resolve_recipe("va", "last", "echo"),
+    "va, echo, last-2": resolve_recipe("va", "last-2", "echo"),
+}
+"""What is read, by label; layers by name, so that no preset changes them."""
+
+JOINED = {
+    "aligned_wva + va": {"aligned_wva": 1.0, "va": 1.0},
+    "aligned_wva + prompt_eol": {"aligned_wva": 1.0, "prompt_eol": 1.0},
+    "aligned_wva + va, echo": {"aligned_wva": 1.0, "va, echo": 1.0},
+    "aligned_wva + va, echo, last": {"aligned_wva": 1.0, "va, echo, last": 1.0},
+    "joined": {"aligned_wva": 1.0, "va, echo, last": 0.5, "va, echo, last-2": 0.5},
+}
+"""Parts and weights of joined readouts; the last is the method of that name."""
+
+WAYS = ("raw", "general", "own", "whitened")
+"""What each part goes through before it is joined: nothing; without the mean of the general sentences; without that of
+the set's own texts; whitened by the general sentences."""
+
+SHRINKAGE = 0.5
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=Path, required=True, help="folder of the decoders' folders")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the evaluation sets")
+    parser.add_argument("--decoders", nargs="+", default=DECODERS)
+    parser.add_argument("--pairs", type=int, default=300, help="of each set")
+    parser.add_argument("--work", type=Path, default=Path("beyond-results"), help="folder for results that are kept")
+    parser.add_argument("--dtype", default="float32", help="precision of the decoders")
+    parser.add_argument("--page", action="store_true", help="only write the page of what lies in --work")
+    args = parser.parse_args(given)
+    try:
+        if not args.page:
+            for name in args.decoders:
+                run(args, name)
+    finally:
+        write_page(HERE, args.work, [name for name in DECODERS if (args.work / name / "scores.json").exists()])
+
+
+def run(args: argparse.Namespace, name: str) -> None:
+    """Read, score and write down everything of one decoder."""
+    work = args.work / name
+    work.mkdir(parents=True, exist_ok=True)
+    readouts = MultiReadout.load(args.models / name, PARTS, dtype=args.dtype)
+    spec = readouts.reader.plan.decoder_spec
+    upper = [layer for layer in spec.value_layers if 2 * layer >= spec.num_layers]
+    single = {f"va, echo@{layer}": resolve_recipe("va", [layer], "echo") for layer in upper}
+    readouts = MultiReadout.load(args.models / name, {**PARTS, **single}, dtype=args.dtype)
+    sets = {label: sts(args.data, label, args.pairs, work) for label in SETS}
+    read = {GENERAL: read_texts(readouts, list(general_sentences()), work / "general.npz")}
+    sides = {}
+    for label, pairs in sets.items():
+        texts = list(dict.fromkeys([*pairs.sentences1, *pairs.sentences2]))
+        read[label] = read_texts(readouts, texts, work / f"{label.replace(' ', '_')}-{len(pairs.scores)}.npz")
+        at = {text: row for row, text in enumerate(texts)}
+        sides[label] = [[at[text] for text in side] for side in (pairs.sentences1, pairs.sentences2)]
+        print(f"{name}: {label} read", flush=True)
+    scored = {label: np.array(sets[label].scores) for label in SETS}
+
+    def scores(vectors: Callable[[str], NDArray[np.float32]]) -> dict[str, float]:
+        found = {}
+        for label, (one, two) in sides.items():
+            of_set = vectors(label)
+            cosines = (of_set[one] * of_set[two]).sum(axis=1, dtype=np.float64)
+            found[label] = 100 * float(spearman(cosines[None], scored[label])[0])
+        return found
+
+    rows = {part: {part: 1.0} for part in PARTS} | JOINED
+    made: dict[str, Any] = {
+        "pairs": {label: len(found) for label, found in scored.items()},
+        "general": len(general_sentences()),
+        "layers": {part: readouts.recipes[part].describe().layers for part in PARTS},
+        "tokens": tokens(readouts, sets[DEV].sentences1),
+        "scores": {
+            row: {way: scores(lambda label, p=parts, w=way: joined(read, label, p, w)) for way in WAYS}
+            for row, parts in rows.items()
+        },
+        "parts": rows,
+        "dtype": args.dtype,
+        "cpu": cpu_name(),
+        "versions": scoring_versions(),
+    }
+    made["criteria"] = criteria(
+        {layer: read[GENERAL][f"va, echo@{layer}"] for layer in upper},
+        read[GENERAL]["aligned_wva"],
+    )
+    made["by layer"] = {
+        layer: {
+            "alone": scores(lambda label, part=f"va, echo@{layer}": joined(read, label, {part: 1.0}, "raw")),
+            "joined": scores(
+                lambda label, part=f"va, echo@{layer}": joined(read, label, {"aligned_wva": 1.0, part: 1.0}, "raw")
+            ),
+        }
+        for layer in upper
+    }
+    (work / "scores.json").write_text(json.dumps(made, indent=1), encoding="utf-8")
+
+
+def read_texts(readouts: MultiReadout, texts: list[str], kept: Path) -> Vectors:
+    """The vectors of texts by part, of length 1, from the file where they lie or computed."""
+    about = json.dumps([texts, {name: recipe.choices() for name, recipe in readouts.recipes.items()}], sort_keys=True)
+    if kept.exists() and str((found := np.load(kept))["about"]) == about:
+        return {name: found[name] for name in readouts.recipes}
+    vectors = {name: unit(of_part) for name, of_part in readouts.encode(texts).items()}
+    np.savez(kept, about=about, **vectors)  # type: ignore[arg-type]
+    return vectors
+
+
+def joined(read: Mapping[str, Vectors], label: str, parts: Mapping[str, float], way: str) -> NDArray[np.float32]:
+    """Parts of one set's texts in one of the ways, each of length 1, joined by their weights, of length 1."""
+    found = []
+    for part, weight in parts.items():
+        vectors, general = read[label][part], read[GENERAL][part]
+        if way == "general":
+            vectors = vectors - general.mean(axis=0)
+        elif way == "own":
+            vectors = vectors - vectors.mean(axis=0)
+        elif way == "whitened":
+            vectors = (vectors - general.mean(axis=0)) @ whitening(general)
+        found.append(weight**0.5 * unit(vectors))
+    return unit(np.concatenate(found, axis=1))
+
+
+def whitening(general: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The matrix that the library's whitening finds on the general sentences."""
+    return fit("whiten", torch.from_numpy(general), shrinkage=SHRINKAGE).matrix.float().numpy()
+
+
+def tokens(readouts: MultiReadout, texts: Sequence[str]) -> dict[str, float]:
+    """Mean tokens of a text by template, and for MetaEOL, which is not read here."""
+    reader = readouts.reader
+    templates = {"none": "none", "prompt_eol": "prompt_eol", "echo": "echo", "meta_eol": "meta_eol"}
+    found = {}
+    for name, template in templates.items():
+        recipe = replace(METHODS["va"], template=resolve_recipe("va", None, template).template)
+        rows = reader.tokenize_texts(list(texts), None, None, recipe=recipe)
+        found[name] = sum(len(row.ids) for of_template in rows for row in of_template) / len(texts)
+    return found
+
+
+def unit(vectors: NDArray[Any]) -> NDArray[np.float32]:
+    """Vectors at length 1."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
+
+
+if __name__ == "__main__":
+    main()

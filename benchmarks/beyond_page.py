@@ -1,0 +1,167 @@
+"""The page of beyond.py: tables and the chart of what lies in its folder of results."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from real_data import DEV, HEADLINE, MORE_DEV
+from real_page import SHORT, TITLES
+
+from valuembed.evaluation import spearman
+from valuembed.reporting import markdown, plots
+
+ABOUT = """Readouts that the paper does not have, on the decoders of [real.md](real.md), none of them trained. A part is
+one readout, its vectors of length 1; a joined one has several, one behind the other, each times the root of its weight.
+What was chosen was chosen on STSb dev and the training split of STS12; the means of STSb test, STS13 and STS14 are
+reports."""
+WAYS = {
+    "raw": "raw: as they are",
+    "general": "general: each part without the mean of the general sentences that come with the package",
+    "own": "own: each part without the mean of the set's own texts, which needs all of them first",
+    "whitened": "whitened: each part by the mean and covariance of the general sentences, shrinkage 0.5",
+}
+PASSES = {"echo": ("echo",), "hidden_mean": ("none",), "va": ("none",)}
+"""Templates that a part is fed in; of all others PromptEOL's, or Echo's where the label says so."""
+CHOSEN = "joined"
+
+
+def write_page(folder: Path, work: Path, names: Iterable[str]) -> None:
+    """Write ``beyond.md`` and its chart; nothing without results."""
+    found = {name: json.loads((work / name / "scores.json").read_text(encoding="utf-8")) for name in names}
+    if not found:
+        return
+    lines = ["# Beyond the paper's readouts", "", *_wrapped(ABOUT), "", *_made(found), ""]
+    lines += ["## Joined, centred, whitened", "", *_wrapped("Cells: " + "; ".join(WAYS.values()) + "."), ""]
+    for name, made in found.items():
+        lines += [f"### {TITLES[name]}", "", *_scores(made), ""]
+    lines += ["## What it comes to", "", *_gains(found), "", f"![Score by tokens]({_chart(found, folder)})", ""]
+    lines += ["## Layers that no label chooses", "", *_layers(found), ""]
+    (folder / "beyond.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(" ".join(text.split()), 120, break_long_words=False, break_on_hyphens=False)
+
+
+def _made(found: Mapping[str, Any]) -> Iterator[str]:
+    yield "Made by `python benchmarks/beyond.py --models DIR --data DIR` with these options:"
+    yield ""
+    for name, made in found.items():
+        drawn = ", ".join(f"{count:,} of {label}" for label, count in made["pairs"].items())
+        versions = ", ".join(f"{package} {number}" for package, number in made["versions"].items())
+        first, *rest = _wrapped(
+            f"- `--decoders {name} --pairs {max(made['pairs'].values())}`: pairs drawn with a fixed seed, {drawn}; "
+            f"{made['dtype']} on {made['cpu']}; {versions}"
+        )
+        yield from (first, *(f"  {line}" for line in rest))
+
+
+def test_mean(scores: Mapping[str, float]) -> float:
+    """The mean over the sets that are reports."""
+    return fmean(scores[label] for label in HEADLINE)
+
+
+def cost(made: Mapping[str, Any], row: str) -> float:
+    """Tokens that are fed for a text."""
+    templates = {template for part in made["parts"][row] for template in _templates(part)}
+    return float(sum(made["tokens"][template] for template in templates))
+
+
+def _templates(part: str) -> tuple[str, ...]:
+    if part.startswith("va, echo"):
+        return ("echo",)
+    return PASSES.get(part, ("prompt_eol",))
+
+
+def _scores(made: Mapping[str, Any]) -> list[str]:
+    rows = []
+    best = {
+        (measure, way): max(_measures(of_row[way])[measure] for of_row in made["scores"].values())
+        for way in WAYS
+        for measure in (DEV, MORE_DEV, "test")
+    }
+    for row, of_row in made["scores"].items():
+        cells = []
+        for measure in (DEV, MORE_DEV, "test"):
+            figures = {way: _measures(of_row[way])[measure] for way in WAYS}
+            cells.append(
+                " / ".join(
+                    f"**{figure:.1f}**" if figure >= best[measure, way] - 1e-9 else f"{figure:.1f}"
+                    for way, figure in figures.items()
+                )
+            )
+        rows.append([row, f"{cost(made, row):.0f}", *cells])
+    return markdown.table(["readout", "tokens a text", DEV, MORE_DEV, "mean of the test sets"], rows, "lrr")
+
+
+def _measures(scores: Mapping[str, float]) -> dict[str, float]:
+    return {DEV: scores[DEV], MORE_DEV: scores[MORE_DEV], "test": test_mean(scores)}
+
+
+def _gains(found: Mapping[str, Any]) -> list[str]:
+    rows = []
+    for name, made in found.items():
+        before = test_mean(made["scores"]["aligned_wva"]["raw"])
+        after = {way: test_mean(made["scores"][CHOSEN][way]) for way in ("raw", "general", "own")}
+        share = cost(made, CHOSEN) / made["tokens"]["meta_eol"]
+        gains = [f"{figure:.1f} ({figure - before:+.1f})" for figure in after.values()]
+        rows.append([TITLES[name], f"{before:.1f}", *gains, f"{share:.2f}"])
+    head = ["mean of the test sets", "aligned_wva", "joined", "joined, general", "joined, own", "tokens / MetaEOL's"]
+    return markdown.table(head, rows, "lrr")
+
+
+def _chart(found: Mapping[str, Any], folder: Path) -> str:
+    """For each decoder the best raw score that so many tokens buy."""
+    lines = {}
+    for name, made in found.items():
+        points = sorted((cost(made, row), test_mean(of_row["raw"])) for row, of_row in made["scores"].items())
+        best: list[tuple[float, float]] = []
+        for tokens, score in points:
+            if not best or score > best[-1][1]:
+                best = [*(point for point in best if point[0] < tokens), (tokens, score)]
+        lines[SHORT[name]] = best
+    figure = plots.curves(
+        lines,
+        title="The best score that so many tokens a text buy",
+        xlabel="tokens a text, templates included",
+        ylabel="Spearman x100, mean of three test sets",
+    )
+    plots.save(figure, folder / "beyond.png")
+    return "beyond.png"
+
+
+def _layers(found: Mapping[str, Any]) -> Iterator[str]:
+    yield from _wrapped(
+        f"VA over Echo's second copy, of one layer of the upper half: which layer each criterion takes from the "
+        f"{max(made['general'] for made in found.values())} general sentences alone, what that layer scores on STSb "
+        "test, raw, alone and joined with AlignedWVA, and the rank correlation of the criterion with the score on STSb "
+        "dev over the layers."
+    )
+    for name, made in found.items():
+        by_layer = made["by layer"]
+        of_dev = {layer: scores["alone"][DEV] for layer, scores in by_layer.items()}
+        labelled = max(of_dev, key=of_dev.__getitem__)
+        rows = [["chosen by the labels of STSb dev", labelled, *_of_layer(by_layer[labelled]), "-"]]
+        for title, values in made["criteria"].items():
+            chosen = max(values, key=values.__getitem__)
+            rows.append([title, chosen, *_of_layer(by_layer[chosen]), f"{_rank_correlation(values, of_dev):.2f}"])
+        yield from ("", f"### {TITLES[name]}, layers", "")
+        head = ["criterion", "layer", "alone", "joined", "rank correlation"]
+        yield from markdown.table(head, rows, "lrr")
+        fixed = made["scores"][CHOSEN]["raw"]["STSb test"]
+        yield from ("", *_wrapped(f"The fixed rule of `joined`, the last layer and the second before it: {fixed:.1f}."))
+
+
+def _of_layer(scores: Mapping[str, Mapping[str, float]]) -> list[str]:
+    return [f"{scores[kind]['STSb test']:.1f}" for kind in ("alone", "joined")]
+
+
+def _rank_correlation(one: Mapping[str, float], other: Mapping[str, float]) -> float:
+    values = np.array([[one[layer] for layer in other]])
+    return float(spearman(values, np.array(list(other.values())))[0])

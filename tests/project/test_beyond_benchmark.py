@@ -1,0 +1,77 @@
+"""The benchmark of joined readouts, on a tiny random decoder: what it joins by itself is what the method gives."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from valuembed.evaluation import evaluate
+from valuembed.testing import tiny_checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+PAIRS = 20
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        import beyond
+        import beyond_layers
+        import real_data
+
+        yield beyond, beyond_layers, real_data
+
+
+def test_a_run_is_as_evaluate_says_and_goes_on(scripts, tmp_path, monkeypatch):
+    beyond, _, real_data = scripts
+    monkeypatch.setattr(beyond, "HERE", tmp_path)
+    few = beyond.general_sentences()[:16]
+    monkeypatch.setattr(beyond, "general_sentences", lambda: few)
+    tiny_checkpoint(tmp_path / "models" / "gemma3", "gemma3_text", tokenizer="metaspace_bos")
+    data = tmp_path / "data"
+    data.mkdir()
+    for file in real_data.STS.values():
+        shutil.copy(ROOT / "examples" / "graded.jsonl", data / file)
+    rows = [json.loads(line) for line in (data / "STS12.jsonl").read_text(encoding="utf-8").splitlines()]
+    (data / "STS12.jsonl").write_text("".join(json.dumps({**row, "split": "train"}) + "\n" for row in rows), "utf-8")
+    given = ["--models", tmp_path / "models", "--data", data, "--work", tmp_path / "work", "--decoders", "gemma3"]
+    given = [*map(str, given), "--pairs", str(PAIRS)]
+    beyond.main(given)
+    found = json.loads((tmp_path / "work" / "gemma3" / "scores.json").read_text(encoding="utf-8"))
+
+    pairs = real_data.sts(data, "STS13", PAIRS, tmp_path / "again")
+    made = evaluate(tmp_path / "models" / "gemma3", ["joined", "va"], f"sts:{pairs.paths[0]}", dtype="float32")
+    for score in made.scores:
+        assert found["scores"][score.method]["raw"]["STS13"] == pytest.approx(score.score, abs=1e-6), score.method
+    assert set(found["scores"]["joined"]) == set(beyond.WAYS)
+
+    page = (tmp_path / "beyond.md").read_text(encoding="utf-8")
+    assert f"- `--decoders gemma3 --pairs {PAIRS}`: pairs drawn with a fixed seed" in page
+    assert "| agreement with AlignedWVA |" in page
+    assert (tmp_path / "beyond.png").stat().st_size > 1000
+
+    # What lies there is taken as it is.
+    monkeypatch.setattr(beyond.MultiReadout, "encode", None)
+    beyond.main(given)
+    assert json.loads((tmp_path / "work" / "gemma3" / "scores.json").read_text(encoding="utf-8")) == found
+
+
+def test_criteria_by_hand(scripts):
+    _, layers, _ = scripts
+    # Four directions of equal variance have the effective rank 4, two of them 2.
+    four = np.vstack([np.eye(4), -np.eye(4)]).astype(np.float32)
+    two = np.vstack([np.eye(4)[:2], -np.eye(4)[:2]] * 2).astype(np.float32)
+    noise = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    found = layers.criteria({0: four, 1: two}, four + 0.01 * noise)
+    assert found["effective rank of the covariance"] == {0: pytest.approx(4), 1: pytest.approx(2)}
+    # Of the 28 pairs, 4 are opposite and the others at a right angle.
+    assert found["isotropy: low mean cosine"][0] == pytest.approx(4 / 28)
+    assert found["agreement with AlignedWVA"][0] > found["agreement with AlignedWVA"][1]
+    assert found["last layer"] == {0: 0.0, 1: 1.0}
