@@ -38,7 +38,7 @@ from valuembed.data.labelled import read_sts
 from valuembed.evaluation.results import scoring_versions
 from valuembed.evaluation.runner import evaluate
 from valuembed.models import MultiReadout
-from valuembed.recipes.recipe import METHODS
+from valuembed.recipes.methods import METHODS
 from valuembed.reporting import markdown, plots
 
 HERE = Path(__file__).parent

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from shapes import Shape
 
-from valuembed.recipes.recipe import METHODS
+from valuembed.recipes.methods import METHODS
 
 PROMPT_EOL = METHODS["prompt_eol"].template[0]
 META_EOL = METHODS["meta_eol"].template

@@ -34,7 +34,8 @@ from valuembed.evaluation.results import Evaluation, scoring_versions
 from valuembed.evaluation.runner import evaluate
 from valuembed.models import MultiReadout
 from valuembed.recipes.layers import describe
-from valuembed.recipes.recipe import Recipe, resolve_recipe
+from valuembed.recipes.methods import resolve_recipe
+from valuembed.recipes.recipe import Recipe
 from valuembed.reporting import markdown, plots
 
 HERE = Path(__file__).parent

@@ -35,18 +35,20 @@ ROWS: dict[str, dict[str, Any]] = {
     "echo": {"method": "echo"},
     "prompt_eol": {"method": "prompt_eol"},
     "meta_eol (8 passes)": {"method": "meta_eol"},
-    "va": {"method": "va"},
+    "va": {"method": "va", "layers": "third"},
     "va, layers 0.65:0.9": {"method": "va", "layers": "0.65:0.9"},
-    "aligned_va": {"method": "aligned_va"},
-    "wva, no prompt (LT)": {"method": "wva", "template": "none"},
-    "wva": {"method": "wva"},
-    "wva, FutureEOL": {"method": "wva", "template": "future_eol"},
-    "aligned_wva": {"method": "aligned_wva"},
+    "aligned_va": {"method": "aligned_va", "layers": "third"},
+    "wva, no prompt (LT)": {"method": "wva", "layers": "third", "template": "none"},
+    "wva": {"method": "wva", "layers": "third"},
+    "wva, FutureEOL": {"method": "wva", "layers": "third", "template": "future_eol"},
+    "aligned_wva": {"method": "aligned_wva", "layers": "third"},
     "aligned_wva, layers 0.65:0.9": {"method": "aligned_wva", "layers": "0.65:0.9"},
-    "aligned_wva, FutureEOL": {"method": "aligned_wva", "template": "future_eol"},
-    "aligned_wva, before the norm": {"method": "aligned_wva", "alignment": "projection"},
+    "aligned_wva, FutureEOL": {"method": "aligned_wva", "layers": "third", "template": "future_eol"},
+    "aligned_wva, before the norm": {"method": "aligned_wva", "layers": "third", "alignment": "projection"},
 }
-"""Keywords of loading by the row's label; ``alignment`` replaces the recipe's."""
+"""Keywords of loading by the row's label; ``alignment`` replaces the recipe's. Layers are named, so that no preset
+changes them.
+"""
 
 HEADLINE_ROWS = (
     "bag of embeddings (layer 0, mean)",

@@ -19,7 +19,7 @@ from valuembed.analysis.objectives import CHOSEN_ON, HELD_OUT
 from valuembed.errors import InputError, OutputError, ReadingError
 from valuembed.models.multi_readout import MultiReadout
 from valuembed.recipes.layers import PRESETS, LayerPreset
-from valuembed.recipes.recipe import METHODS, read_recipe
+from valuembed.recipes.methods import METHODS, read_recipe
 from valuembed.testing import tiny_checkpoint
 
 pytestmark = pytest.mark.slow

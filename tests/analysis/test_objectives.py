@@ -14,7 +14,7 @@ from valuembed.analysis.objectives import CHOSEN_ON, HELD_OUT, LabelledPairs, Ne
 from valuembed.analysis.segments import cut, match
 from valuembed.errors import InputError, ReadingError
 from valuembed.models.multi_readout import MultiReadout
-from valuembed.recipes.recipe import METHODS
+from valuembed.recipes.methods import METHODS
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ import valuembed
 from valuembed.backbone.checkpoints.location import Checkpoint, locate
 from valuembed.backbone.digests import content_digest, fingerprint, tensors_digest
 from valuembed.errors import CheckpointError
-from valuembed.recipes.recipe import METHODS
+from valuembed.recipes.methods import METHODS
 
 
 def digest(folder: Path) -> str:

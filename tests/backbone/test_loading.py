@@ -28,7 +28,8 @@ from valuembed.errors import MissingExtraError
 from valuembed.readout.hooks import install_attention_hooks
 from valuembed.readout.layout import PaddedLayout
 from valuembed.readout.readout import Readout
-from valuembed.recipes.recipe import METHODS, Recipe
+from valuembed.recipes.methods import METHODS
+from valuembed.recipes.recipe import Recipe
 from valuembed.testing import tiny_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("traced_anew")]

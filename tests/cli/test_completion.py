@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 
 from valuembed.cli import main as cli
 from valuembed.cli.completion import models
-from valuembed.recipes.recipe import METHODS
+from valuembed.recipes.methods import METHODS
 
 
 def offered(*words):

@@ -15,7 +15,7 @@ from valuembed.cli import evaluate as cli_evaluate
 from valuembed.cli.framework import app
 from valuembed.errors import InputError
 from valuembed.evaluation.results import Evaluation, Failure, Score
-from valuembed.recipes.recipe import METHODS
+from valuembed.recipes.methods import METHODS
 
 TASKS = {"pairs": "sts", "groups": "clustering"}
 

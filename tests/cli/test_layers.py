@@ -17,7 +17,7 @@ from valuembed.analysis.held_out import Candidate, Selection
 from valuembed.analysis.layer_sweep import Sweep
 from valuembed.errors import InputError
 from valuembed.models.multi_readout import SIGNALS
-from valuembed.recipes.recipe import METHODS, read_recipe
+from valuembed.recipes.methods import METHODS, read_recipe
 
 TEXTS = some_texts(60)
 

@@ -22,7 +22,8 @@ from valuembed.evaluation.results import (
     scoring_versions,
     write,
 )
-from valuembed.recipes.recipe import METHODS, Recipe
+from valuembed.recipes.methods import METHODS
+from valuembed.recipes.recipe import Recipe
 
 TASKS = {"A": "sts", "B": "sts", "C": "clustering"}
 

@@ -18,7 +18,8 @@ from valuembed.execution.executor import Executor, PrefixCache
 from valuembed.execution.scheduler import Batch
 from valuembed.models.multi_readout import MultiReadout
 from valuembed.readout.hooks import install_attention_hooks
-from valuembed.recipes.recipe import METHODS, Recipe
+from valuembed.recipes.methods import METHODS
+from valuembed.recipes.recipe import Recipe
 from valuembed.testing import (
     HYBRIDS,
     TOKENIZERS,

@@ -20,7 +20,7 @@ from valuembed.models.attention_weights import last_row, read_attention_weights
 from valuembed.readout.hooks import install_attention_hooks
 from valuembed.readout.layout import PaddedLayout
 from valuembed.readout.readout import AttentionCall, Readout
-from valuembed.recipes.recipe import METHODS
+from valuembed.recipes.methods import METHODS
 from valuembed.testing import HYBRIDS, tiny_config, tiny_decoder
 from valuembed.tokenization.tokenizer import TokenSequence
 

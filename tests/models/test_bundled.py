@@ -22,7 +22,7 @@ from valuembed.backbone.digests import content_digest
 from valuembed.data.labelled import read_sts
 from valuembed.evaluation.runner import evaluate
 from valuembed.models.multi_readout import MultiReadout
-from valuembed.recipes.recipe import METHODS
+from valuembed.recipes.methods import METHODS
 
 pytestmark = pytest.mark.slow
 

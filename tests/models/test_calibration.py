@@ -36,7 +36,8 @@ from valuembed.models.calibration import (
 from valuembed.models.encoder import ValueEncoder
 from valuembed.models.loading import load
 from valuembed.models.model_info import info
-from valuembed.recipes.recipe import METHODS, Recipe
+from valuembed.recipes.methods import METHODS
+from valuembed.recipes.recipe import Recipe
 
 pytestmark = pytest.mark.slow
 

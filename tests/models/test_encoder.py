@@ -19,7 +19,7 @@ from valuembed._utils.progress import watching_steps
 from valuembed.errors import BlankTextWarning, InputError, ReadingError, RecipeError, TruncationWarning
 from valuembed.execution.report import EncodeReport
 from valuembed.models.loading import load
-from valuembed.recipes.recipe import METHODS
+from valuembed.recipes.methods import METHODS
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,8 @@ from valuembed.models.checks import described, warn_truncated
 from valuembed.models.inspection import inspect_checkpoint
 from valuembed.models.multi_readout import MultiReadout
 from valuembed.models.pair_windows import pair_windows, read_pair_windows
-from valuembed.recipes.recipe import METHODS, Recipe
+from valuembed.recipes.methods import METHODS
+from valuembed.recipes.recipe import Recipe
 from valuembed.testing import tiny_checkpoint
 
 TEXTS = some_texts(12)

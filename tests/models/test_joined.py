@@ -217,6 +217,7 @@ def test_general_sentences_are_many_and_varied():
 def test_info_tells_what_a_text_costs(folder):
     found = valuembed.info(folder, "joined")
     assert (found.sequences, found.copies) == (2, 3)
+    # Both parts of Echo feed the same.
     # 'This sentence : "" means in one word:"' and 'Rewrite the sentence: , rewritten sentence: '
     assert found.template_characters == 38 + 44
     assert found.width == valuembed.load(folder, "joined").get_embedding_dimension()
@@ -235,7 +236,7 @@ def test_layers_are_chosen_of_a_part_by_itself(folder):
     with pytest.raises(RecipeError) as caught:
         valuembed.models.inspect_checkpoint(folder, "joined")
     assert str(caught.value) == (
-        "method 'joined' joins 2 parts, each with layers of its own; look at one by itself: name its method, or a "
+        "method 'joined' joins 3 parts, each with layers of its own; look at one by itself: name its method, or a "
         "recipe file without 'joined'"
     )
 

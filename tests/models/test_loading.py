@@ -17,11 +17,12 @@ from valuembed.errors import CheckpointError, InputError, LayerError, RecipeErro
 from valuembed.models.encoder import ValueEncoder
 from valuembed.models.loading import load
 from valuembed.models.model_info import info
-from valuembed.recipes.recipe import METHODS, Recipe
+from valuembed.recipes.methods import METHODS, PURPOSES
+from valuembed.recipes.recipe import Recipe
 
 pytestmark = pytest.mark.slow
 
-WIDTHS = {"va": 16, "aligned_va": 32, "wva": 32, "aligned_wva": 32, "joined": 32 + 16}
+WIDTHS = {"va": 16, "aligned_va": 32, "wva": 32, "aligned_wva": 32, "joined": 32 + 16 + 16}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -32,6 +33,23 @@ def test_every_method_gives_unit_vectors_of_its_width(folder: Path, method: str)
     assert vectors.shape == (2, WIDTHS.get(method, 32)) == (2, model.get_embedding_dimension())
     assert vectors.dtype == np.float32
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+def test_a_purpose_stands_for_a_method(folder: Path) -> None:
+    for purpose, recipe in PURPOSES.items():
+        model = load(folder, purpose=purpose)
+        assert model.recipe.method == purpose
+        assert_same_vectors(model, load(folder, recipe), ["x", "one two"])
+        assert_same_vectors(model, load(folder, purpose), ["x", "one two"])
+
+
+def test_a_purpose_that_cannot_be(folder: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load(folder, purpose="fun")
+    assert str(caught.value) == "purpose 'fun' is unknown; give one of similarity, search, clustering"
+    with pytest.raises(RecipeError) as caught:
+        load(folder, "va", purpose="search")
+    assert str(caught.value) == "purpose='search' stands for a method, and one is given too; give one"
 
 
 def test_roles_have_templates_of_their_own(folder: Path, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from valuembed.backbone.checkpoints.calibration_record import CalibrationRecord
 from valuembed.errors import InputError, ReadingError, RecipeError
 from valuembed.models.calibration import Calibration, Projection
 from valuembed.models.multi_readout import SIGNALS, MultiReadout, every_layer
-from valuembed.recipes.recipe import METHODS, Recipe
+from valuembed.recipes.methods import METHODS
+from valuembed.recipes.recipe import Recipe
 
 pytestmark = pytest.mark.slow
 

@@ -79,7 +79,7 @@ def test_slices_of_the_features_can_be_run_apart(folder: Path) -> None:
 def test_span_all_covers_every_token_fed(folder: Path) -> None:
     from dataclasses import replace
 
-    from valuembed.recipes.recipe import METHODS
+    from valuembed.recipes.methods import METHODS
 
     everything = encoder(folder, replace(METHODS["va"], span="all"), normalize=False)
     features = everything.preprocess(["one two"])

@@ -17,7 +17,8 @@ from valuembed.backbone.checkpoints.calibration_record import CalibrationRecord,
 from valuembed.corpus import job
 from valuembed.corpus.job import embed_corpus
 from valuembed.errors import InputError, OutputError, RecipeError
-from valuembed.recipes.recipe import METHODS, Recipe, recipe_differences
+from valuembed.recipes.methods import METHODS
+from valuembed.recipes.recipe import Recipe, recipe_differences
 from valuembed.search.exact import open_embeddings, search
 from valuembed.training.finetune import _open_state
 from valuembed.vectors.provenance import VectorSpec

@@ -16,7 +16,7 @@ from valuembed.errors import UnsupportedModelError
 from valuembed.readout.hooks import install_attention_hooks
 from valuembed.readout.layout import PaddedLayout
 from valuembed.readout.readout import Readout
-from valuembed.recipes.recipe import METHODS
+from valuembed.recipes.methods import METHODS
 from valuembed.testing import ARCHITECTURES, HYBRIDS, tiny_config, tiny_decoder
 
 VALUE_RECIPES = {

@@ -21,7 +21,8 @@ from valuembed.errors import ReadingError, UnsupportedModelError
 from valuembed.readout.hooks import install_attention_hooks
 from valuembed.readout.layout import PaddedLayout
 from valuembed.readout.readout import Readout
-from valuembed.recipes.recipe import METHODS, Recipe
+from valuembed.recipes.methods import METHODS
+from valuembed.recipes.recipe import Recipe
 from valuembed.testing import tiny_config, tiny_decoder
 
 VALUE_METHODS = ("va", "aligned_va", "wva", "aligned_wva")

@@ -20,7 +20,8 @@ from valuembed.execution.executor import Executor, PrefixCache
 from valuembed.readout import varlen
 from valuembed.readout.hooks import install_attention_hooks
 from valuembed.readout.layout import PackedLayout
-from valuembed.recipes.recipe import METHODS, Recipe
+from valuembed.recipes.methods import METHODS
+from valuembed.recipes.recipe import Recipe
 from valuembed.testing import HYBRIDS, tiny_checkpoint, tiny_config, tiny_decoder
 from valuembed.tokenization.tokenizer import TokenSequence
 

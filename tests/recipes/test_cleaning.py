@@ -11,7 +11,8 @@ from saved_models import assert_saved_alike
 import valuembed
 from valuembed.errors import RecipeError
 from valuembed.recipes.cleaning import CLEANINGS
-from valuembed.recipes.recipe import METHODS, Recipe
+from valuembed.recipes.methods import METHODS
+from valuembed.recipes.recipe import Recipe
 
 
 @pytest.mark.parametrize(

@@ -79,11 +79,15 @@ def test_cleaning_is_that_of_all_parts():
 def test_in_words_every_part_is_told():
     words = METHODS["joined"].describe()
     assert words.vector == (
-        "Values weighed by the last token's attention, through the output projection and the norm after it, centred; "
-        "layers default; in a template, joined with: Mean of the values of the text's tokens, centred; layers 1.0; in "
-        "a template"
+        "Values weighed by the last token's attention, through the output projection and the norm after it; layers "
+        "default; in a template, joined with: Mean of the values of the text's tokens; layers last; in a template, "
+        "joined with: Mean of the values of the text's tokens; layers last-2; in a template"
     )
-    assert (words.signal, words.layers, words.templates) == ("attention values", "default + 1.0", "prompt_eol + echo")
+    assert (words.signal, words.weights) == ("attention values", "last token + mean over tokens")
+    assert (words.layers, words.templates) == ("default + last + last-2", "prompt_eol + echo + echo")
+    assert replace(WVA, centring="general").describe().vector == (
+        "Values weighed by the last token's attention, centred; layers default; in a template"
+    )
 
 
 def test_recipes_that_feed_the_same_are_grouped():

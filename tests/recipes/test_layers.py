@@ -23,13 +23,22 @@ QWEN3_8B = {
     "num_key_value_heads": 8,
     "max_position_embeddings": 40960,
 }
+SMOLLM2_135M = {
+    "hidden_size": 576,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49152,
+    "max_position_embeddings": 8192,
+}
 
 
 class TestPresets:
-    def test_layers_are_the_papers(self):
+    def test_layers_are_the_papers_and_one_of_ours(self):
         assert {name: preset.layers for name, preset in PRESETS.items()} == {
             "llama-2-7b": (20, 21, 22, 23, 24, 25, 26, 27),
             "qwen-3-8b": (26, 27, 29, 30, 31),
+            "smollm2-135m": (7, 19, 21, 22, 23, 25, 27, 29),
         }
 
     @pytest.mark.parametrize(
@@ -39,6 +48,10 @@ class TestPresets:
             # A fine-tuned descendant keeps the shape, whatever its name.
             (LlamaConfig(**LLAMA_2_7B, name_or_path="someone/tuned"), "llama-2-7b"),
             (Qwen3Config(**QWEN3_8B), "qwen-3-8b"),
+            (LlamaConfig(**SMOLLM2_135M), "smollm2-135m"),
+            # SmolLM-135M has a quarter of the positions, SmolLM2-360M 32 layers.
+            (LlamaConfig(**{**SMOLLM2_135M, "max_position_embeddings": 2048}), None),
+            (LlamaConfig(**{**SMOLLM2_135M, "num_hidden_layers": 32}), None),
             # LLaMA-1 has half the positions, LLaMA-3-8B grouped heads and another vocabulary, the 13B 40 layers.
             (LlamaConfig(**{**LLAMA_2_7B, "max_position_embeddings": 2048}), None),
             (LlamaConfig(**{**LLAMA_2_7B, "vocab_size": 128256, "num_key_value_heads": 8}), None),
@@ -101,6 +114,11 @@ class TestDefault:
         assert list(chosen) == (inside or [max(legal)])
         assert set(chosen) <= legal
 
+    def test_the_last_ones_are_counted_among_the_legal(self):
+        assert resolve_layers("last", (1, 3, 7), 12) == (7,)
+        assert resolve_layers("last-2", (1, 3, 7), 12) == (1,)
+        assert resolve_layers("last-2", (3, 7), 12) == (3,)
+
 
 class TestForms:
     @pytest.mark.parametrize(
@@ -110,6 +128,9 @@ class TestForms:
             (" ALL ", EIGHT),
             ("half", (4, 5, 6, 7)),
             ("third", (6, 7)),
+            ("last", (7,)),
+            ("Last-2", (5,)),
+            ("last-99", (0,)),
             (5, (5,)),
             ("5", (5,)),
             (-1, (7,)),
@@ -215,11 +236,11 @@ class TestErrors:
         with pytest.raises(LayerError, match=re.escape(said)):
             resolve_layers(spec, EIGHT, 8)
 
-    @pytest.mark.parametrize("spec", ["", "last", "a:b", "1:2:3", "1,,2", "0.x", "0.1:y", "1-3", "three quarters"])
+    @pytest.mark.parametrize("spec", ["", "last-x", "a:b", "1:2:3", "1,,2", "0.x", "0.1:y", "1-3", "three quarters"])
     def test_a_string_that_is_no_form_lists_the_forms(self, spec):
         with pytest.raises(LayerError, match=re.escape(f"layers={spec!r} is not understood; give {FORMS}")) as caught:
             resolve_layers(spec, EIGHT, 8)
-        for form in ('"third"', '"20:28"', "0.75", '"0.65:0.9"', *PRESETS):
+        for form in ('"third"', '"last-2"', '"20:28"', "0.75", '"0.65:0.9"', *PRESETS):
             assert form in str(caught.value)
 
     @pytest.mark.parametrize(

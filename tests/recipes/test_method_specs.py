@@ -11,7 +11,8 @@ from valuembed.backbone.checkpoints.location import locate
 from valuembed.errors import LayerError, RecipeError
 from valuembed.models.method_choice import choose_recipes
 from valuembed.recipes.method_specs import MethodRequest, parse_methods
-from valuembed.recipes.recipe import METHODS, Recipe, write_recipe
+from valuembed.recipes.methods import METHODS, write_recipe
+from valuembed.recipes.recipe import Recipe
 from valuembed.recipes.templates import TEMPLATES
 
 

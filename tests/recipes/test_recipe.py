@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from valuembed.errors import LayerError, RecipeError, TemplateError, ValuembedError
-from valuembed.recipes.recipe import METHODS, Recipe, read_recipe, resolve_recipe, write_recipe
+from valuembed.recipes.methods import METHODS, read_recipe, resolve_recipe, write_recipe
+from valuembed.recipes.recipe import Recipe
 from valuembed.recipes.templates import META_EOL, TEMPLATES
 
 PROMPT_EOL = ('This sentence : "{text}" means in one word:"',)

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from valuembed.recipes.recipe import METHODS, Recipe
+from valuembed.recipes.methods import METHODS
+from valuembed.recipes.recipe import Recipe
 
 
 @pytest.mark.parametrize(

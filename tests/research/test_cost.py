@@ -8,7 +8,7 @@ import pytest
 
 import valuembed.models.multi_readout
 from valuembed.errors import InputError, OutputError
-from valuembed.recipes.recipe import resolve_recipe
+from valuembed.recipes.methods import resolve_recipe
 from valuembed.research.cost import CostReport, MethodCost, measure_cost, random_texts
 from valuembed.testing import tiny_config
 

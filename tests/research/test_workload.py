@@ -13,7 +13,7 @@ import valuembed
 from valuembed.backbone import LoadOptions
 from valuembed.errors import RecipeError, UnsupportedModelError
 from valuembed.models.multi_readout import MultiReadout
-from valuembed.recipes.recipe import METHODS, resolve_recipe
+from valuembed.recipes.methods import METHODS, resolve_recipe
 from valuembed.recipes.templates import PROMPT_EOL, TEMPLATES
 from valuembed.research.experiments import read_backbone
 from valuembed.research.workload import (

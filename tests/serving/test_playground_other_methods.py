@@ -7,7 +7,8 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 import valuembed
 from valuembed.analysis.calibration_fit import calibrate
 from valuembed.models.explanation import explain
-from valuembed.recipes.recipe import METHODS, Recipe
+from valuembed.recipes.methods import METHODS
+from valuembed.recipes.recipe import Recipe
 from valuembed.serving.playground.api import SERVED, to_unit_length
 from valuembed.serving.playground.other_methods import OFFERED, EncoderPlayground
 from valuembed.testing import tiny_checkpoint

@@ -284,15 +284,20 @@ class TestRefused:
         ):
             trained(tmp_path / "calibrated", pairs, tmp_path / "out", load(tmp_path / "calibrated").recipe)
 
-    @pytest.mark.parametrize("method", ["joined", replace(METHODS["va"], centring="general", method="mine")])
-    def test_a_recipe_that_centres(self, method: str | Recipe, folder: Path, pairs: Path, tmp_path: Path) -> None:
-        name = method if isinstance(method, str) else "mine"
+    @pytest.mark.parametrize("parts", [(), (METHODS["wva"],)], ids=["single", "joined"])
+    def test_a_recipe_that_centres(self, parts: tuple[Recipe, ...], folder: Path, pairs: Path, tmp_path: Path) -> None:
+        recipe = replace(METHODS["va"], centring="general", joined=parts, method="mine")
         with pytest.raises(RecipeError) as caught:
-            trained(folder, pairs, tmp_path / "out", method)
+            trained(folder, pairs, tmp_path / "out", recipe)
         assert str(caught.value) == (
-            f"method '{name}' takes away a mean of the decoder's vectors, which training would change; train another "
+            "method 'mine' takes away a mean of the decoder's vectors, which training would change; train another "
             "method, such as va, and join or centre the trained model"
         )
+
+    def test_a_joined_recipe_is_trained_as_it_is(self, folder: Path, pairs: Path, tmp_path: Path) -> None:
+        finished = trained(folder, pairs, tmp_path / "out", "joined", steps=2)
+        assert finished.record["recipe"]["method"] == "joined"
+        assert_same_vectors(finished.model, load(finished.output), ["x", "one two"])
 
     def test_a_model_with_an_adapter(self, local: Training, pairs: Path, tmp_path: Path) -> None:
         message = r"^tiny has an adapter already; train on a model that it was merged into \(merged=True\)$"

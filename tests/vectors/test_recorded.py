@@ -21,7 +21,8 @@ from valuembed.cli import (
 from valuembed.corpus.single_file import embed_file
 from valuembed.errors import InputError, RecipeError
 from valuembed.models.loading import load
-from valuembed.recipes.recipe import METHODS, Recipe
+from valuembed.recipes.methods import METHODS
+from valuembed.recipes.recipe import Recipe
 from valuembed.search.exact import load_for, search
 from valuembed.vectors.provenance import VectorSpec
 from valuembed.vectors.reader import EmbeddingFiles

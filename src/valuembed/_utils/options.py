@@ -20,7 +20,8 @@ def option(default: Any, help: str, **shown: Any) -> Any:
     Args:
         default: of the field.
         help: whole sentences.
-        shown: what else :func:`typer.Option` takes, such as ``metavar`` and ``min``.
+        shown: what else :func:`typer.Option` takes, such as ``metavar`` and ``min``; ``names``, where it is called
+            otherwise there.
     """
     return field(default=default, metadata={"help": help, **shown})
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from valuembed.backbone.checkpoints import BUNDLED
-from valuembed.recipes import CLEANINGS, METHODS, TEMPLATES
+from valuembed.recipes import CLEANINGS, METHODS, PURPOSES, TEMPLATES
 from valuembed.vectors import PRECISIONS
 
 DTYPES = ("float32", "bfloat16", "float16", "int8", "fp8")
@@ -37,6 +37,7 @@ COMPLETIONS: dict[str, Callable[[str], list[str]]] = {
     "named": models,
     "method": starting_with(*METHODS),
     "methods": starting_with(*METHODS, "all"),
+    "purpose": starting_with(*PURPOSES),
     "template": starting_with("auto", *TEMPLATES, "chat"),
     "cleaning": starting_with(*CLEANINGS),
     "layers": starting_with("all", "half"),

@@ -60,9 +60,10 @@ class Fields:
         kind = KINDS.get(first, str)
         is_flag = kind is bool
         default = None if held_in or (self.is_open and not is_flag) else entry.default
-        names = [f"--{entry.name.replace('_', '-')}"] if is_flag else []
+        shown = dict(entry.metadata)
+        names = shown.pop("names", [f"--{entry.name.replace('_', '-')}"] if is_flag else [])
         panel = self.panels.get(entry.name, self.panel)
-        option = typer.Option(*names, rich_help_panel=panel, show_default=default is not None, **entry.metadata)
+        option = typer.Option(*names, rich_help_panel=panel, show_default=default is not None, **shown)
         taken: Any = list[kind] if held_in else kind  # type: ignore[valid-type]
         annotation: Any = Annotated[taken if default is not None else taken | None, option]
         return Parameter(entry.name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

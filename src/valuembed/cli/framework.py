@@ -21,6 +21,8 @@ from valuembed._utils.version import __version__
 from valuembed.cli.fields import Fields
 from valuembed.cli.options import INPUT, LOADING, MODEL, OUTPUT, completed, shared_options
 from valuembed.cli.output import errors_in_one_line, note
+from valuembed.errors import RecipeError
+from valuembed.recipes import check_purpose
 
 if TYPE_CHECKING:
     from valuembed.models import TextEncoder, ValueEncoder
@@ -118,6 +120,8 @@ def command(
     parameters: dict[str, inspect.Parameter] = {}
     for key, entry in declared.items():
         parameters |= made[key].parameters() if key in made else {key: entry}
+    # A purpose stands for a method.
+    without = [*without, "purpose"] if "method" in without else without
     shared = {
         key: entry for key, entry in shared_options(recorded).items() if key not in parameters and key not in without
     }
@@ -128,8 +132,9 @@ def command(
 
     @functools.wraps(function)
     def run(**given: Any) -> None:
-        options = {key: given[key] for key in shared if given[key] is not None}
         with errors_in_one_line():
+            given = _with_purpose(given)
+            options = {key: given[key] for key in shared if given.get(key) is not None}
             _check_names(given)
             of_fields = {key: of.values(given) for key, of in made.items()}
             function(**{key: given[key] for key in own}, **of_fields, options=options)
@@ -139,6 +144,20 @@ def command(
     del run.__dict__["__wrapped__"]
     epilog = escape("\n".join(["Example:" if len(examples) == 1 else "Examples:", *examples])) if examples else None
     return group.command(name, cls=Command, rich_help_panel=panel, epilog=epilog)(run)
+
+
+def _with_purpose(given: dict[str, Any]) -> dict[str, Any]:
+    """A purpose is the name of a method, for all that a command calls.
+
+    Raises:
+        RecipeError: it is unknown, or a method is named too.
+    """
+    rest = {key: value for key, value in given.items() if key != "purpose"}
+    if (purpose := given.get("purpose")) is None:
+        return rest
+    if given.get("method") is not None:
+        raise RecipeError(f"--for {purpose} stands for a method, and --method {given['method']} is one; give one")
+    return {**rest, "method": check_purpose(purpose)}
 
 
 def _check_names(given: dict[str, Any]) -> None:

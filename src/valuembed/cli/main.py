@@ -168,6 +168,8 @@ def _info_rows(found: "ModelInfo") -> Iterator[tuple[str, str]]:
 
 
 def _cost(found: "ModelInfo") -> str:
+    if found.template_characters == 0 and found.copies == 1:
+        return "1 sequence, the text alone"
     copies = "once" if found.copies == 1 else f"{found.copies} times"
     around = counted(found.template_characters, "character")
     return f"{counted(found.sequences, 'sequence')}, with the text {copies} and {around} of templates"

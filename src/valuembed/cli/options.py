@@ -14,7 +14,7 @@ from valuembed._utils.options import Options, option
 from valuembed.backbone import LoadOptions
 from valuembed.cli.completion import COMPLETIONS
 from valuembed.cli.fields import Fields
-from valuembed.recipes import CLEANINGS, METHODS, TEMPLATES
+from valuembed.recipes import CLEANINGS, METHODS, PURPOSES, TEMPLATES
 
 BUNDLED = "bundled"
 
@@ -57,6 +57,13 @@ class RecipeOptions(Options):
         None,
         f"How vectors are read from the model: one of {', '.join(METHODS)}, or a recipe file (.json). By "
         "default it is aligned_wva, or what a saved model was saved with.",
+    )
+    purpose: str | None = option(
+        None,
+        f"What the vectors are for: one of {', '.join(PURPOSES)}. It stands for the recipe that is known to be best "
+        "for it, in place of --method.",
+        names=("--for",),
+        metavar="PURPOSE",
     )
     layers: str | None = option(
         None,

@@ -11,6 +11,7 @@ from .calibration import (
     is_of_the_stream as is_of_the_stream,
     project as project,
 )
+from .centring import general_sentences as general_sentences
 from .checks import described as described, not_finite as not_finite, warn_truncated as warn_truncated
 from .encoder import ValueEncoder as ValueEncoder
 from .explanation import Explanation as Explanation, Token as Token, TokenWeights as TokenWeights, explain as explain

@@ -12,12 +12,13 @@ from sentence_transformers.base.modules import Normalize
 from valuembed._utils.torch_settings import building, default_device_and_precision
 from valuembed.backbone import LoadKwargs, LoadOptions
 from valuembed.backbone.checkpoints import EARLY_TRANSFORMER_TYPE, TRANSFORMER_TYPE, Checkpoint
+from valuembed.errors import RecipeError
 from valuembed.models.centring import centre_reader
 from valuembed.models.encoder import ValueEncoder
 from valuembed.models.reader_loading import check_prompts, load_reader
 from valuembed.models.recipe_choice import DEFAULT_METHOD
 from valuembed.models.value_transformer import ValueTransformer
-from valuembed.recipes import LayerSpec, Recipe, TemplateSpec
+from valuembed.recipes import LayerSpec, Recipe, TemplateSpec, check_purpose
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -33,6 +34,7 @@ def load(
     prompts: dict[str, str] | None = None,
     normalize: bool = True,
     *,
+    purpose: str | None = None,
     compile: bool = False,
     **options: Unpack[LoadKwargs],
 ) -> ValueEncoder:
@@ -55,6 +57,8 @@ def load(
             that a folder was saved with are taken over, also from plain sentence-transformers; one of the same name
             that is given here counts.
         normalize: scale the vectors to unit length. A saved folder does as it was saved; False takes that away.
+        purpose: what the vectors are for, in place of a method: a name of :data:`valuembed.recipes.PURPOSES`, which
+            stands for the recipe that is known to be best for it.
         dtype: of the weights, such as ``"bfloat16"``; None is the checkpoint's own. ``"int8"`` and ``"fp8"`` keep the
             layers' matrices in 8 bits (needs the extra ``quantize``) and compute in the checkpoint's own. Sums and
             vectors are always float32.
@@ -79,6 +83,10 @@ def load(
     """
     chosen = LoadOptions.of(options, load)
     check_prompts(prompts)
+    if purpose is not None:
+        if not isinstance(method, type(DEFAULT_METHOD)):
+            raise RecipeError(f"purpose={purpose!r} stands for a method, and one is given too; give one")
+        method = check_purpose(purpose)
     loaded = load_reader(
         ValueTransformer,
         model,

@@ -9,16 +9,20 @@ from .layers import (
     resolve_layers as resolve_layers,
 )
 from .method_specs import MethodRequest as MethodRequest, MethodSpec as MethodSpec, parse_methods as parse_methods
-from .recipe import (
+from .methods import (
     METHODS as METHODS,
+    PURPOSES as PURPOSES,
+    check_purpose as check_purpose,
+    read_recipe as read_recipe,
+    resolve_recipe as resolve_recipe,
+    write_recipe as write_recipe,
+)
+from .recipe import (
     Alignment as Alignment,
     Recipe as Recipe,
     Signal as Signal,
     group_by_tokens as group_by_tokens,
-    read_recipe as read_recipe,
     recipe_differences as recipe_differences,
-    resolve_recipe as resolve_recipe,
-    write_recipe as write_recipe,
 )
 from .templates import (
     TEMPLATES as TEMPLATES,

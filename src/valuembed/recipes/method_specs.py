@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from valuembed.errors import RecipeError
-from valuembed.recipes.recipe import METHODS, Recipe
+from valuembed.recipes.methods import METHODS, PURPOSES
+from valuembed.recipes.recipe import Recipe
 
 MethodSpec = str | Recipe | Mapping[str, Any]
 """What ``load(method=...)`` takes."""
@@ -63,7 +64,7 @@ def _parse(spec: str) -> dict[str, MethodRequest]:
     if rest.endswith(".json"):
         return {Path(rest).stem + at + layers: MethodRequest(rest, None, layers or None)}
     name, colon, template = rest.partition(":")
-    if name not in METHODS:
+    if name not in METHODS and name not in PURPOSES:
         raise RecipeError(
             f"method {spec!r} is unknown; give one of {', '.join(METHODS)} (if need be with a template or layers, as "
             "in wva:future_eol or va@20:28), a recipe file (.json), or all"

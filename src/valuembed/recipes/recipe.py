@@ -1,4 +1,4 @@
-"""A method is a recipe, a few choices; this table is the one place that knows the methods.
+"""A recipe: the choices that say how one vector is read from a decoder.
 
 Shapes in docstrings use one legend everywhere: b texts, t tokens, l layers, h query heads, g key/value heads,
 d width of one value head, m model width.
@@ -6,17 +6,15 @@ d width of one value head, m model width.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import inf
 from typing import Any, Literal, TypeVar, get_args
 
-from valuembed.errors import RecipeError, TemplateError
+from valuembed.errors import RecipeError
 from valuembed.recipes.cleaning import CLEANINGS
 from valuembed.recipes.layers import LayerSpec
-from valuembed.recipes.templates import ROLES, TemplateSpec, check_roles, resolve_templates
+from valuembed.recipes.templates import ROLES, resolve_templates
 from valuembed.recipes.wording import RecipeWords, in_words
 
 Signal = Literal["value", "hidden"]
@@ -254,110 +252,3 @@ def _with_alignment(data: Mapping[str, Any]) -> Mapping[str, Any]:
             f"{', '.join(get_args(Alignment))}"
         )
     return {**rest, "alignment": "projection" if data["aligned"] else "none"}
-
-
-def _row(method: str, signal: Signal, weights: Weights, template: str, *, alignment: Alignment = "none") -> Recipe:
-    templates = resolve_templates(template)
-    return Recipe(method=method, signal=signal, weights=weights, alignment=alignment, template=templates)
-
-
-METHODS: dict[str, Recipe] = {
-    recipe.method: recipe
-    for recipe in (
-        _row("va", "value", "mean", "none"),
-        _row("aligned_va", "value", "mean", "none", alignment="projection"),
-        _row("wva", "value", "last", "prompt_eol"),
-        _row("aligned_wva", "value", "last", "prompt_eol", alignment="residual"),
-        _row("hidden_mean", "hidden", "mean", "none"),
-        _row("hidden_last", "hidden", "last", "none"),
-        _row("prompt_eol", "hidden", "last", "prompt_eol"),
-        _row("meta_eol", "hidden", "last", "meta_eol"),
-        _row("echo", "hidden", "mean", "echo"),
-        replace(
-            _row("joined", "value", "last", "prompt_eol", alignment="residual"),
-            centring="general",
-            joined=(replace(_row("custom", "value", "mean", "echo"), layers=1.0, centring="general"),),
-        ),
-    )
-}
-"""The methods of the paper (value rows), the baselines it compares with (hidden rows), and ours, which joins two."""
-
-
-def read_recipe(path: str | os.PathLike[str]) -> Recipe:
-    """The recipe in a recipe file.
-
-    Raises:
-        RecipeError: there is no such file, or it holds no recipe.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            data = json.load(file)
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"recipe file {os.fspath(path)!r} cannot be read: {error}") from error
-    if not isinstance(data, dict) or not isinstance(data.get("recipe"), dict):
-        raise RecipeError(f"recipe file {os.fspath(path)!r} has to hold an object with the key 'recipe'")
-    return Recipe.from_dict(data["recipe"])
-
-
-def write_recipe(path: str | os.PathLike[str], recipe: Recipe, **notes: Any) -> None:
-    """Write a recipe file, which ``method=`` takes.
-
-    Args:
-        path: the file, ``.json``; it is replaced where it exists.
-        recipe: what to write.
-        notes: plain data for people to read, such as how its layers were chosen.
-    """
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump({"recipe": recipe.to_dict(), **notes}, file, ensure_ascii=False, indent=2)
-        file.write("\n")
-
-
-def resolve_recipe(
-    method: str | Recipe | Mapping[str, Any],
-    layers: LayerSpec = None,
-    template: TemplateSpec | Mapping[str, TemplateSpec] = "auto",
-    cleaning: str | None = None,
-) -> Recipe:
-    """A method's recipe with the user's layers and templates in place.
-
-    Args:
-        method: a name of :data:`METHODS`, a recipe, a recipe as plain data, or the path of a recipe file (``.json``).
-        layers: replaces the recipe's layers unless None; of a joined recipe those of its first part, as the template.
-        template: ``"auto"`` keeps the recipe's own; None or ``"none"`` is the text alone; a name, a string, a list;
-            or a mapping with ``"query"``, ``"document"`` and ``"default"`` (a role left out keeps the recipe's own).
-        cleaning: replaces the recipe's cleaning unless None.
-
-    Raises:
-        RecipeError: an unknown method, or choices that do not fit together (its subclasses name layer and template).
-    """
-    if isinstance(method, Recipe):
-        recipe = method
-    elif isinstance(method, Mapping):
-        recipe = Recipe.from_dict(method)
-    elif isinstance(method, str) and method in METHODS:
-        recipe = METHODS[method]
-    elif isinstance(method, str) and method.endswith(".json"):
-        recipe = read_recipe(method)
-    else:
-        raise RecipeError(
-            f"method {method!r} is unknown; give one of {', '.join(METHODS)}, a recipe file (.json), or a Recipe of "
-            "your own"
-        )
-    if layers is not None:
-        recipe = replace(recipe, layers=layers)
-    if cleaning is not None:
-        parts = tuple(replace(part, cleaning=cleaning) for part in recipe.joined)
-        recipe = replace(recipe, cleaning=cleaning, joined=parts)
-    if isinstance(template, str) and template == "auto":
-        return recipe
-    if isinstance(template, Mapping):
-        check_roles(template)
-        chosen = {
-            field: resolve_templates(template[role])
-            for role, field in (("default", "template"), ("query", "query_template"), ("document", "document_template"))
-            if role in template and template[role] != "auto"
-        }
-        if not template:
-            raise TemplateError("template={} names no role; give query, document or default")
-        return replace(recipe, **chosen)  # type: ignore[arg-type]
-    return replace(recipe, template=resolve_templates(template), query_template=None, document_template=None)
