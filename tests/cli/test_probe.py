@@ -119,6 +119,8 @@ def test_end_to_end(folder, tmp_path):
 @pytest.mark.process
 def test_help_imports_nothing_heavy():
     heavy = ("torch", "transformers", "sentence_transformers", "matplotlib", "numpy")
-    for answer in answers("valuembed.cli.probe", [["probe", "--help"], ["probe", "segments", "--help"], ["probe"]], heavy):
+    for answer in answers(
+        "valuembed.cli.probe", [["probe", "--help"], ["probe", "segments", "--help"], ["probe"]], heavy
+    ):
         assert answer.output
         assert answer.slow == []

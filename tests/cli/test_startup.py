@@ -34,6 +34,7 @@ WRONG = [
     ["serve", "--model", "./nowhere"],
 ]
 
+
 @pytest.fixture(scope="module")
 def answered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
     """What each of the commands answers, all of them in one process."""
