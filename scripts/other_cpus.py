@@ -14,6 +14,7 @@ handles numbers is, which takes hours.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import platform
 import re
@@ -22,9 +23,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -33,7 +35,10 @@ ROOT = Path(__file__).resolve().parents[1]
 QUICK = (
     "readout/test_pooling.py",
     "readout/test_hooks.py",
-    "models/test_loading.py",
+    "models/test_loading.py::test_every_method_gives_unit_vectors_of_its_width",
+    "models/test_loading.py::test_roles_have_templates_of_their_own",
+    "models/test_loading.py::test_save_and_load_give_the_same_vectors",
+    "models/test_loading.py::test_a_saved_folder_keeps_its_recipe_unless_asked",
     "analysis/test_calibration_fit.py::test_an_adapter_counts",
     "models/test_bundled.py::test_golden_vectors",
 )
@@ -62,6 +67,20 @@ NUMERIC = re.compile(r"^\s*(?:import|from) (?:numpy|torch)\b|\bload\(|\bPanel\b"
 CLEARED = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR", "OMP_NUM_THREADS")
 """What a setting alone may set: none of it comes in from outside."""
 
+LOADED = (
+    "hypothesis",
+    "pytest",
+    "scipy.stats",
+    "sentence_transformers",
+    "valuembed.evaluation.runner",
+    "valuembed.models.loading",
+    "valuembed.training.finetune",
+)
+"""What nearly every test imports, which takes as long as the tests of a setting."""
+
+BEFORE_LOADING = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1", "VALUEMBED_CACHE": "", "HF_HUB_OFFLINE": "1"}
+"""What `tests/conftest.py` sets before torch is imported."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -86,9 +105,18 @@ class Setting:
         """Its environment and its options, as on a command line."""
         return shlex.join([*(f"{name}={value}" for name, value in self.environment.items()), *self.options])
 
+    @property
+    def after_loading(self) -> bool:
+        """Whether its environment is read when something is first computed, and not when libraries are loaded."""
+        return "OMP_NUM_THREADS" not in self.environment
+
+    def arguments(self, tests: Sequence[str]) -> list[str]:
+        """With which pytest runs tests under it."""
+        return ["-q", "-p", "no:cacheprovider", *self.options, *tests]
+
     def command(self, tests: Sequence[str]) -> list[str]:
         """What runs tests under it, its environment set."""
-        return [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *self.options, *tests]
+        return [sys.executable, "-m", "pytest", *self.arguments(tests)]
 
     def again(self, tests: Sequence[str]) -> str:
         """The same as a line for a shell."""
@@ -97,6 +125,8 @@ class Setting:
 
 
 SETTINGS = (
+    # First, as it loads everything by itself, beside the process that loads everything for the others.
+    Setting("two cores for each process", {"OMP_NUM_THREADS": "2"}, x86=False),
     Setting("a CPU without vector instructions that torch knows", {"ATEN_CPU_CAPABILITY": "default"}),
     Setting("torch on a CPU with AVX2 at most", {"ATEN_CPU_CAPABILITY": "avx2"}),
     Setting("oneDNN on a CPU with AVX2 at most", {"ONEDNN_MAX_CPU_ISA": "AVX2"}),
@@ -108,7 +138,6 @@ SETTINGS = (
     ),
     Setting("a CPU on which half precisions are slow", options=("--half-precision=slow",), quick=HALVES, x86=False),
     Setting("a CPU on which half precisions are fast", options=("--half-precision=fast",), quick=HALVES, x86=False),
-    Setting("two cores for each process", {"OMP_NUM_THREADS": "2"}, x86=False),
 )
 
 
@@ -143,8 +172,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = [setting for setting in settings if not setting.x86]
     every = numeric_files(ROOT / "tests") if options.all else None
     good = True
+    forks = sys.platform == "linux" and sum(setting.after_loading for setting in settings) > 1
+    if forks:
+        start_loading()
     with ThreadPoolExecutor(options.jobs) as pool:
-        for outcome in pool.map(lambda setting: run(setting, every or setting.quick), settings):
+        runs = [pool.submit(run, one, every or one.quick, fork=forks and one.after_loading) for one in settings]
+        for outcome in (done.result() for done in runs):
             print(describe(outcome), flush=True)
             good = good and outcome.good
     return 0 if good else 1
@@ -156,27 +189,81 @@ def numeric_files(folder: Path) -> list[str]:
     return [file.relative_to(folder).as_posix() for file in files if NUMERIC.search(file.read_text(encoding="utf-8"))]
 
 
-def run(setting: Setting, tests: Sequence[str], root: Path = ROOT) -> Outcome:
-    """Run tests, named within their folder, under a setting, in a process of their own."""
+def start_loading() -> None:
+    """Start the process of which others are copies that have everything imported, and nothing computed."""
+    kept = dict(os.environ)
+    multiprocessing.get_context("forkserver").set_forkserver_preload(list(LOADED))
+    os.environ.update(BEFORE_LOADING)
+    for name in set(CLEARED) - set(BEFORE_LOADING):
+        os.environ.pop(name, None)
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ.update(kept)
+
+
+def run(setting: Setting, tests: Sequence[str], root: Path = ROOT, *, fork: bool = False) -> Outcome:
+    """Run tests, named within their folder, under a setting, in a process of their own.
+
+    Args:
+        setting, tests: what is run.
+        root: the folder around that of the tests.
+        fork: have the process made by :func:`start_loading`.
+    """
     tests = [f"tests/{test}" for test in tests]
     environment = {name: value for name, value in os.environ.items() if name not in CLEARED}
+    environment |= setting.environment
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.xml"
+        report, output = Path(folder) / "report.xml", Path(folder) / "output.txt"
         # This kind of report has the file that each test is in.
-        command = [*setting.command(tests), f"--junitxml={report}", "-o", "junit_family=xunit1"]
-        done = subprocess.run(
-            command, cwd=root, env={**environment, **setting.environment}, capture_output=True, text=True, check=False
-        )
+        asked = [f"--junitxml={report}", "-o", "junit_family=xunit1"]
+        if fork:
+            arguments = [*setting.arguments(tests), *asked]
+            process = multiprocessing.get_context("forkserver").Process(
+                target=run_here, args=(arguments, environment, str(root), str(output))
+            )
+            process.start()
+            process.join()
+            code, said = process.exitcode, output.read_text(encoding="utf-8") if output.exists() else ""
+        else:
+            done = subprocess.run(
+                [*setting.command(tests), *asked],
+                cwd=root,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            code, said = done.returncode, done.stdout + done.stderr
         cases = list(ElementTree.parse(report).iter("testcase")) if report.exists() else []
     ended = {kind: [node_id(case) for case in cases if case.find(kind) is not None] for kind in ENDS}
     failed = tuple(dict.fromkeys(ended["failure"] + ended["error"]))
     passed = sum(all(case.find(kind) is None for kind in ENDS) for case in cases)
     # A process that died has left no report.
-    if done.returncode and not failed:
+    if code and not failed:
         failed = tuple(tests)
     seconds = time.monotonic() - started
-    return Outcome(setting, passed, failed, len(ended["skipped"]), seconds, done.stdout + done.stderr)
+    return Outcome(setting, passed, failed, len(ended["skipped"]), seconds, said)
+
+
+def run_here(arguments: Sequence[str], environment: Mapping[str, str], root: str, output: str) -> None:
+    """Run pytest in this process, which it ends; what it says goes to a file."""
+    with open(output, "wb", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(root)
+    import pytest
+
+    if (name := environment.get("ATEN_CPU_CAPABILITY")) and (torch := sys.modules.get("torch")):
+        # What is computed first settles what all libraries take the CPU for, and has to be a test.
+        found = torch.backends.cpu.get_cpu_capability()
+        assert found.lower() == name, f"torch was told of {name}, and takes the CPU for {found}"
+    # Plugins that others have imported already cannot explain their own assertions.
+    sys.exit(pytest.main(["-W", "ignore::pytest.PytestAssertRewriteWarning", *arguments]))
 
 
 def node_id(case: ElementTree.Element) -> str:

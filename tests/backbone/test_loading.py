@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from once import EVERY_FAMILY
+from once import EVERY_FAMILY, traced
 from saved_models import assert_close, assert_saved_alike
 from torch import Tensor, nn
 from transformers import AutoModel
@@ -41,16 +41,15 @@ TEXTS = ["a text", "another, longer text about the harbour", "?"]
 # Cut = full
 
 
-def read(model: nn.Module, recipe: Recipe, layers: tuple[int, ...], decoder_spec: DecoderSpec) -> Tensor:
-    """Vectors of three rows of 20, 11 and 5 tokens, longer and shorter than a sliding window."""
+def read(model: nn.Module, recipes: list[Recipe], layers: tuple[int, ...], decoder_spec: DecoderSpec) -> list[Tensor]:
+    """Vectors, by recipe, of three rows of 20, 11 and 5 tokens, longer and shorter than a sliding window."""
     lengths = torch.tensor([20, 11, 5])
     ids = torch.randint(5, 500, (3, 20), generator=torch.Generator().manual_seed(0))
     mask = torch.arange(20) < lengths[:, None]
     with torch.no_grad():
-        readout = Readout(
-            model, [Plan(replace(recipe, layers=layers), layers, decoder_spec)], PaddedLayout(lengths - 1, mask)
-        )
-        return readout.run(input_ids=ids, position_ids=torch.arange(20).expand(3, 20))[0]
+        plans = [Plan(replace(recipe, layers=layers), layers, decoder_spec) for recipe in recipes]
+        readout = Readout(model, plans, PaddedLayout(lengths - 1, mask))
+        return readout.run(input_ids=ids, position_ids=torch.arange(20).expand(3, 20))
 
 
 @pytest.mark.parametrize("architecture", EVERY_FAMILY)
@@ -59,7 +58,7 @@ def test_the_cut_decoder_is_the_full_one(architecture, tmp_path):
     folder = tiny_checkpoint(tmp_path, architecture, lm_head=architecture != "mistral4")
     checkpoint = locate(folder)
     config = read_config(checkpoint)
-    decoder_spec = trace_architecture(config)
+    decoder_spec = traced(architecture)
     values = decoder_spec.value_layers
     last = values[-2] if len(values) > 1 else values[-1]
     layers = tuple(layer for layer in values if layer <= last)
@@ -70,9 +69,8 @@ def test_the_cut_decoder_is_the_full_one(architecture, tmp_path):
     weights = full.state_dict()
     assert all(torch.equal(weight, weights[name]) for name, weight in cut.state_dict().items())
     assert install_attention_hooks(full, decoder_spec) == install_attention_hooks(cut, decoder_spec)
-    for method in VALUE_METHODS:
-        expected = read(full, METHODS[method], layers, decoder_spec)
-        got = read(cut, METHODS[method], layers, decoder_spec)
+    recipes = [METHODS[method] for method in VALUE_METHODS]
+    for got, expected in zip(*(read(model, recipes, layers, decoder_spec) for model in (cut, full)), strict=True):
         assert expected.std() > 1e-3
         assert_close(got, expected)
 
@@ -87,8 +85,8 @@ def test_hidden_states_of_a_cut_decoder_too(architecture, tmp_path):
     install_attention_hooks(full, decoder_spec)
     cut = load_decoder(checkpoint, config, decoder_spec, keep_layers=3, keep_tail=False)
     install_attention_hooks(cut, decoder_spec)
-    recipe = METHODS["hidden_mean"]
-    assert_close(read(cut, recipe, (1, 2), decoder_spec), read(full, recipe, (1, 2), decoder_spec))
+    (got,), (expected,) = (read(model, [METHODS["hidden_mean"]], (1, 2), decoder_spec) for model in (cut, full))
+    assert_close(got, expected)
 
 
 @pytest.mark.parametrize(

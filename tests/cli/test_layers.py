@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from light_commands import answers
 from running import fails, succeeds
 from some_texts import some_texts
 
@@ -181,14 +180,9 @@ def test_from_file_to_choice_to_use(folder, tmp_path):
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("command", ["sweep", "select-layers"])
-def test_help_imports_nothing_heavy(command):
-    script = (
-        "import sys, valuembed.cli.layers\nfrom valuembed.cli.framework import app\n"
-        "try: app(sys.argv[1:], prog_name='valuembed')\n"
-        "finally: print('heavy:', sorted({'torch', 'numpy', 'transformers', 'matplotlib', 'mteb'} & set(sys.modules)))"
-    )
-    arguments = [sys.executable, "-c", script, command, "--help"]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
-    assert "heavy: []" in done.stdout, done.stderr
-    assert "--task" in done.stdout or "--corpus" in done.stdout
+def test_help_imports_nothing_heavy():
+    heavy = ("torch", "numpy", "transformers", "matplotlib", "mteb")
+    commands = [["sweep", "--help"], ["select-layers", "--help"]]
+    for answer in answers("valuembed.cli.layers", commands, heavy):
+        assert answer.slow == []
+        assert "--task" in answer.output or "--corpus" in answer.output

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from fakes import FakeEncoder
+from light_commands import answers
 from running import run, succeeds
 
 from valuembed.cli import embed as cli_embed, main as cli, output as cli_output, search as cli_search
@@ -63,18 +64,11 @@ def texts(tmp_path):
 
 
 @pytest.mark.process
-@pytest.mark.parametrize(
-    "arguments",
-    [["--help"], ["--version"], [], *([command, "--help"] for command in (*COMMANDS, "index"))],
-)
-def test_help_imports_nothing_heavy(arguments):
-    script = (
-        "import sys, valuembed.cli.main as cli\n"
-        "try: cli.app(sys.argv[1:], prog_name='valuembed')\n"
-        f"finally: print('heavy:', sorted(set({HEAVY!r}) & set(sys.modules)))"
-    )
-    done = shell("-c", script, *arguments)
-    assert "heavy: []" in done.stdout, done.stderr
+def test_help_imports_nothing_heavy():
+    commands = [["--help"], ["--version"], [], *([command, "--help"] for command in (*COMMANDS, "index"))]
+    for command, answer in zip(commands, answers("valuembed.cli.main", commands, HEAVY), strict=True):
+        assert answer.output
+        assert (command, answer.slow) == (command, [])
 
 
 @pytest.mark.parametrize("command", COMMANDS)

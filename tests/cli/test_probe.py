@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from inspect import signature
 from pathlib import Path
 
 import pytest
+from light_commands import answers
 from running import fails, succeeds
 
 import valuembed.cli.probe  # noqa: F401
@@ -118,13 +117,10 @@ def test_end_to_end(folder, tmp_path):
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("arguments", [["probe", "--help"], ["probe", "segments", "--help"], ["probe"]])
-def test_help_imports_nothing_heavy(arguments):
+def test_help_imports_nothing_heavy():
     heavy = ("torch", "transformers", "sentence_transformers", "matplotlib", "numpy")
-    script = (
-        "import sys, valuembed.cli.probe as cli\n"
-        "try: cli.app(sys.argv[1:], prog_name='valuembed')\n"
-        f"finally: print('heavy:', sorted(set({heavy!r}) & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=60)
-    assert "heavy: []" in done.stdout, done.stderr
+    for answer in answers(
+        "valuembed.cli.probe", [["probe", "--help"], ["probe", "segments", "--help"], ["probe"]], heavy
+    ):
+        assert answer.output
+        assert answer.slow == []

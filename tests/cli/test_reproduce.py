@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
+from light_commands import answers
 from typer.testing import CliRunner
 
 import valuembed.cli.reproduce  # noqa: F401
@@ -43,17 +42,10 @@ def run(*arguments, code=0):
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("command", ["reproduce", "cost"])
-def test_help_imports_nothing_heavy(command):
-    script = (
-        "import sys, valuembed.cli.reproduce\nfrom valuembed.cli.framework import app\n"
-        "try: app(sys.argv[1:], prog_name='valuembed')\n"
-        "finally: print('heavy:', sorted({'torch', 'mteb', 'matplotlib', 'numpy', 'transformers'} & set(sys.modules)))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, command, "--help"], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert "heavy: []" in done.stdout, done.stderr
+def test_help_imports_nothing_heavy():
+    heavy = ("torch", "mteb", "matplotlib", "numpy", "transformers")
+    for answer in answers("valuembed.cli.reproduce", [["reproduce", "--help"], ["cost", "--help"]], heavy):
+        assert (answer.code, answer.slow) == (0, [])
 
 
 class TestReproduce:

@@ -1,11 +1,9 @@
 """What is wrong in a command's names is said before anything slow is imported, by every command."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from light_commands import Answer, answers
 
 SLOW = ("torch", "transformers", "sentence_transformers", "mteb", "lancedb")
 
@@ -36,39 +34,21 @@ WRONG = [
     ["serve", "--model", "./nowhere"],
 ]
 
-SCRIPT = """
-import json, sys
-from typer.testing import CliRunner
-from valuembed.cli.main import app
-
-for args in json.loads(sys.argv[1]):
-    result = CliRunner().invoke(app, args)
-    slow = sorted(set(json.loads(sys.argv[2])) & set(sys.modules))
-    print(json.dumps([result.exit_code, result.output, repr(result.exception), slow]))
-"""
-
 
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list]:
+def answered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
     """What each of the commands answers, all of them in one process."""
     folder = tmp_path_factory.mktemp("here")
     (folder / "texts.txt").write_text("A text.\n")
     (folder / "folder-without-model").mkdir()
-    run = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps(WRONG), json.dumps(SLOW)],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        check=True,
-    )
-    lines = [json.loads(line) for line in run.stdout.splitlines()]
-    return dict(zip(map(" ".join, WRONG), lines, strict=True))
+    found = answers("valuembed.cli.main", WRONG, SLOW, cwd=folder)
+    return dict(zip(map(" ".join, WRONG), found, strict=True))
 
 
 @pytest.mark.process
 @pytest.mark.parametrize("args", WRONG, ids=" ".join)
-def test_a_wrong_name_is_said_at_once(args, answers):
-    code, output, exception, slow = answers[" ".join(args)]
+def test_a_wrong_name_is_said_at_once(args, answered):
+    code, output, exception, slow = answered[" ".join(args)]
     assert code == 1, output
     assert exception == "SystemExit(1)"
     (line,) = output.splitlines()

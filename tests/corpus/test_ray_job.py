@@ -92,17 +92,17 @@ def test_one_of_two_workers_is_killed_in_the_middle(ray, here):
     expected = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
     assert all(found == (False, expected) for found in workers(here))
     # What a run without a cluster has begun, this one goes on with, and finds complete.
-    assert embed(here, "whole").run.rows == 0
+    assert embed(here, "whole", workers=1).run.rows == 0
 
 
 @pytest.mark.slow
 @pytest.mark.ray
 def test_one_large_input_is_shared_and_a_job_is_gone_on_with(ray, here):
     with pytest.raises(ReadingError, match=r"^the pass gave nothing \(on node \S+\)$"):
-        embed(here, inputs="in/a.jsonl", behaviour=FAIL)
+        embed(here, inputs="in/a.jsonl", behaviour=FAIL, workers=1)
     assert held(here / "out") == {}
     with pytest.warns(UserWarning, match="another takes its place"), pytest.raises(ClusterError) as caught:
-        embed(here, inputs="in/a.jsonl", behaviour=ALWAYS_DIE)
+        embed(here, inputs="in/a.jsonl", behaviour=ALWAYS_DIE, workers=1)
     assert "3 workers in a row died without finishing a shard, the last on node " in str(caught.value)
     assert str(caught.value).endswith("; finished shards are kept, the same command goes on from there")
     finished = len(held(here / "out"))
@@ -118,7 +118,7 @@ def test_other_weights_on_a_node_and_a_model_that_is_not_there(ray, here):
     with pytest.raises(OutputError, match=r"begun with other settings .*: other weights or prompts: the same sentence"):
         embed(here, shift=5.0)
     with pytest.raises(CheckpointError, match=r"^folder 'gone' does not exist \(on node \S+\)$"):
-        embed(here, missing=True)
+        embed(here, missing=True, workers=1)
 
 
 @pytest.mark.ray
@@ -137,7 +137,7 @@ def test_an_input_that_is_damaged_is_told_of_when_the_others_are_done(ray, here)
     whole = gzip.compress(b"".join(draw.randbytes(25_000).hex().encode() + b"\n" for _ in range(60)))
     (here / "in" / "d.txt.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"^1 of 4 inputs could not be read to its end, the other 3 are done: input"):
-        embed(here)
+        embed(here, workers=1)
     rows = [row for file, row in held(here / "out") if file == "in/d.txt.gz"]
     assert rows == list(range(len(rows)))
     assert len(held(here / "out")) == ROWS + len(rows)

@@ -26,6 +26,11 @@ def readouts(folder):
     return MultiReadout.load(folder, ALL)
 
 
+@pytest.fixture(scope="module")
+def together(readouts):
+    return readouts.encode(TEXTS)
+
+
 def passes(readouts, monkeypatch, texts, **options):
     """Count the steps that the decoder runs."""
     counted = []
@@ -41,11 +46,10 @@ def passes(readouts, monkeypatch, texts, **options):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_each_recipe_gives_what_it_gives_alone(readouts, folder, name):
+def test_each_recipe_gives_what_it_gives_alone(together, folder, name):
     alone = valuembed.load(folder, ALL[name], normalize=False).encode(TEXTS)
-    together = readouts.encode(TEXTS)[name]
-    assert together.dtype == np.float32
-    np.testing.assert_allclose(together, alone, atol=1e-5 * np.abs(alone).max())
+    assert together[name].dtype == np.float32
+    np.testing.assert_allclose(together[name], alone, atol=1e-5 * np.abs(alone).max())
 
 
 @pytest.mark.parametrize("model", ["folder", "sliding"])

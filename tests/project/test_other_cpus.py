@@ -10,9 +10,22 @@ from pathlib import Path
 
 import other_cpus
 import pytest
-from other_cpus import HALVES, QUICK, ROOT, SETTINGS, Outcome, Setting, describe, main, numeric_files, run
+from other_cpus import (
+    HALVES,
+    QUICK,
+    ROOT,
+    SETTINGS,
+    Outcome,
+    Setting,
+    describe,
+    main,
+    numeric_files,
+    run,
+    start_loading,
+)
 
 WORDS = [
+    "OMP_NUM_THREADS=2",
     "ATEN_CPU_CAPABILITY=default",
     "ATEN_CPU_CAPABILITY=avx2",
     "ONEDNN_MAX_CPU_ISA=AVX2",
@@ -20,7 +33,6 @@ WORDS = [
     "MKL_ENABLE_INSTRUCTIONS=SSE4_2 --shift-weights",
     "--half-precision=slow",
     "--half-precision=fast",
-    "OMP_NUM_THREADS=2",
 ]
 SOME = """
 import os
@@ -89,6 +101,18 @@ def test_what_fails_is_counted_and_seen_again(project: Path) -> None:
 
 
 @pytest.mark.process
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are copied on Linux alone")
+def test_a_copied_process_tells_the_same(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(other_cpus, "LOADED", ("pytest",))
+    start_loading()
+    setting = Setting("flavours", {"FLAVOUR": "plum jam"})
+    copied, own = (run(setting, ["test_some.py"], project, fork=fork) for fork in (True, False))
+    assert (copied.passed, copied.failed, copied.skipped) == (own.passed, own.failed, own.skipped) == (1, own.failed, 1)
+    assert "1 failed, 1 passed, 1 skipped, 1 error in" in copied.said
+    assert run(Setting("as it is"), ["test_torn.py"], project, fork=True).failed == ("tests/test_torn.py",)
+
+
+@pytest.mark.process
 def test_a_file_that_cannot_be_imported_is_a_failure(project: Path) -> None:
     outcome = run(SETTINGS[0], ["test_torn.py"], project)
     assert (outcome.passed, outcome.failed, outcome.good) == (0, ("tests/test_torn.py",), False)
@@ -114,28 +138,30 @@ def test_nothing_comes_in_from_outside(project: Path, monkeypatch: pytest.Monkey
 def test_one_line_a_setting_and_the_exit_code(monkeypatch, capsys) -> None:
     asked = []
 
-    def fake(setting: Setting, tests: list[str]) -> Outcome:
+    def fake(setting: Setting, tests: list[str], *, fork: bool) -> Outcome:
+        assert fork == (bool(loading) and setting.after_loading)
         asked.append((setting.words, tests))
         return Outcome(setting, 1234, ("x",) if setting.environment.get("OMP_NUM_THREADS") else (), 5, 6.7, "E  said")
 
+    loading: list[bool] = []
     monkeypatch.setattr(other_cpus, "run", fake)
+    monkeypatch.setattr(other_cpus, "start_loading", lambda: loading.append(True))
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     assert main(["--setting", "avx2"]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("ok      1,234 passed    0 failed    5 skipped      7 s  ATEN_CPU_CAPABILITY=avx2: torch on")
     assert main(["--jobs", "1"]) == 1
     assert [words for words, _ in asked[1:]] == WORDS
-    assert (
-        capsys.readouterr()
-        .out.rstrip()
-        .endswith(f"env OMP_NUM_THREADS=2 {sys.executable} -m pytest -q -p no:cacheprovider x")
-    )
-    assert [tests for _, tests in asked[1:]] == [QUICK] * 5 + [HALVES] * 2 + [QUICK]
+    again = f"  env OMP_NUM_THREADS=2 {sys.executable} -m pytest -q -p no:cacheprovider x"
+    assert capsys.readouterr().out.splitlines()[3] == again
+    assert [tests for _, tests in asked[1:]] == [QUICK] * 6 + [HALVES] * 2
     asked.clear()
     monkeypatch.setattr("platform.machine", lambda: "arm64")
     main(["--all"])
-    assert [words for words, _ in asked] == WORDS[-3:]
+    assert [words for words, _ in asked] == [WORDS[0], *WORDS[-2:]]
     assert len(asked[0][1]) > len(QUICK)
     with pytest.raises(SystemExit):
         main(["--setting", "Z80"])
-    assert "no setting holds 'Z80'; there are: ATEN_CPU_CAPABILITY=default, " in capsys.readouterr().err
+    assert (
+        "no setting holds 'Z80'; there are: OMP_NUM_THREADS=2, ATEN_CPU_CAPABILITY=default, " in capsys.readouterr().err
+    )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import runpy
 
 import pytest
 from trace_encode import PACKAGE, encode_trace
@@ -37,15 +36,10 @@ def test_planned_once_and_padded_once(traced):
     assert done["readout/layout.py", "lay_out"] == done["readout/layout.py", "pad_right"] == passes
 
 
-@pytest.mark.process
-def test_the_script_prints_them():
-    done = subprocess.run(
-        [sys.executable, "scripts/trace_encode.py", "--texts", "9"],
-        capture_output=True,
-        text=True,
-        cwd=PACKAGE.parents[1],
-        check=True,
-        timeout=120,
-    )
-    assert "models/encoder.py" in done.stdout.splitlines()[0]
-    assert "asked on the way: " in done.stdout
+def test_the_script_prints_them(monkeypatch, capsys):
+    script = str(PACKAGE.parents[1] / "scripts" / "trace_encode.py")
+    monkeypatch.setattr("sys.argv", [script, "--texts", "9"])
+    runpy.run_path(script, run_name="__main__")
+    said = capsys.readouterr().out
+    assert "models/encoder.py" in said.splitlines()[0]
+    assert "asked on the way: " in said

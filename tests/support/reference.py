@@ -411,9 +411,11 @@ class _NoSinglePrecision(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.float:
             func = Tensor.double
-        args = tuple(_double(arg) for arg in args)
-        return func(*args, **{key: _double(value) for key, value in (kwargs or {}).items()})
-
-
-def _double(argument: Any) -> Any:
-    return torch.float64 if isinstance(argument, torch.dtype) and argument == torch.float32 else argument
+        # By identity, and put together anew only where there is one: this is called for everything that a tensor does.
+        for argument in args:
+            if argument is torch.float32:
+                args = tuple(torch.float64 if one is torch.float32 else one for one in args)
+                break
+        if not kwargs:
+            return func(*args)
+        return func(*args, **{key: torch.float64 if one is torch.float32 else one for key, one in kwargs.items()})

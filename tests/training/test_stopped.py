@@ -76,7 +76,8 @@ class TestStopped:
         assert [path.name for path in again.output.parent.iterdir()] == ["out"]
         assert_saved_alike(again.model, load(again.output), TEXTS)
 
-    @pytest.mark.parametrize("step", [2, 3, 4, 7, 8])
+    # Before the first checkpoint, behind it, behind a pass and at the last step; the next test stops at 4 and 6.
+    @pytest.mark.parametrize("step", [2, 3, 7, 8])
     def test_at_any_step_it_ends_as_if_it_had_not_been(
         self, folder: Path, pairs: Path, whole: Training, tmp_path: Path, step: int
     ) -> None:

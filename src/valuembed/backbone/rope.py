@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+_CHANGING: WeakKeyDictionary[nn.Module, list[tuple[Any, str | None, str]]] = WeakKeyDictionary()
+"""By model, so that the modules of a decoder are searched once and not for each step."""
 
 
 def rope_groups(model: PreTrainedModel) -> Callable[[int], Hashable]:
@@ -41,7 +45,14 @@ def reset_dynamic_rope(model: PreTrainedModel) -> None:
         module.register_buffer(f"{prefix}inv_freq", original.to(current.device, copy=True), persistent=False)
 
 
-def _changing_ropes(model: nn.Module) -> Iterator[tuple[Any, str | None, str]]:
+def _changing_ropes(model: nn.Module) -> list[tuple[Any, str | None, str]]:
+    """Modules whose frequencies follow the longest text, each with the kind of layer they are for, and how."""
+    if model not in _CHANGING:
+        _CHANGING[model] = list(_find_changing_ropes(model))
+    return _CHANGING[model]
+
+
+def _find_changing_ropes(model: nn.Module) -> Iterator[tuple[Any, str | None, str]]:
     for module in model.modules():
         types = getattr(module, "rope_type", None)
         named = types.items() if isinstance(types, dict) else [(None, types)]
