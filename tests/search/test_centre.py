@@ -88,6 +88,27 @@ def test_few_rows_are_compared_as_they_are_unless_asked(tmp_path):
     assert asked.score == pytest.approx(centred(few).max(), abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "is_centred"),
+    [
+        ({"weights": "last"}, True),
+        ({"weights": "mean"}, False),
+        ({"signal": "hidden", "alignment": "none"}, True),
+        ({"joined": [{"signal": "value", "weights": "last"}]}, True),
+        ({"joined": [{"signal": "value", "weights": "mean"}]}, False),
+    ],
+    ids=["last token", "mean", "hidden", "joined last", "joined mean"],
+)
+def test_only_what_last_tokens_read_is_centred_by_itself(recipe, is_centred, tmp_path):
+    model = FakeEncoder(**recipe)
+    stored = write_embeddings(tmp_path / "out.parquet", TEXTS, model=model)
+    build_index(stored, tmp_path / "index", progress=False)
+    for source in (stored, tmp_path / "index"):
+        best = search(model, QUERY, source, 1)[0]
+        assert best.score == pytest.approx((centred(TEXTS) if is_centred else plain(TEXTS)).max(), abs=1e-6)
+        assert search(model, QUERY, source, 1, centre=True)[0].score == pytest.approx(centred(TEXTS).max(), abs=1e-6)
+
+
 def test_an_index_is_centred_as_files_are(tmp_path):
     stored = write_embeddings(tmp_path / "out.parquet", TEXTS)
     build_index(stored, tmp_path / "index", progress=False)

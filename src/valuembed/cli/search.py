@@ -177,7 +177,7 @@ def search(
         typer.Option(
             "--centre/--no-centre",
             help="Take the mean of all rows from the query and from each row, and compare what is left. By default "
-            "this is done from 100 rows on.",
+            "this is done for vectors that a last token reads, as aligned_wva's, from 100 rows on.",
             rich_help_panel=INPUT,
             show_default=False,
         ),

@@ -45,7 +45,7 @@ METHODS: dict[str, Recipe] = {
 
 PURPOSES: dict[str, Recipe] = {
     "similarity": replace(METHODS["joined"], method="similarity"),
-    "search": replace(METHODS["aligned_wva"], method="search"),
+    "search": replace(METHODS["joined"], method="search"),
     "clustering": replace(METHODS["aligned_va"], method="clustering"),
 }
 """What embeddings are for, and the recipe that does best there of those we know, by measuring

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from valuembed.errors import InputError
+from valuembed.recipes import Recipe
 from valuembed.search.results import unit
 from valuembed.search.vector_store import Table
 from valuembed.vectors import EMBEDDING, KEY, EmbeddingFiles, VectorSpec
@@ -82,11 +83,23 @@ def check_centre(centre: bool | None, vector_spec: VectorSpec, address: str) -> 
         raise InputError(f"{address} holds signs, from which no mean can be taken; leave centre out")
 
 
+def by_default(vector_spec: VectorSpec) -> bool:
+    """Whether vectors are centred unless it is said otherwise: those that a last token reads, and no others.
+
+    By measuring (``benchmarks/beyond.md``): without the mean of the passages questions find more of them by AlignedWVA,
+    and fewer where the means of a question's and of a passage's tokens are compared. Signs have no mean.
+    """
+    if vector_spec.precision == "binary":
+        return False
+    recipe = Recipe.from_dict(vector_spec.recipe)
+    return all(part.weights == "last" for part in recipe.parts)
+
+
 def wanted(centre: bool | None, found: Centre | None, vector_spec: VectorSpec) -> Centre | None:
-    """The centre that a search uses: where it is asked for; else from :data:`LEAST_ROWS` rows on, but not for signs."""
-    if centre is False or vector_spec.precision == "binary" or found is None:
-        return None
-    return found if centre or found.rows >= LEAST_ROWS else None
+    """The centre that a search uses: where it is asked for; else :func:`by_default`, from so many rows on."""
+    if centre is None:
+        return found if found is not None and found.rows >= LEAST_ROWS and by_default(vector_spec) else None
+    return found if centre else None
 
 
 def centre_of_files(files: EmbeddingFiles) -> Centre | None:

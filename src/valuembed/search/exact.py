@@ -11,7 +11,7 @@ from valuembed._utils.options import check_keywords, parameters_of
 from valuembed.backbone import LoadOptions
 from valuembed.data import as_text, as_texts
 from valuembed.errors import InputError
-from valuembed.search.centre import LEAST_ROWS, centre_of_files, check_centre, wanted
+from valuembed.search.centre import LEAST_ROWS, by_default, centre_of_files, check_centre, wanted
 from valuembed.search.index import Index
 from valuembed.search.results import Hit, check_make, check_query, embed_query, unit
 from valuembed.vectors import EMBEDDING, ID, PLACES, TEXT, EmbeddingFiles, Encoder, recorded_options, telling_what_made
@@ -63,8 +63,8 @@ def search(
         hybrid: of an index, see there.
         probes: of an index, see there.
         refine: of an index, see there.
-        centre: take the mean of all rows from query and rows, and compare what is left; None is from 100 rows on. Of
-            files every row is looked at twice then.
+        centre: take the mean of all rows from query and rows, and compare what is left; None is for vectors that a last
+            token reads, as AlignedWVA's, from 100 rows on. Of files every row is looked at twice then.
 
     Returns:
         Hits, best first; of equal scores, in files, the earlier row comes first.
@@ -103,8 +103,11 @@ def nearest(
     taken = None
     if centre is not False:
         check_centre(centre, source.vector_spec, source.address)
-        few = centre is None and sum(file.count() for file in source.files) < LEAST_ROWS
-        taken = None if few else wanted(centre, centre_of_files(source), source.vector_spec)
+        # Where nothing is asked for, a look at all rows is spared if it can be.
+        spared = centre is None and (
+            not by_default(source.vector_spec) or sum(file.count() for file in source.files) < LEAST_ROWS
+        )
+        taken = None if spared else wanted(centre, centre_of_files(source), source.vector_spec)
         vector = vector if taken is None else taken.of_query(vector)
     best: list[tuple[float, int, dict[str, Any]]] = []
     seen = 0

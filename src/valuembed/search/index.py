@@ -245,8 +245,9 @@ class Index:
             probes: of an approximate index, partitions to look into; None is 2.5 times the root of their number, at
                 least 20, and four times as many with a filter. If fewer than k rows are found, it looks into all.
             refine: of an approximate index, so many times k rows are compared by their whole vectors; None is 5.
-            centre: take the mean of all rows from query and rows, and compare what is left; None is from 100 rows on.
-                Rows are looked up without it, ten times k of them and at least 200, so that a row may be missed.
+            centre: take the mean of all rows from query and rows, and compare what is left; None is for vectors that a
+                last token reads, as AlignedWVA's, from 100 rows on. Rows are looked up without it, ten times k of them
+                and at least 200, so that a row may be missed.
 
         Returns:
             Hits, best first. Their score is the cosine with the stored vector in either case.
