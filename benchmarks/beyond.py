@@ -1,7 +1,7 @@
 """Readouts beyond the paper's: joined, centred, whitened; layers that no label chooses; what each costs in tokens.
 
     python benchmarks/beyond.py --models DIR --data DIR [--decoders smollm2 gemma3 qwen2.5] [--pairs N] [--work DIR]
-        [--dtype float32] [--page]
+        [--questions N] [--dtype float32] [--page]
 
 DIR of --models holds a folder for each decoder, DIR of --data the evaluation sets as JSON Lines; of each set --pairs
 pairs are drawn with a fixed seed. Vectors are kept in --work: what lies there is not computed again, and --page only
@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from beyond_layers import criteria
 from beyond_page import write_page
+from beyond_search import Questions, found_in
 from numpy.typing import NDArray
 from real_data import DEV, MORE_DEV, sts
 
@@ -75,6 +76,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the evaluation sets")
     parser.add_argument("--decoders", nargs="+", default=DECODERS)
     parser.add_argument("--pairs", type=int, default=300, help="of each set")
+    parser.add_argument("--questions", type=int, default=30, help="of each split of TREC-QA")
     parser.add_argument("--work", type=Path, default=Path("beyond-results"), help="folder for results that are kept")
     parser.add_argument("--dtype", default="float32", help="precision of the decoders")
     parser.add_argument("--page", action="store_true", help="only write the page of what lies in --work")
@@ -144,6 +146,31 @@ def run(args: argparse.Namespace, name: str) -> None:
         for layer in upper
     }
     (work / "scores.json").write_text(json.dumps(made, indent=1), encoding="utf-8")
+    made["search"] = search(args, readouts, work, rows)
+    (work / "scores.json").write_text(json.dumps(made, indent=1), encoding="utf-8")
+
+
+def search(
+    args: argparse.Namespace, readouts: MultiReadout, work: Path, rows: Mapping[str, Mapping[str, float]]
+) -> dict[str, Any]:
+    """How well questions find their answers, as they are and without the mean of the answers."""
+    found: dict[str, Any] = {}
+    for label, path in found_in(args.data).items():
+        asked = Questions.read(path, args.questions)
+        read = {
+            side: read_texts(readouts, texts, work / f"{label.replace(' ', '_')}-{args.questions}-{side}.npz")
+            for side, texts in (("questions", asked.questions), ("answers", asked.answers))
+        }
+        found[label] = {"questions": len(asked.questions), "answers": len(asked.answers), "scores": {}}
+        for row, parts in rows.items():
+            questions, answers = (joined(read, side, parts, "raw") for side in ("questions", "answers"))
+            # As a search does: the mean is that of what is searched.
+            mean = answers.mean(axis=0)
+            found[label]["scores"][row] = {
+                "raw": asked.scores(questions, answers),
+                "centred": asked.scores(unit(questions - mean), unit(answers - mean)),
+            }
+    return found
 
 
 def read_texts(readouts: MultiReadout, texts: list[str], kept: Path) -> Vectors:
@@ -160,12 +187,13 @@ def joined(read: Mapping[str, Vectors], label: str, parts: Mapping[str, float], 
     """Parts of one set's texts in one of the ways, each of length 1, joined by their weights, of length 1."""
     found = []
     for part, weight in parts.items():
-        vectors, general = read[label][part], read[GENERAL][part]
+        vectors = read[label][part]
         if way == "general":
-            vectors = vectors - general.mean(axis=0)
+            vectors = vectors - read[GENERAL][part].mean(axis=0)
         elif way == "own":
             vectors = vectors - vectors.mean(axis=0)
         elif way == "whitened":
+            general = read[GENERAL][part]
             vectors = (vectors - general.mean(axis=0)) @ whitening(general)
         found.append(weight**0.5 * unit(vectors))
     return unit(np.concatenate(found, axis=1))

@@ -41,6 +41,8 @@ def write_page(folder: Path, work: Path, names: Iterable[str]) -> None:
     for name, made in found.items():
         lines += [f"### {TITLES[name]}", "", *_scores(made), ""]
     lines += ["## What it comes to", "", *_gains(found), "", f"![Score by tokens]({_chart(found, folder)})", ""]
+    if asked := {name: made for name, made in found.items() if made.get("search")}:
+        lines += ["## Questions and answers", "", *_search(asked), ""]
     lines += ["## Layers that no label chooses", "", *_layers(found), ""]
     (folder / "beyond.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
 
@@ -134,6 +136,31 @@ def _chart(found: Mapping[str, Any], folder: Path) -> str:
     )
     plots.save(figure, folder / "beyond.png")
     return "beyond.png"
+
+
+def _search(found: Mapping[str, Any]) -> Iterator[str]:
+    yield from _wrapped(
+        "TREC-QA: MAP of the answers of each question among its own candidates, and MRR@10 among the candidates of all "
+        "questions, each raw / without the mean of all candidates. What `--for search` takes, and where `search` "
+        "centres by itself, was chosen on the development set."
+    )
+    for name, made in found.items():
+        sets = made["search"]
+        drawn = "; ".join(
+            f"{label}: {of_set['questions']} questions, {of_set['answers']:,} candidates"
+            for label, of_set in sets.items()
+        )
+        yield from ("", f"### {TITLES[name]}, questions", "", f"{drawn}.", "")
+        rows = [
+            [row, *(_pair(of_set["scores"][row], metric) for of_set in sets.values() for metric in ("MAP", "MRR@10"))]
+            for row in made["scores"]
+        ]
+        head = [f"{label}, {metric}" for label in sets for metric in ("MAP", "MRR@10")]
+        yield from markdown.table(["readout", *head], rows, "lr")
+
+
+def _pair(scores: Mapping[str, Mapping[str, float]], metric: str) -> str:
+    return f"{scores['raw'][metric]:.1f} / {scores['centred'][metric]:.1f}"
 
 
 def _layers(found: Mapping[str, Any]) -> Iterator[str]:

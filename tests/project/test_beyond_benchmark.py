@@ -24,13 +24,14 @@ def scripts():
         patch.syspath_prepend(str(ROOT / "benchmarks"))
         import beyond
         import beyond_layers
+        import beyond_search
         import real_data
 
-        yield beyond, beyond_layers, real_data
+        yield beyond, beyond_layers, beyond_search, real_data
 
 
 def test_a_run_is_as_evaluate_says_and_goes_on(scripts, tmp_path, monkeypatch):
-    beyond, _, real_data = scripts
+    beyond, _, _, real_data = scripts
     monkeypatch.setattr(beyond, "HERE", tmp_path)
     few = beyond.general_sentences()[:16]
     monkeypatch.setattr(beyond, "general_sentences", lambda: few)
@@ -41,6 +42,11 @@ def test_a_run_is_as_evaluate_says_and_goes_on(scripts, tmp_path, monkeypatch):
         shutil.copy(ROOT / "examples" / "graded.jsonl", data / file)
     rows = [json.loads(line) for line in (data / "STS12.jsonl").read_text(encoding="utf-8").splitlines()]
     (data / "STS12.jsonl").write_text("".join(json.dumps({**row, "split": "train"}) + "\n" for row in rows), "utf-8")
+    asked = [
+        {"qid": str(at // 2), "question": f"What is {at // 2}?", "answer": f"It is {at}.", "label": at % 2}
+        for at in range(8)
+    ]
+    (data / "TREC-QA.dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked), "utf-8")
     given = ["--models", tmp_path / "models", "--data", data, "--work", tmp_path / "work", "--decoders", "gemma3"]
     given = [*map(str, given), "--pairs", str(PAIRS)]
     beyond.main(given)
@@ -55,6 +61,7 @@ def test_a_run_is_as_evaluate_says_and_goes_on(scripts, tmp_path, monkeypatch):
     page = (tmp_path / "beyond.md").read_text(encoding="utf-8")
     assert f"- `--decoders gemma3 --pairs {PAIRS}`: pairs drawn with a fixed seed" in page
     assert "| agreement with AlignedWVA |" in page
+    assert "TREC-QA dev: 4 questions, 8 candidates." in page
     assert (tmp_path / "beyond.png").stat().st_size > 1000
 
     # What lies there is taken as it is.
@@ -64,7 +71,7 @@ def test_a_run_is_as_evaluate_says_and_goes_on(scripts, tmp_path, monkeypatch):
 
 
 def test_criteria_by_hand(scripts):
-    _, layers, _ = scripts
+    _, layers, _, _ = scripts
     # Four directions of equal variance have the effective rank 4, two of them 2.
     four = np.vstack([np.eye(4), -np.eye(4)]).astype(np.float32)
     two = np.vstack([np.eye(4)[:2], -np.eye(4)[:2]] * 2).astype(np.float32)
@@ -75,3 +82,21 @@ def test_criteria_by_hand(scripts):
     assert found["isotropy: low mean cosine"][0] == pytest.approx(4 / 28)
     assert found["agreement with AlignedWVA"][0] > found["agreement with AlignedWVA"][1]
     assert found["last layer"] == {0: 0.0, 1: 1.0}
+
+
+def test_answers_are_scored_by_hand(scripts, tmp_path):
+    _, _, search, _ = scripts
+    rows = [("a", "right", 1), ("a", "wrong", 0), ("b", "wrong too", 0), ("b", "right too", 1), ("c", "no other", 1)]
+    lines = [json.dumps({"qid": q, "question": f"{q}?", "answer": text, "label": label}) for q, text, label in rows]
+    (tmp_path / "qa.jsonl").write_text("\n".join(lines), "utf-8")
+    asked = search.Questions.read(tmp_path / "qa.jsonl", 9)
+    # A question with right answers alone says nothing.
+    assert sorted(asked.questions) == ["a?", "b?"]
+    order = {text: at for at, text in enumerate(asked.answers)}
+    answers = np.zeros((4, 2), np.float32)
+    for text, vector in {"right": (1, 0), "wrong": (0.5, 0), "wrong too": (0.9, 1), "right too": (0, 0.5)}.items():
+        answers[order[text]] = vector
+    questions = np.array([[1, 0] if text == "a?" else [0, 1] for text in asked.questions], np.float32)
+    # Of a: its right one first of its two (1), and first of all four (1/1); of b: second of its two (1/2), and of all
+    # "wrong too" before it (1/2).
+    assert asked.scores(questions, answers) == {"MAP": pytest.approx(75), "MRR@10": pytest.approx(75)}
