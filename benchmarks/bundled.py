@@ -4,7 +4,7 @@
         [--training NAME=FILE ...] [--results DIR] [--dtype bfloat16]
     python benchmarks/bundled.py --golden
 
-The first form measures each checkpoint on the STS sets of DIR (names of files as in quality.py) and its loss on the
+The first form measures each checkpoint on the STS sets of DIR (files as bundled_rows.py names them) and its loss on the
 held-out part of the corpus, and writes bundled.md and bundled.json beside this script, bundled-layers.png and, from the
 training.json files of scripts/train_bundled.py, bundled-loss.png into docs/. MetaEOL, with eight passes a text, is
 measured on SHORT. Models that are not named keep what bundled.json says of them. The second form writes the vectors
@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from quality import ROWS, SETS, SHORT, recipes, specs
+from bundled_rows import ROWS, SETS, SHORT, recipes, specs
 from safetensors.torch import save_file
 from scipy.stats import spearmanr
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, help="the corpus that the model was trained on")
     parser.add_argument("--model", action="append", default=[], metavar="NAME=FOLDER", help="or NAME=bundled")
     parser.add_argument("--training", action="append", default=[], metavar="NAME=FILE")
-    parser.add_argument("--results", type=Path, default=Path("quality-results"), help="results that are kept")
+    parser.add_argument("--results", type=Path, default=Path("bundled-results"), help="results that are kept")
     parser.add_argument("--dtype", default="float32")
     args = parser.parse_args()
     if args.golden:
