@@ -76,7 +76,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the evaluation sets")
     parser.add_argument("--decoders", nargs="+", default=DECODERS)
     parser.add_argument("--pairs", type=int, default=300, help="of each set")
-    parser.add_argument("--questions", type=int, default=30, help="of each split of TREC-QA")
+    parser.add_argument("--questions", type=int, default=30, help="of each split of TREC-QA; 0 for none")
     parser.add_argument("--work", type=Path, default=Path("beyond-results"), help="folder for results that are kept")
     parser.add_argument("--dtype", default="float32", help="precision of the decoders")
     parser.add_argument("--page", action="store_true", help="only write the page of what lies in --work")
@@ -146,8 +146,9 @@ def run(args: argparse.Namespace, name: str) -> None:
         for layer in upper
     }
     (work / "scores.json").write_text(json.dumps(made, indent=1), encoding="utf-8")
-    made["search"] = search(args, readouts, work, rows)
-    (work / "scores.json").write_text(json.dumps(made, indent=1), encoding="utf-8")
+    if args.questions:
+        made["search"] = search(args, readouts, work, rows)
+        (work / "scores.json").write_text(json.dumps(made, indent=1), encoding="utf-8")
 
 
 def search(
