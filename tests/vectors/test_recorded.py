@@ -21,7 +21,7 @@ from valuembed.cli import (
 from valuembed.corpus.single_file import embed_file
 from valuembed.errors import InputError, RecipeError
 from valuembed.models.loading import load
-from valuembed.recipes.methods import METHODS
+from valuembed.recipes.methods import METHODS, PURPOSES
 from valuembed.recipes.recipe import Recipe
 from valuembed.search.exact import load_for, search
 from valuembed.vectors.provenance import VectorSpec
@@ -176,6 +176,22 @@ class TestOptions:
         )
         with pytest.raises(RecipeError, match="method 'no' is unknown"):
             recorded_options(self.vector_spec, "x", {"method": "no"})
+
+    def test_parts_are_those_of_the_record(self):
+        first, *others = METHODS["joined"].parts
+        parts = tuple(replace(part, layers=(3,)) for part in others)
+        recorded = replace(first, alignment="projection", layers=(1, 2), joined=parts)
+        joined = made(LoadedFrom("a/b"), recorded)
+        assert recorded_options(joined, "x", {"method": "joined"})["method"] == recorded
+        # A purpose that stands for the same method has its parts' layers too.
+        assert recorded_options(joined, "x", {"method": "search"})["method"] == replace(
+            PURPOSES["search"], layers=(1, 2), joined=parts
+        )
+        with pytest.raises(InputError, match=r"their vectors cannot be compared: 3 parts against 1$"):
+            recorded_options(joined, "x", {"method": "aligned_wva"})
+        centred = replace(PURPOSES["search"], centring="general")
+        with pytest.raises(InputError, match=r"cannot be compared: centring 'none' against 'general'$"):
+            recorded_options(joined, "x", {"method": centred})
 
     def test_whether_a_norm_sets_the_vectors_apart_is_left_to_the_model(self):
         recorded = replace(METHODS["aligned_wva"], alignment="projection", layers=(1, 2))

@@ -12,7 +12,7 @@ from typing import Any
 from valuembed._utils.text import counted
 from valuembed.backbone.checkpoints import ADAPTER_CONFIG, BUNDLED, LoadedFrom
 from valuembed.errors import InputError, LayerError, RecipeError
-from valuembed.recipes import METHODS, Recipe, resolve_recipe
+from valuembed.recipes import METHODS, PURPOSES, Recipe, resolve_recipe
 from valuembed.vectors.provenance import VectorSpec
 from valuembed.vectors.reader import is_remote
 
@@ -62,7 +62,7 @@ def _recipe(recorded: Recipe, method: Any, made: str) -> Recipe:
             f"{made}, not by method {named.method!r}; their vectors cannot be compared: {'; '.join(found)}"
         )
     # The name of a method says nothing about layers; a recipe of the user's own says everything.
-    if not isinstance(method, str) or method not in METHODS:
+    if not isinstance(method, str) or method not in (*METHODS, *PURPOSES):
         return named
     return recorded if method == recorded.method else replace(named, layers=recorded.layers, joined=recorded.joined)
 
