@@ -264,6 +264,14 @@ def test_wrong_choices_are_one_line(options, message):
         assert last.startswith(message)
 
 
+def test_what_a_purpose_stands_for_is_told(folder):
+    done = run("similarity", "one two", "x", "--model", folder, "--for", "clustering", "--json")
+    told = "for clustering: Mean of the values of the text's tokens, through the output projection; layers default\n"
+    assert done.stderr.startswith(told)
+    expected = json.loads(succeeds("similarity", "one two", "x", "--model", folder, "--method", "aligned_va", "--json"))
+    assert json.loads(done.stdout) == expected
+
+
 def test_an_interrupt_is_one_line(monkeypatch):
     def interrupt(options):
         raise KeyboardInterrupt

@@ -22,7 +22,7 @@ from valuembed.cli.fields import Fields
 from valuembed.cli.options import INPUT, LOADING, MODEL, OUTPUT, completed, shared_options
 from valuembed.cli.output import errors_in_one_line, note
 from valuembed.errors import RecipeError
-from valuembed.recipes import check_purpose
+from valuembed.recipes import PURPOSES, check_purpose
 
 if TYPE_CHECKING:
     from valuembed.models import TextEncoder, ValueEncoder
@@ -147,7 +147,7 @@ def command(
 
 
 def _with_purpose(given: dict[str, Any]) -> dict[str, Any]:
-    """A purpose is the name of a method, for all that a command calls.
+    """A purpose is the name of a method, for all that a command calls; what it stands for is told.
 
     Raises:
         RecipeError: it is unknown, or a method is named too.
@@ -157,7 +157,9 @@ def _with_purpose(given: dict[str, Any]) -> dict[str, Any]:
         return rest
     if given.get("method") is not None:
         raise RecipeError(f"--for {purpose} stands for a method, and --method {given['method']} is one; give one")
-    return {**rest, "method": check_purpose(purpose)}
+    named = check_purpose(purpose)
+    typer.echo(f"for {named}: {PURPOSES[named].describe().vector}", err=True)
+    return {**rest, "method": named}
 
 
 def _check_names(given: dict[str, Any]) -> None:
