@@ -28,9 +28,9 @@ from beyond_layers import criteria
 from beyond_page import write_page
 from beyond_search import Questions, found_in
 from numpy.typing import NDArray
+from real import DECODERS, cpu_name
 from real_data import DEV, MORE_DEV, sts
 
-from real import DECODERS, cpu_name
 from valuembed.evaluation import scoring_versions, spearman
 from valuembed.models import MultiReadout, fit, general_sentences
 from valuembed.recipes import METHODS, Recipe, resolve_recipe

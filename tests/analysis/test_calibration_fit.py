@@ -213,7 +213,7 @@ class TestCalibrate:
             ({"kind": "svd"}, "kind='svd' is unknown; legal: centre, whiten, pca, filter"),
             ({"size": 17}, "size=17 has to be a whole number from 1 to 16, the width of the vectors"),
             ({"shrinkage": 2}, "shrinkage=2 has to be a number from 0 to 1"),
-            ({"kind": "filter"}, "method 'va' gives raw values, of another space"),
+            ({"kind": "filter"}, "method 'va' gives raw values; take an aligned"),
         ):
             with pytest.raises(RecipeError, match=re.escape(message)):
                 calibrate(model, never(), **wrong)

@@ -83,7 +83,7 @@ def graded(readouts) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         {name: vectors / np.linalg.norm(vectors, axis=1, keepdims=True) for name, vectors in side.items()}
         for side in sides
     ]
-    return np.array(pairs.scores), {method: (units[0][method] * units[1][method]).sum(1) for method in METHODS}
+    return np.array(pairs.scores), {method: (units[0][method] * units[1][method]).sum(1) for method in SINGLE}
 
 
 @pytest.mark.slow
