@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from statistics import fmean
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from real_data import DEV, HEADLINE, MORE_DEV
-from real_page import SHORT, TITLES
+from real_page import SHORT, TITLES, wrapped
 
 from valuembed.evaluation import spearman
 from valuembed.reporting import markdown, plots
@@ -36,8 +35,8 @@ def write_page(folder: Path, work: Path, names: Iterable[str]) -> None:
     found = {name: json.loads((work / name / "scores.json").read_text(encoding="utf-8")) for name in names}
     if not found:
         return
-    lines = ["# Beyond the paper's readouts", "", *_wrapped(ABOUT), "", *_made(found), ""]
-    lines += ["## Joined, centred, whitened", "", *_wrapped("Cells: " + "; ".join(WAYS.values()) + "."), ""]
+    lines = ["# Beyond the paper's readouts", "", *wrapped(ABOUT), "", *_made(found), ""]
+    lines += ["## Joined, centred, whitened", "", *wrapped("Cells: " + "; ".join(WAYS.values()) + "."), ""]
     for name, made in found.items():
         lines += [f"### {TITLES[name]}", "", *_scores(made), ""]
     lines += ["## What it comes to", "", *_gains(found), "", f"![Score by tokens]({_chart(found, folder)})", ""]
@@ -47,19 +46,17 @@ def write_page(folder: Path, work: Path, names: Iterable[str]) -> None:
     (folder / "beyond.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
 
 
-def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(" ".join(text.split()), 120, break_long_words=False, break_on_hyphens=False)
-
-
 def _made(found: Mapping[str, Any]) -> Iterator[str]:
     yield "Made by `python benchmarks/beyond.py --models DIR --data DIR` with these options:"
     yield ""
     for name, made in found.items():
         drawn = ", ".join(f"{count:,} of {label}" for label, count in made["pairs"].items())
         versions = ", ".join(f"{package} {number}" for package, number in made["versions"].items())
-        first, *rest = _wrapped(
-            f"- `--decoders {name} --pairs {max(made['pairs'].values())}`: pairs drawn with a fixed seed, {drawn}; "
-            f"{made['dtype']} on {made['cpu']}; {versions}"
+        given = f"--decoders {name} --pairs {max(made['pairs'].values())}" + (
+            "" if made.get("search") else " --questions 0"
+        )
+        first, *rest = wrapped(
+            f"- `{given}`: pairs drawn with a fixed seed, {drawn}; {made['dtype']} on {made['cpu']}; {versions}"
         )
         yield from (first, *(f"  {line}" for line in rest))
 
@@ -139,7 +136,7 @@ def _chart(found: Mapping[str, Any], folder: Path) -> str:
 
 
 def _search(found: Mapping[str, Any]) -> Iterator[str]:
-    yield from _wrapped(
+    yield from wrapped(
         "TREC-QA: MAP of the answers of each question among its own candidates, and MRR@10 among the candidates of all "
         "questions, each raw / without the mean of all candidates. What `--for search` takes, and where `search` "
         "centres by itself, was chosen on the development set."
@@ -164,7 +161,7 @@ def _pair(scores: Mapping[str, Mapping[str, float]], metric: str) -> str:
 
 
 def _layers(found: Mapping[str, Any]) -> Iterator[str]:
-    yield from _wrapped(
+    yield from wrapped(
         f"VA over Echo's second copy, of one layer of the upper half: which layer each criterion takes from the "
         f"{max(made['general'] for made in found.values())} general sentences alone, what that layer scores on STSb "
         "test, raw, alone and joined with AlignedWVA, and the rank correlation of the criterion with the score on STSb "
@@ -182,7 +179,7 @@ def _layers(found: Mapping[str, Any]) -> Iterator[str]:
         head = ["criterion", "layer", "alone", "joined", "rank correlation"]
         yield from markdown.table(head, rows, "lrr")
         fixed = made["scores"][CHOSEN]["raw"]["STSb test"]
-        yield from ("", *_wrapped(f"The fixed rule of `joined`, the last layer and the second before it: {fixed:.1f}."))
+        yield from ("", *wrapped(f"The fixed rule of `joined`, the last layer and the second before it: {fixed:.1f}."))
 
 
 def _of_layer(scores: Mapping[str, Mapping[str, float]]) -> list[str]:

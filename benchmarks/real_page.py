@@ -63,7 +63,7 @@ def write_page(folder: Path, work: Path, names: Iterable[str]) -> None:
     found = {name: json.loads((work / name / "scores.json").read_text(encoding="utf-8")) for name in names}
     if not found:
         return
-    lines = ["# Methods on real decoders", "", *_wrapped(ABOUT), "", *_made(found), "", *_wrapped(MEANING), ""]
+    lines = ["# Methods on real decoders", "", *wrapped(ABOUT), "", *_made(found), "", *wrapped(MEANING), ""]
     if whole := {name: made for name, made in found.items() if {*HEADLINE} <= {*made.get("headline", {})}}:
         lines += [f"## STS: mean of {', '.join(HEADLINE)}", "", *_headline(whole), ""]
         lines += [f"![Spearman correlation by decoder and method]({_bars(whole, folder)})", ""]
@@ -82,7 +82,8 @@ def write_page(folder: Path, work: Path, names: Iterable[str]) -> None:
     (folder / "real.md").write_text(text, encoding="utf-8")
 
 
-def _wrapped(text: str) -> list[str]:
+def wrapped(text: str) -> list[str]:
+    """A paragraph as lines of at most 120 characters."""
     return textwrap.wrap(" ".join(text.split()), 120, break_long_words=False, break_on_hyphens=False)
 
 
@@ -103,7 +104,7 @@ def _made(found: Mapping[str, Any]) -> Iterator[str]:
             f"- `{given}`: {TITLES[name]}, {made['num_layers']} layers, m = {made['width']}; "
             f"{drawn if 'dev' in made else ''}{made['dtype']} on {where}; {versions}"
         )
-        first, *rest = _wrapped(text)
+        first, *rest = wrapped(text)
         yield from (first, *(f"  {line}" for line in rest))
 
 
@@ -153,7 +154,7 @@ def _headline(found: Mapping[str, Any]) -> list[str]:
         f"{TITLES[name]}, {', '.join(format(made['headline'][one]['pairs'], ',') for one in HEADLINE)}"
         for name, made in found.items()
     ]
-    return [*_table(ROWS, columns, WAYS), "", *_wrapped(f"Pairs of the three sets: {'; '.join(counts)}.")]
+    return [*_table(ROWS, columns, WAYS), "", *wrapped(f"Pairs of the three sets: {'; '.join(counts)}.")]
 
 
 def _bars(found: Mapping[str, Any], folder: Path) -> str:
@@ -204,7 +205,7 @@ def _other_table(made: Mapping[str, Any]) -> list[str]:
     ways = [way for way in WAYS if any(way in of_task["scores"] for of_task in made["others"].values())]
     about = "; ".join(f"{name}: {of_task['about']}" for name, of_task in made["others"].items())
     lines = _table(ROWS, columns, ways)
-    return [*lines, "", *_wrapped(f"Each cell: {' / '.join(ways)}. {about}.")]
+    return [*lines, "", *wrapped(f"Each cell: {' / '.join(ways)}. {about}.")]
 
 
 def _kind(row: str) -> str:
@@ -233,7 +234,7 @@ def _versus(found: Mapping[str, Any]) -> Iterator[str]:
                     cell = f"{value:.1f} ({of_value}) - {hidden:.1f} ({of_hidden}): **{value - hidden:+.1f}**"
                     table.setdefault(f"{place}, {way}", {})[name] = cell
     rows = [[place, *(cells.get(name, "-") for name in found)] for place, cells in table.items()]
-    yield from _wrapped(
+    yield from wrapped(
         "The best row that reads values, the best that reads hidden states (a bag of embeddings and Echo among them), "
         "and the difference. The best of several rows is a little too good for both sides."
     )
@@ -252,7 +253,7 @@ def _versus(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _layers(found: Mapping[str, Any], folder: Path) -> Iterator[str]:
-    yield from _wrapped(
+    yield from wrapped(
         f"Spearman x100, raw: {DEV} / {MORE_DEV}, on which a choice may rest, and the mean of the test sets, which is "
         "a report. Cost is the share of the decoder's layers that run. va and aligned_va have no template, wva and "
         "aligned_wva PromptEOL's."
@@ -308,7 +309,7 @@ def _average(figures: list[Any]) -> list[float | None]:
 
 
 def _cost(found: Mapping[str, Any]) -> Iterator[str]:
-    yield from _wrapped(
+    yield from wrapped(
         "A pass serves all rows of its template at once, and reads every range of layers besides. Tokens are those "
         f"fed, what a template puts in front of all texts counted once. Long texts are cut to {LONGEST} tokens."
     )
