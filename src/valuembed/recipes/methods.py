@@ -49,7 +49,7 @@ PURPOSES: dict[str, Recipe] = {
     "clustering": replace(METHODS["aligned_va"], method="clustering"),
 }
 """What embeddings are for, and the recipe that does best there of those we know, by measuring
-(``benchmarks/beyond.md``). Each is taken wherever a method is, by its name.
+(``benchmarks/beyond.md``, for clustering ``benchmarks/real.md``). Each is taken wherever a method is, by its name.
 """
 
 

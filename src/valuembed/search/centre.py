@@ -6,7 +6,7 @@ vectors stay as they are: the mean is taken away while they are compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -95,11 +95,20 @@ def by_default(vector_spec: VectorSpec) -> bool:
     return all(part.weights == "last" for part in recipe.parts)
 
 
-def wanted(centre: bool | None, found: Centre | None, vector_spec: VectorSpec) -> Centre | None:
-    """The centre that a search uses: where it is asked for; else :func:`by_default`, from so many rows on."""
+def wanted(
+    centre: bool | None, vector_spec: VectorSpec, rows: Callable[[], int], find: Callable[[], Centre | None]
+) -> Centre | None:
+    """The centre that a search uses: where it is asked for; else :func:`by_default`, from :data:`LEAST_ROWS` rows on.
+
+    Args:
+        centre: what is asked for.
+        vector_spec: of what is searched.
+        rows: counts them; called where nothing is asked for.
+        find: the centre of all rows; called where it is used.
+    """
     if centre is None:
-        return found if found is not None and found.rows >= LEAST_ROWS and by_default(vector_spec) else None
-    return found if centre else None
+        centre = by_default(vector_spec) and rows() >= LEAST_ROWS
+    return find() if centre else None
 
 
 def centre_of_files(files: EmbeddingFiles) -> Centre | None:

@@ -11,7 +11,7 @@ from valuembed._utils.options import check_keywords, parameters_of
 from valuembed.backbone import LoadOptions
 from valuembed.data import as_text, as_texts
 from valuembed.errors import InputError
-from valuembed.search.centre import LEAST_ROWS, by_default, centre_of_files, check_centre, wanted
+from valuembed.search.centre import centre_of_files, check_centre, wanted
 from valuembed.search.index import Index
 from valuembed.search.results import Hit, check_make, check_query, embed_query, unit
 from valuembed.vectors import EMBEDDING, ID, PLACES, TEXT, EmbeddingFiles, Encoder, recorded_options, telling_what_made
@@ -100,15 +100,14 @@ def nearest(
     """
     import numpy as np
 
-    taken = None
-    if centre is not False:
-        check_centre(centre, source.vector_spec, source.address)
-        # Where nothing is asked for, a look at all rows is spared if it can be.
-        spared = centre is None and (
-            not by_default(source.vector_spec) or sum(file.count() for file in source.files) < LEAST_ROWS
-        )
-        taken = None if spared else wanted(centre, centre_of_files(source), source.vector_spec)
-        vector = vector if taken is None else taken.of_query(vector)
+    check_centre(centre, source.vector_spec, source.address)
+    taken = wanted(
+        centre,
+        source.vector_spec,
+        rows=lambda: sum(file.count() for file in source.files),
+        find=lambda: centre_of_files(source),
+    )
+    vector = vector if taken is None else taken.of_query(vector)
     best: list[tuple[float, int, dict[str, Any]]] = []
     seen = 0
     for file, batch in source.batches(rows_per_batch=ROWS_PER_BATCH):

@@ -292,7 +292,12 @@ class Index:
 
         columns = hit_columns(self._schema)
         count = k if words is None else max(CANDIDATES, 4 * k)
-        taken = wanted(centre, self._centre, self.vector_spec) if centre is not False else None
+        taken = wanted(
+            centre,
+            self.vector_spec,
+            rows=lambda: self._centre.rows if self._centre else 0,
+            find=lambda: self._centre,
+        )
         if taken is not None:
             vector = taken.of_query(vector)
             # Looked up by the angle with the query alone: how far a row lies from the mean counts only afterwards.
