@@ -8,6 +8,7 @@ from .loading import (
 )
 from .offsets import token_starts as token_starts
 from .tokenizer import TextTokenizer as TextTokenizer, TokenSequence as TokenSequence
+from .tokenizer_copy import copy_tokenizer as copy_tokenizer
 from .vocabulary import (
     check_rows as check_rows,
     check_template as check_template,

@@ -7,7 +7,6 @@ tokenizer merges across their borders. The text's tokens are found by character 
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import pairwise, takewhile
 from typing import Any
@@ -20,6 +19,7 @@ from valuembed.data import check_prompt
 from valuembed.errors import InputError, TemplateError, UnsupportedModelError
 from valuembed.recipes import CLEANINGS, Recipe, Rendered, Template, parse_template
 from valuembed.tokenization.offsets import by_character, pieces_of, without_leading_blanks
+from valuembed.tokenization.tokenizer_copy import copy_tokenizer
 from valuembed.tokenization.vocabulary import check_rows
 
 METASPACE = "\u2581"
@@ -314,7 +314,7 @@ class TextTokenizer:
                 self._plain[place] = None
                 return self.tokenizer, template, {}
             used.sort(key=lambda token: len(token.content), reverse=True)
-            copy = deepcopy(self.tokenizer)
+            copy = copy_tokenizer(self.tokenizer)
             literals = list(template.literals)
             originals: dict[int, int] = {}
             for index, token in enumerate(used):
