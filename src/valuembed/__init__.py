@@ -30,6 +30,7 @@ _HOMES = {
     "info": "models",
     "load": "models",
     "train": "training",
+    "wrap": "models",
 }
 
 __all__ = [
@@ -44,12 +45,13 @@ __all__ = [
     "info",
     "load",
     "train",
+    "wrap",
 ]
 
 if TYPE_CHECKING:
     from valuembed.corpus import embed_corpus, embed_file
     from valuembed.errors import TruncationWarning, ValuembedError
-    from valuembed.models import ValueEncoder, info, load
+    from valuembed.models import ValueEncoder, info, load, wrap
     from valuembed.recipes import METHODS, TEMPLATES, Recipe
     from valuembed.training import train
 

@@ -28,4 +28,5 @@ from .quantizing import (
 )
 from .resolution import prepare as prepare
 from .rope import reset_dynamic_rope as reset_dynamic_rope, rope_groups as rope_groups
+from .shared_decoder import SharedDecoder as SharedDecoder, find_decoder as find_decoder
 from .tracing import trace_architecture as trace_architecture

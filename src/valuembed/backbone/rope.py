@@ -54,8 +54,20 @@ def _changing_ropes(model: nn.Module) -> list[tuple[Any, str | None, str]]:
 
 def _find_changing_ropes(model: nn.Module) -> Iterator[tuple[Any, str | None, str]]:
     for module in model.modules():
-        types = getattr(module, "rope_type", None)
-        named = types.items() if isinstance(types, dict) else [(None, types)]
-        for layer_type, rope_type in named:
-            if isinstance(rope_type, str) and (rope_type == "longrope" or "dynamic" in rope_type):
-                yield module, layer_type, rope_type
+        yield from ((module, layer_type, rope_type) for layer_type, rope_type in _changing_types(module))
+
+
+def changes_with_length(module: nn.Module) -> bool:
+    """Whether a module has rotary frequencies that follow the longest text of a batch."""
+    return bool(_changing_types(module))
+
+
+def _changing_types(module: nn.Module) -> list[tuple[str | None, str]]:
+    """For each kind of layer how a module's frequencies follow the longest text; empty for one whose do not."""
+    types = getattr(module, "rope_type", None)
+    named = types.items() if isinstance(types, dict) else [(None, types)]
+    return [
+        (layer_type, rope_type)
+        for layer_type, rope_type in named
+        if isinstance(rope_type, str) and (rope_type == "longrope" or "dynamic" in rope_type)
+    ]

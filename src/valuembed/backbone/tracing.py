@@ -71,12 +71,15 @@ ALL_ATTENTION_FUNCTIONS.register(PROBE, _probe_attention)
 
 
 @building()
-def trace_architecture(config: PretrainedConfig, *, trust_remote_code: bool = False) -> DecoderSpec:
+def trace_architecture(
+    config: PretrainedConfig, *, trust_remote_code: bool = False, model_class: type[PreTrainedModel] | None = None
+) -> DecoderSpec:
     """Trace the architecture of the decoder that a configuration describes.
 
     Args:
         config: of a text decoder, whole or cut.
         trust_remote_code: passed on where the configuration names code of its own.
+        model_class: of the decoder, where that is known; None is what transformers has for the configuration.
 
     Raises:
         UnsupportedModelError: the values cannot be read: the family does not use transformers' attention registry,
@@ -88,13 +91,15 @@ def trace_architecture(config: PretrainedConfig, *, trust_remote_code: bool = Fa
             "keys and values of earlier ones (num_kv_shared_layers), so a layer has no values of its own to read; "
             "choose a decoder without shared layers"
         )
-    with _built_on_meta(config, trust_remote_code) as model:
+    with _built_on_meta(config, trust_remote_code, model_class) as model:
         notes = _run(model)
         return _read_notes(model, notes)
 
 
 @contextmanager
-def _built_on_meta(config: PretrainedConfig, trust_remote_code: bool) -> Iterator[PreTrainedModel]:
+def _built_on_meta(
+    config: PretrainedConfig, trust_remote_code: bool, model_class: type[PreTrainedModel] | None
+) -> Iterator[PreTrainedModel]:
     config = deepcopy(config)
     config._attn_implementation = PROBE
     # Routing by a batched product has shapes that do not depend on data, so experts run on the meta device too.
@@ -107,9 +112,12 @@ def _built_on_meta(config: PretrainedConfig, trust_remote_code: bool) -> Iterato
         del config.quantization_config
     try:
         with torch.device("meta"):
-            model = AutoModel.from_config(  # type: ignore[no-untyped-call]
-                config, trust_remote_code=trust_remote_code
-            )
+            if model_class is not None:
+                model = model_class._from_config(config)  # type: ignore[no-untyped-call]
+            else:
+                model = AutoModel.from_config(  # type: ignore[no-untyped-call]
+                    config, trust_remote_code=trust_remote_code
+                )
     except (KeyError, ValueError) as error:
         if "Unrecognized configuration class" in str(error):
             raise UnsupportedModelError(

@@ -34,3 +34,4 @@ from .text_encoder import (
 )
 from .value_reader import ValueReader as ValueReader
 from .value_transformer import ValueTransformer as ValueTransformer
+from .wrapping import WrappedEncoder as WrappedEncoder, wrap as wrap

@@ -40,23 +40,23 @@ def general_sentences() -> tuple[str, ...]:
     return tuple(_GENERAL.read_text(encoding="utf-8").splitlines())
 
 
-def centre_reader(reader: ValueReader, checkpoint: Checkpoint) -> None:
+def centre_reader(reader: ValueReader, checkpoint: Checkpoint | None = None) -> None:
     """Give a reader's plan the means that its recipe takes away, where it lacks them.
 
     Args:
         reader: where it will run, in its precision.
-        checkpoint: that it was loaded from.
+        checkpoint: that it was loaded from; None where no file holds its weights, and no mean is kept on disk.
     """
     reader.plan = centre_plans(reader, {"": reader.plan}, checkpoint)[""]
 
 
-def centre_plans(reader: ValueReader, plans: Mapping[str, Plan], checkpoint: Checkpoint) -> dict[str, Plan]:
+def centre_plans(reader: ValueReader, plans: Mapping[str, Plan], checkpoint: Checkpoint | None) -> dict[str, Plan]:
     """Give plans the means that their recipes take away, from disk where they were read before.
 
     Args:
         reader: of the decoder, where it will run, in its precision.
         plans: by name.
-        checkpoint: that the decoder was loaded from.
+        checkpoint: that the decoder was loaded from; None as for :func:`centre_reader`.
 
     Returns:
         By name the plans, with the mean of each centred part.
@@ -113,10 +113,10 @@ def read_means(reader: ValueReader, parts: Sequence[Plan]) -> dict[Recipe, Tenso
     return found
 
 
-def _places(reader: ValueReader, recipes: Sequence[Recipe], checkpoint: Checkpoint) -> dict[Recipe, Path]:
+def _places(reader: ValueReader, recipes: Sequence[Recipe], checkpoint: Checkpoint | None) -> dict[Recipe, Path]:
     """The files of means by recipe; none where they are not to be kept."""
     folder = cache_folder()
-    if folder is None or checkpoint.trust_remote_code:
+    if folder is None or checkpoint is None or checkpoint.trust_remote_code:
         return {}
     try:
         content = content_digest(checkpoint)

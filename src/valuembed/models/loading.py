@@ -12,13 +12,12 @@ from sentence_transformers.base.modules import Normalize
 from valuembed._utils.torch_settings import building, default_device_and_precision
 from valuembed.backbone import LoadKwargs, LoadOptions
 from valuembed.backbone.checkpoints import EARLY_TRANSFORMER_TYPE, TRANSFORMER_TYPE, Checkpoint
-from valuembed.errors import RecipeError
 from valuembed.models.centring import centre_reader
 from valuembed.models.encoder import ValueEncoder
 from valuembed.models.reader_loading import check_prompts, load_reader
-from valuembed.models.recipe_choice import DEFAULT_METHOD
+from valuembed.models.recipe_choice import DEFAULT_METHOD, method_for
 from valuembed.models.value_transformer import ValueTransformer
-from valuembed.recipes import LayerSpec, Recipe, TemplateSpec, check_purpose
+from valuembed.recipes import LayerSpec, Recipe, TemplateSpec
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -83,10 +82,7 @@ def load(
     """
     chosen = LoadOptions.of(options, load)
     check_prompts(prompts)
-    if purpose is not None:
-        if not isinstance(method, type(DEFAULT_METHOD)):
-            raise RecipeError(f"purpose={purpose!r} stands for a method, and one is given too; give one")
-        method = check_purpose(purpose)
+    method = method_for(purpose, method)
     loaded = load_reader(
         ValueTransformer,
         model,

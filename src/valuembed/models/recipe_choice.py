@@ -13,7 +13,8 @@ from valuembed.backbone.checkpoints import (
     holds_adapter,
     read_record,
 )
-from valuembed.recipes import LayerSpec, Recipe, TemplateSpec, resolve_recipe
+from valuembed.errors import RecipeError
+from valuembed.recipes import LayerSpec, Recipe, TemplateSpec, check_purpose, resolve_recipe
 from valuembed.tokenization import expand_chat, names_chat
 
 
@@ -25,6 +26,21 @@ class _Default(str):
 
 
 DEFAULT_METHOD = _Default("aligned_wva")
+
+
+def method_for(
+    purpose: str | None, method: str | Recipe | Mapping[str, Any] = DEFAULT_METHOD
+) -> str | Recipe | Mapping[str, Any]:
+    """The method that a purpose stands for; without a purpose the method itself.
+
+    Raises:
+        RecipeError: the purpose is unknown, or a method is given beside it.
+    """
+    if purpose is None:
+        return method
+    if not isinstance(method, _Default):
+        raise RecipeError(f"purpose={purpose!r} stands for a method, and one is given too; give one")
+    return check_purpose(purpose)
 
 
 def resolve_for(

@@ -1,0 +1,230 @@
+"""Wrap a model that is in memory already: sentence vectors from the decoder that a person is running."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Normalize
+from torch import nn
+from transformers import Pipeline, PreTrainedModel, PreTrainedTokenizerBase
+
+from valuembed._utils.text_warnings import callers_level
+from valuembed._utils.torch_settings import default_device_and_precision
+from valuembed.backbone import Plan, SharedDecoder, embedding_rows, find_decoder, resolve_plan, trace_architecture
+from valuembed.backbone.checkpoints import Origin
+from valuembed.errors import (
+    DeviceError,
+    InputError,
+    ReadingError,
+    UnsupportedModelError,
+    VocabularyWarning,
+)
+from valuembed.models.centring import centre_reader
+from valuembed.models.encoder import ValueEncoder
+from valuembed.models.reader_loading import check_prompts
+from valuembed.models.recipe_choice import DEFAULT_METHOD, method_for
+from valuembed.models.value_transformer import ValueTransformer
+from valuembed.readout import Readout, install_attention_hooks, lay_out
+from valuembed.recipes import LayerSpec, Recipe, TemplateSpec, preset_for, resolve_recipe
+from valuembed.tokenization import copy_tokenizer, expand_chat, lacking, token_limit
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+class WrappedEncoder(ValueEncoder):
+    """A :class:`ValueEncoder` that shares the weights of a model in memory, until it is closed.
+
+    It is its own context manager. Where the weights are, and in what precision, is the model's affair: the encoder
+    follows, and refuses to move them.
+    """
+
+    shared: SharedDecoder | None = None
+
+    def close(self) -> None:
+        """Let go of the model. What was read stays; encoding again is an error."""
+        if self.shared is not None:
+            self.shared = None
+            closed: Any = _Closed(self.reader.origin.name)
+            self.reader.model = closed
+
+    def __enter__(self) -> WrappedEncoder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def save(self, path: str, *args: Any, **kwargs: Any) -> None:
+        """As ``SentenceTransformer.save``: the layers that are read, with the adapter on them, as they are now."""
+        if self.shared is not None:
+            self.shared.take_over()
+        super().save(path, *args, **kwargs)
+
+    def start_multi_process_pool(self, target_devices: list[str] | None = None) -> NoReturn:
+        """Refuse: other processes do not have the model.
+
+        Raises:
+            DeviceError: always.
+        """
+        raise DeviceError(
+            "a wrapped model is in the memory of this process, and others would need a copy of it; load the model with "
+            "valuembed.load to embed in several processes"
+        )
+
+    def _apply(self, fn: Any, recurse: bool = True) -> WrappedEncoder:
+        """Move or convert what comes after the reader; the decoder is another's, and stays as it is.
+
+        Raises:
+            DeviceError: the decoder would be moved or converted.
+        """
+        if self.shared is not None:
+            model = self.reader.model
+            probe = torch.empty(0, device=model.device, dtype=model.dtype)
+            wanted = fn(probe)
+            if (wanted.device, wanted.dtype) != (probe.device, probe.dtype):
+                raise DeviceError(
+                    f"the decoder ({probe.dtype} on {probe.device}) is shared with a model that runs elsewhere in this "
+                    f"process, and is not changed to {wanted.dtype} on {wanted.device}; change that model, and the "
+                    "encoder follows"
+                )
+        for module in list(self)[1:]:
+            module._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+
+class _Closed(nn.Module):
+    """Stands where the decoder was."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        raise ReadingError(f"the encoder around {self.name!r} is closed; wrap the model again")
+
+
+@default_device_and_precision()
+def wrap(
+    model: Any,
+    tokenizer: Any = None,
+    method: str | Recipe | Mapping[str, Any] = DEFAULT_METHOD,
+    layers: LayerSpec = None,
+    template: TemplateSpec | Mapping[str, TemplateSpec] = "auto",
+    cleaning: str | None = None,
+    prompts: dict[str, str] | None = None,
+    normalize: bool = True,
+    *,
+    purpose: str | None = None,
+    max_tokens: int | None = None,
+) -> WrappedEncoder:
+    """Wrap a model that is in memory, and read sentence vectors from its decoder without a second copy of its weights.
+
+    The model stays as it is and goes on generating, also in other threads while texts are embedded: the encoder has
+    modules of its own around the same parameters. Adapters that are put on, switched or taken off later count. Forward
+    hooks on the model do not run.
+
+    Args:
+        model: a ``PreTrainedModel`` (causal LM, image-text model, or decoder alone), also with peft's adapters,
+            quantized, spread by a device map, or compiled; or a ``pipeline`` around one.
+        tokenizer: the model's, or a processor that has it; a pipeline brings its own.
+        method, layers, template, cleaning, prompts, normalize, purpose, max_tokens: as in :func:`valuembed.load`.
+
+    Returns:
+        A ``SentenceTransformer`` whose ``encode`` gives ``[b, width]`` float32, and that lets go of the model when it
+        is closed.
+
+    Raises:
+        RecipeError: method, layers or template are unknown or do not fit together.
+        InputError: there is no tokenizer, or it is another model's.
+        UnsupportedModelError: the model's attention values cannot be read.
+
+    Source: Zhang et al., arXiv 2602.01572 (VA, AlignedVA, WVA, AlignedWVA).
+    """
+    check_prompts(prompts)
+    method = method_for(purpose, method)
+    if isinstance(model, Pipeline):
+        tokenizer = model.tokenizer if tokenizer is None else tokenizer
+        model = model.model
+    if isinstance(model, SentenceTransformer):
+        raise InputError(
+            f"{type(model).__name__} is an embedding model already; wrap takes the model of transformers under it"
+        )
+    decoder = find_decoder(model)
+    words = copy_tokenizer(_fast_tokenizer(tokenizer))
+    spec = trace_architecture(decoder.config, model_class=type(decoder))
+    preset = preset_for(decoder.config)
+    plan = resolve_plan(resolve_recipe(method, layers, expand_chat(template, words), cleaning), preset, spec)
+    shared = SharedDecoder(model, decoder, plan)
+    install_attention_hooks(shared.model, spec)
+    _check_tokenizer(words, decoder)
+    _try(shared.model, plan, type(decoder).__name__)
+    commit = getattr(decoder.config, "_commit_hash", None)
+    # Whoever has the model may have changed its weights, so that its name is not enough to find them again.
+    origin = Origin(_public_name(model, decoder), commit, spec.num_layers, spec.value_layers, preset, fetchable=False)
+    limit = token_limit(max_tokens, words, decoder.config)
+    reader = ValueTransformer(shared.model, words, plan, origin, limit)
+    reader.check_templates(plan.recipe)
+    encoder = WrappedEncoder(
+        modules=[reader, *([Normalize()] if normalize else [])],
+        device=str(shared.model.device),
+        prompts=prompts,
+    )
+    encoder.shared = shared
+    centre_reader(reader)
+    return encoder
+
+
+def _fast_tokenizer(given: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer that is given, alone or in a processor."""
+    tokenizer = getattr(given, "tokenizer", given)
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
+        return tokenizer
+    what = "no tokenizer is given" if given is None else f"{type(given).__name__} is no tokenizer"
+    raise InputError(f"{what}: give the model's own, such as AutoTokenizer.from_pretrained(model.name_or_path)")
+
+
+def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, decoder: PreTrainedModel) -> None:
+    """Warn of tokens that were added beyond the matrix; raise where the vocabulary itself goes beyond it."""
+    rows = embedding_rows(decoder)
+    beyond = tokenizer.vocab_size - rows
+    if beyond > 0:
+        raise InputError(
+            f"the tokenizer has {tokenizer.vocab_size:,} tokens and {type(decoder).__name__} embeddings for {rows:,}: "
+            "it is another model's; give this model's own"
+        )
+    if told := lacking(tokenizer, rows):
+        warnings.warn(told, VocabularyWarning, stacklevel=callers_level())
+
+
+@torch.inference_mode()
+def _try(model: PreTrainedModel, plan: Plan, name: str) -> None:
+    """Read the values of a text of one token in every layer, so that what cannot be read is told now."""
+    spec = plan.decoder_spec
+    values = Recipe(signal="value", weights="mean")
+    plans = [Plan(values, (layer,), spec) for layer in spec.value_layers if layer < plan.kept_layers]
+    layout, inputs = lay_out([[0]], [(0, 1)], packed=False, device=model.device, dtype=model.dtype)
+    try:
+        Readout(model, plans or plan.parts, layout).run(**inputs)
+    except ReadingError as error:
+        raise UnsupportedModelError(
+            f"{name}: its attention was replaced after it was built, and does not go through transformers' registry; "
+            f"load it again ({error})"
+        ) from error
+
+
+def _public_name(model: Any, decoder: PreTrainedModel) -> str:
+    """The hub id or folder's own name that a model came from, or its class: never a path."""
+    for held in (model, decoder):
+        if name := getattr(held, "name_or_path", None):
+            on_hub = _HUB_ID.fullmatch(name) and not os.path.isdir(name)
+            return str(name) if on_hub else Path(os.path.abspath(name)).name
+    return type(decoder).__name__
