@@ -26,6 +26,9 @@ from valuembed.errors import UnsupportedModelError
 _HOOKS = tuple(name for name, value in vars(nn.Module()).items() if "hook" in name and isinstance(value, dict))
 """Where torch keeps a module's hooks: a copy runs none of the model's, which may record or count what passes."""
 
+_HOOKED = "_output_capturing_hooks_installed"
+"""By which transformers knows that a model has the hooks that collect hidden states."""
+
 _WRAPPED = ("_orig_mod", "module")
 """Where torch's compiler and its parallel wrappers keep the module that they run."""
 
@@ -62,6 +65,20 @@ def find_decoder(model: Any) -> PreTrainedModel:
             "read"
         )
     return decoder
+
+
+def _around_decoder(model: Any, decoder: PreTrainedModel) -> PreTrainedModel:
+    """The model around a decoder that makes its input of images and text, without its head.
+
+    Raises:
+        UnsupportedModelError: there is none.
+    """
+    while (held := _held(model)) is not None:
+        model = held
+    outer: PreTrainedModel = model.base_model
+    if outer is decoder or all(module is not decoder for module in outer.modules()):
+        raise UnsupportedModelError(f"{type(model).__name__} reads text alone; an image needs an image-text model")
+    return outer
 
 
 def _has_head(model: Any) -> bool:
@@ -103,9 +120,11 @@ class SharedDecoder:
         model: in memory; nothing of it is changed.
         source: its decoder, as :func:`find_decoder` finds it.
         plan: what is read. It decides which layers the copy has, and whether it has what runs after the last one.
+        whole: copy what is around the decoder too, such as what reads images.
 
     Attributes:
-        model: the copy.
+        model: the copy of the decoder.
+        outer: of the model around it, where that was asked for; else the same.
         source: the decoder.
 
     Raises:
@@ -113,13 +132,16 @@ class SharedDecoder:
             something that runs that module and no copy.
     """
 
-    def __init__(self, model: nn.Module, source: PreTrainedModel, plan: Plan) -> None:
+    def __init__(self, model: nn.Module, source: PreTrainedModel, plan: Plan, *, whole: bool = False) -> None:
         self.source = source
         self._around = model
+        self._root = _around_decoder(model, source) if whole else source
         self._kept_layers = plan.kept_layers
-        self._layers_path = plan.decoder_spec.layers_path
+        within = next(path for path, module in self._root.named_modules() if module is source)
+        self._layers_path = f"{within}.{plan.decoder_spec.layers_path}".removeprefix(".")
         keep_tail = any(part.recipe.reads_final_norm for part in plan.parts)
-        self._removed = frozenset(() if keep_tail else plan.decoder_spec.tail)
+        tail = () if keep_tail else plan.decoder_spec.tail
+        self._removed = frozenset(f"{within}.{path}".removeprefix(".") for path in tail)
         self._nothing = nn.Identity()
         self._configs: dict[int, tuple[Any, PretrainedConfig]] = {
             id(source.config): (source.config, cut_config(source.config, self._kept_layers))
@@ -130,7 +152,8 @@ class SharedDecoder:
         self._lock = threading.Lock()
         self.take_over()
         self.model: PreTrainedModel = self._copy_of(source)
-        self.model.register_forward_pre_hook(self._before_pass)
+        self.outer: PreTrainedModel = self._copy_of(self._root)
+        self.outer.register_forward_pre_hook(self._before_pass)
 
     def _before_pass(self, module: nn.Module, args: Any) -> None:
         """Take over what has changed; where nothing has, this only looks."""
@@ -143,7 +166,7 @@ class SharedDecoder:
             self._take_over()
 
     def _take_over(self) -> None:
-        reached = list(self._reach(self.source))
+        reached = list(self._reach(self._root))
         for source, _ in reached:
             if id(source) not in self._copies:
                 self._copies[id(source)] = (source, object.__new__(type(source)))
@@ -188,6 +211,8 @@ class SharedDecoder:
             return
         filled = {name: self._rebound(source, name, value) for name, value in vars(source).items()}
         filled |= {name: held.get(name) or OrderedDict() for name in _HOOKS}
+        filled.pop(_HOOKED, None)
+        filled |= {name: value for name, value in held.items() if name == _HOOKED}
         filled["_modules"] = {name: self._copy_of(child) for name, child in children.items()}
         filled["_compiled_call_impl"] = held.get("_compiled_call_impl")
         filled["training"] = False

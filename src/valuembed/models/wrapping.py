@@ -29,6 +29,7 @@ from valuembed.errors import (
 )
 from valuembed.models.centring import centre_reader
 from valuembed.models.encoder import ValueEncoder
+from valuembed.models.image_reading import ImageReader
 from valuembed.models.reader_loading import check_prompts
 from valuembed.models.recipe_choice import DEFAULT_METHOD, method_for
 from valuembed.models.value_transformer import ValueTransformer
@@ -47,13 +48,49 @@ class WrappedEncoder(ValueEncoder):
     """
 
     shared: SharedDecoder | None = None
+    _source: tuple[Any, Any] = (None, None)
+    _images: ImageReader | None = None
 
     def close(self) -> None:
         """Let go of the model. What was read stays; encoding again is an error."""
         if self.shared is not None:
-            self.shared = None
+            self.shared = self._images = None
+            self._source = (None, None)
             closed: Any = _Closed(self.reader.origin.name)
             self.reader.model = closed
+
+    @default_device_and_precision()
+    def encode_images(self, images: Any, template: str | None = None, *, convert_to_tensor: bool = False) -> Any:
+        """Encode images with the image-text model that was wrapped, by its recipe. Experimental.
+
+        A mean covers the image's own tokens; a recipe of the last token reads it after a prompt.
+
+        Args:
+            images: a picture or n of them as the model's processor takes them, or what it made of each, as mappings.
+            template: one ``{image}`` with text around it. None is the image alone for a mean, and
+                a line under it, ours, for the last token: ``This image means in one word:"``.
+            convert_to_tensor: give a tensor in place of an array.
+
+        Returns:
+            ``[n, width]`` float32, ``[width]`` of one picture.
+
+        Raises:
+            UnsupportedModelError: the model reads text alone.
+            InputError: an image that cannot be read, or no processor to read it.
+            RecipeError: a recipe that images cannot be read by.
+        """
+        if self.shared is None:
+            raise ReadingError(f"the encoder around {self.reader.origin.name!r} is closed; wrap the model again")
+        if self._images is None:
+            model, processor = self._source
+            plan = self.reader.plan
+            shared = SharedDecoder(model, self.shared.source, plan, whole=True)
+            install_attention_hooks(shared.model, plan.decoder_spec)
+            self._images = ImageReader(shared, plan, processor)
+        several = isinstance(images, (list, tuple))
+        vectors = self.through_later_modules(self._images.read(images if several else [images], template))
+        found = vectors if several else vectors[0]
+        return found if convert_to_tensor else found.numpy()
 
     def __enter__(self) -> WrappedEncoder:
         return self
@@ -152,7 +189,7 @@ def wrap(
     check_prompts(prompts)
     method = method_for(purpose, method)
     if isinstance(model, Pipeline):
-        tokenizer = model.tokenizer if tokenizer is None else tokenizer
+        tokenizer = tokenizer or getattr(model, "processor", None) or model.tokenizer
         model = model.model
     if isinstance(model, SentenceTransformer):
         raise InputError(
@@ -179,6 +216,7 @@ def wrap(
         prompts=prompts,
     )
     encoder.shared = shared
+    encoder._source = (model, tokenizer if hasattr(tokenizer, "image_processor") else None)
     centre_reader(reader)
     return encoder
 

@@ -162,10 +162,14 @@ class Readout:
         model: the decoder.
         plans: what to read, all from this decoder.
         layout: where the texts' tokens lie.
+        outer: a model around the decoder that is run in its place, and makes the decoder's input; None for itself.
     """
 
-    def __init__(self, model: PreTrainedModel, plans: Sequence[Plan], layout: BatchLayout) -> None:
+    def __init__(
+        self, model: PreTrainedModel, plans: Sequence[Plan], layout: BatchLayout, outer: PreTrainedModel | None = None
+    ) -> None:
         self.model = model
+        self.outer = model if outer is None else outer
         self.plans = plans
         self.decoder_spec = plans[0].decoder_spec
         self.layout = layout
@@ -188,7 +192,7 @@ class Readout:
         """Run the decoder as far as needed.
 
         Args:
-            inputs: keyword arguments of the decoder's forward.
+            inputs: keyword arguments of the forward of what is run.
 
         Returns:
             For each plan ``[b, width]`` float32, the mean over its layers.
@@ -200,7 +204,7 @@ class Readout:
         token = _current.set(self)
         try:
             with suppress(_EarlyExit), self._as_compiled():
-                self._on_hidden(None, self.model(**inputs, use_cache=False)[0])
+                self._on_hidden(None, self.outer(**inputs, use_cache=False)[0])
         finally:
             _current.reset(token)
         self._verify()
