@@ -27,6 +27,7 @@ _HOMES = {
     "ValuembedError": "errors",
     "embed_corpus": "corpus",
     "embed_file": "corpus",
+    "from_cache": "models",
     "info": "models",
     "load": "models",
     "train": "training",
@@ -41,6 +42,7 @@ __all__ = [
     "ValuembedError",
     "embed_corpus",
     "embed_file",
+    "from_cache",
     "info",
     "load",
     "train",
@@ -49,7 +51,7 @@ __all__ = [
 if TYPE_CHECKING:
     from valuembed.corpus import embed_corpus, embed_file
     from valuembed.errors import TruncationWarning, ValuembedError
-    from valuembed.models import ValueEncoder, info, load
+    from valuembed.models import ValueEncoder, from_cache, info, load
     from valuembed.recipes import METHODS, TEMPLATES, Recipe
     from valuembed.training import train
 

@@ -158,6 +158,7 @@ class TestPublicNames:
             "ValuembedError",
             "embed_corpus",
             "embed_file",
+            "from_cache",
             "info",
             "load",
             "train",

@@ -28,4 +28,4 @@ from .quantizing import (
 )
 from .resolution import prepare as prepare
 from .rope import reset_dynamic_rope as reset_dynamic_rope, rope_groups as rope_groups
-from .tracing import trace_architecture as trace_architecture
+from .tracing import caches_values as caches_values, trace_architecture as trace_architecture

@@ -1,3 +1,4 @@
+from .cache_vectors import from_cache as from_cache
 from .calibration import (
     CALIBRATIONS as CALIBRATIONS,
     DEFAULT_SHRINKAGE as DEFAULT_SHRINKAGE,
