@@ -31,6 +31,7 @@ _HOMES = {
     "info": "models",
     "load": "models",
     "train": "training",
+    "watching": "models",
 }
 
 __all__ = [
@@ -46,12 +47,13 @@ __all__ = [
     "info",
     "load",
     "train",
+    "watching",
 ]
 
 if TYPE_CHECKING:
     from valuembed.corpus import embed_corpus, embed_file
     from valuembed.errors import TruncationWarning, ValuembedError
-    from valuembed.models import ValueEncoder, from_cache, info, load
+    from valuembed.models import ValueEncoder, from_cache, info, load, watching
     from valuembed.recipes import METHODS, TEMPLATES, Recipe
     from valuembed.training import train
 

@@ -16,6 +16,7 @@ from .centring import general_sentences as general_sentences
 from .checks import described as described, not_finite as not_finite, warn_truncated as warn_truncated
 from .encoder import ValueEncoder as ValueEncoder
 from .explanation import Explanation as Explanation, Token as Token, TokenWeights as TokenWeights, explain as explain
+from .generation_watch import Generation as Generation, GenerationWatch as GenerationWatch, watching as watching
 from .inspection import CheckpointView as CheckpointView, inspect_checkpoint as inspect_checkpoint
 from .loading import load as load
 from .method_choice import choose_recipes as choose_recipes
