@@ -111,7 +111,7 @@ def report(found: dict[str, dict[str, list[float]]], model: Any, prompt: int, ar
         f"One {kind} of {millions:.0f} million weights in {layers} layers, float32. Behind a prompt of {prompt} tokens",
         f"{args.tokens} more are generated. Median of {args.rounds} rounds (lowest to highest), plain and watched by",
         f"turns in one process. {cpu()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads of torch, {told}.",
-        "Other jobs ran on the machine beside it: what a single round differs by is mostly theirs. The two columns on",
+        "What a single round differs by is mostly noise of the machine, on which other jobs may run. The two columns on",
         "the right time the reading alone, which is all that a watch adds besides one hook on the first pass.",
         "",
         *markdown.table(head, rows, "-rrrrr"),
