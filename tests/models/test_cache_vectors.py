@@ -32,6 +32,8 @@ from valuembed.recipes.methods import METHODS
 from valuembed.recipes.recipe import Recipe
 from valuembed.testing import tiny_causal_lm, tiny_checkpoint, tiny_config, tiny_decoder
 
+pytestmark = pytest.mark.slow
+
 LATENTS = {"deepseek_v2", "deepseek_v3", "mistral4", "youtu"}
 """Families whose cache keeps what the values are unfolded from."""
 TEXTS = ["A tin box.", "Bees were found.", "Snow fell all night."]

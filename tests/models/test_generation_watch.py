@@ -17,6 +17,8 @@ from valuembed.models.cache_vectors import from_cache
 from valuembed.models.generation_watch import watching
 from valuembed.testing import tiny_causal_lm, tiny_decoder
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = torch.tensor([[0, 0, 31, 32, 33], [41, 42, 43, 44, 45]])
 """Padded on the left with token 0."""
 MASK = (PROMPTS != 0).long()
