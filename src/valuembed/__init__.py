@@ -27,10 +27,12 @@ _HOMES = {
     "ValuembedError": "errors",
     "embed_corpus": "corpus",
     "embed_file": "corpus",
+    "from_cache": "models.in_memory",
     "info": "models",
     "load": "models",
     "train": "training",
-    "wrap": "models",
+    "watching": "models.in_memory",
+    "wrap": "models.in_memory",
 }
 
 __all__ = [
@@ -42,16 +44,19 @@ __all__ = [
     "ValuembedError",
     "embed_corpus",
     "embed_file",
+    "from_cache",
     "info",
     "load",
     "train",
+    "watching",
     "wrap",
 ]
 
 if TYPE_CHECKING:
     from valuembed.corpus import embed_corpus, embed_file
     from valuembed.errors import TruncationWarning, ValuembedError
-    from valuembed.models import ValueEncoder, info, load, wrap
+    from valuembed.models import ValueEncoder, info, load
+    from valuembed.models.in_memory import from_cache, watching, wrap
     from valuembed.recipes import METHODS, TEMPLATES, Recipe
     from valuembed.training import train
 

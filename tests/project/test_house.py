@@ -147,7 +147,7 @@ def test_the_plan_of_the_house_names_every_room():
 
 
 class TestPublicNames:
-    def test_are_fifteen_at_most_and_sorted(self):
+    def test_are_sixteen_at_most_and_sorted(self):
         # Constants, then classes, then functions, as the linter sorts them.
         names = [
             "METHODS",
@@ -158,14 +158,16 @@ class TestPublicNames:
             "ValuembedError",
             "embed_corpus",
             "embed_file",
+            "from_cache",
             "info",
             "load",
             "train",
+            "watching",
             "wrap",
         ]
         assert valuembed.__all__ == names
         assert names == sorted(names, key=lambda name: (not name.isupper(), name.islower(), name))
-        assert len(names) <= 15
+        assert len(names) <= 16
 
     @pytest.mark.parametrize("name", valuembed.__all__)
     def test_resolve(self, name):

@@ -28,5 +28,9 @@ from .quantizing import (
 )
 from .resolution import prepare as prepare
 from .rope import reset_dynamic_rope as reset_dynamic_rope, rope_groups as rope_groups
-from .shared_decoder import SharedDecoder as SharedDecoder, find_decoder as find_decoder
-from .tracing import trace_architecture as trace_architecture
+from .shared_decoder import (
+    SharedDecoder as SharedDecoder,
+    bare_model as bare_model,
+    find_decoder as find_decoder,
+)
+from .tracing import caches_values as caches_values, trace_architecture as trace_architecture

@@ -33,14 +33,14 @@ _WRAPPED = ("_orig_mod", "module")
 """Where torch's compiler and its parallel wrappers keep the module that they run."""
 
 
-def find_decoder(model: Any) -> PreTrainedModel:
-    """Find the text decoder of a model in memory, under whatever is put around it.
+def bare_model(model: Any) -> PreTrainedModel:
+    """Find the model of transformers under whatever is put around it: peft's adapters, torch's compiler or parallels.
 
     Args:
-        model: a causal LM, an image-text model or a decoder alone; compiled, or with peft's adapters on it.
+        model: as its user holds it.
 
     Raises:
-        UnsupportedModelError: it is no model of transformers, or no decoder alone makes its text.
+        UnsupportedModelError: there is none, or it is no decoder; or adapters that put tokens of their own in front.
     """
     given = model
     while (held := _held(model)) is not None:
@@ -52,30 +52,47 @@ def find_decoder(model: Any) -> PreTrainedModel:
         )
     if getattr(model.config, "is_encoder_decoder", False):
         raise UnsupportedModelError(f"{type(model).__name__} is an encoder-decoder; a decoder is needed")
+    return model
+
+
+def find_decoder(model: PreTrainedModel) -> PreTrainedModel:
+    """Find the text decoder of a model.
+
+    Args:
+        model: a causal LM, an image-text model or a decoder alone, as :func:`bare_model` finds it.
+
+    Raises:
+        UnsupportedModelError: no decoder alone makes its text.
+    """
     decoder: Any = model.get_decoder()  # type: ignore[no-untyped-call]
     # Some families do not say where their decoder is, and name the model with its head.
     while isinstance(decoder, PreTrainedModel) and _has_head(decoder):
         inner = [child for child in decoder.children() if isinstance(child, PreTrainedModel)]
         if len(inner) != 1:
             break
-        decoder = inner[0]
+        (decoder,) = inner
     if not isinstance(decoder, PreTrainedModel):
         raise UnsupportedModelError(
             f"{type(model).__name__}: its text decoder {type(decoder).__name__} is no model by itself, and cannot be "
             "read"
         )
+    described_by: Any = type(decoder).config_class
+    if described_by is not None and not isinstance(decoder.config, described_by):
+        raise UnsupportedModelError(
+            f"{type(decoder).__name__} holds a {type(decoder.config).__name__}, which describes another family; give "
+            "the model as transformers builds it"
+        )
     return decoder
 
 
-def _around_decoder(model: Any, decoder: PreTrainedModel) -> PreTrainedModel:
+def _around_decoder(model: PreTrainedModel, decoder: PreTrainedModel) -> PreTrainedModel:
     """The model around a decoder that makes its input of images and text, without its head.
 
     Raises:
         UnsupportedModelError: there is none.
     """
-    while (held := _held(model)) is not None:
-        model = held
-    outer: PreTrainedModel = model.base_model
+    base: Any = model.base_model
+    outer: PreTrainedModel = base
     if outer is decoder or all(module is not decoder for module in outer.modules()):
         raise UnsupportedModelError(f"{type(model).__name__} reads text alone; an image needs an image-text model")
     return outer
@@ -135,7 +152,7 @@ class SharedDecoder:
     def __init__(self, model: nn.Module, source: PreTrainedModel, plan: Plan, *, whole: bool = False) -> None:
         self.source = source
         self._around = model
-        self._root = _around_decoder(model, source) if whole else source
+        self._root = _around_decoder(bare_model(model), source) if whole else source
         self._kept_layers = plan.kept_layers
         within = next(path for path, module in self._root.named_modules() if module is source)
         self._layers_path = f"{within}.{plan.decoder_spec.layers_path}".removeprefix(".")

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
-from transformers import AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import AutoModel, DynamicCache, PretrainedConfig, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from valuembed._utils.text import inflected
@@ -39,6 +39,22 @@ class _Survey:
     order: list[tuple[str, tuple[int, ...] | None]] = field(default_factory=list)
     inputs: list[tuple[str, Tensor]] = field(default_factory=list)
     outputs: dict[str, Tensor] = field(default_factory=dict)
+    cache: _NotedCache | None = None
+
+
+class _NotedCache(DynamicCache):
+    """A cache that notes what it hands back."""
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        super().__init__(config=config)
+        self.handed_back: list[Tensor] = []
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        keys, values = super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        self.handed_back.append(values)
+        return keys, values
 
 
 _survey: ContextVar[_Survey | None] = ContextVar("valuembed_survey", default=None)
@@ -56,6 +72,7 @@ def _probe_attention(
                 "value": tuple(value.shape),
                 "needs": frozenset(name for name in ("s_aux", "softcap") if kwargs.get(name) is not None),
                 "causal": _is_causal(module, kwargs.get("is_causal")),
+                "cached": _is_handed_back(value, trace_architecture.cache),
                 "at": len(trace_architecture.order),
             }
         )
@@ -65,6 +82,10 @@ def _probe_attention(
 def _is_causal(module: nn.Module, given: bool | None) -> bool:
     """As transformers' kernels decide it: by the call, else by the module, else it is a decoder's."""
     return bool(getattr(module, "is_causal", True) if given is None else given)
+
+
+def _is_handed_back(value: Tensor, cache: _NotedCache | None) -> bool:
+    return cache is not None and any(value is one for one in cache.handed_back)
 
 
 ALL_ATTENTION_FUNCTIONS.register(PROBE, _probe_attention)
@@ -94,6 +115,23 @@ def trace_architecture(
     with _built_on_meta(config, trust_remote_code, model_class) as model:
         notes = _run(model)
         return _read_notes(model, notes)
+
+
+@building()
+def caches_values(config: PretrainedConfig, model_class: type[PreTrainedModel]) -> bool:
+    """Trace whether what a decoder keeps in its key-value cache are the values that its attention takes.
+
+    Some families keep latents in there and unfold them anew each time.
+
+    Args:
+        config, model_class: as in :func:`trace_architecture`, which this decoder has passed.
+    """
+    with _built_on_meta(config, False, model_class) as model:
+        try:
+            notes = _run(model, _NotedCache(model.config))
+        except UnsupportedModelError:
+            return True  # a family that takes no cache but its own: shapes have to tell
+    return all(call["cached"] for calls in notes.calls.values() for call in calls)
 
 
 @contextmanager
@@ -135,8 +173,8 @@ def _built_on_meta(
     yield model.train(False)
 
 
-def _run(model: PreTrainedModel) -> _Survey:
-    notes = _Survey()
+def _run(model: PreTrainedModel, cache: _NotedCache | None = None) -> _Survey:
+    notes = _Survey(cache=cache)
 
     def note(path: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -162,7 +200,8 @@ def _run(model: PreTrainedModel) -> _Survey:
     try:
         ids = torch.zeros(1, PROBE_TOKENS, dtype=torch.long, device="meta")
         with torch.no_grad():
-            model(input_ids=ids, position_ids=torch.arange(PROBE_TOKENS, device="meta")[None], use_cache=False)
+            kept: dict[str, Any] = {"use_cache": False} if cache is None else {"past_key_values": cache}
+            model(input_ids=ids, position_ids=torch.arange(PROBE_TOKENS, device="meta")[None], **kept)
     except Exception as error:
         if not notes.calls:
             raise _without_registry(model.config, error) from error

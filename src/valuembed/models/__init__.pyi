@@ -11,7 +11,7 @@ from .calibration import (
     is_of_the_stream as is_of_the_stream,
     project as project,
 )
-from .centring import general_sentences as general_sentences
+from .centring import centre_reader as centre_reader, general_sentences as general_sentences
 from .checks import described as described, not_finite as not_finite, warn_truncated as warn_truncated
 from .encoder import ValueEncoder as ValueEncoder
 from .explanation import Explanation as Explanation, Token as Token, TokenWeights as TokenWeights, explain as explain
@@ -21,9 +21,11 @@ from .method_choice import choose_recipes as choose_recipes
 from .model_info import ModelInfo as ModelInfo, check_load as check_load, info as info
 from .multi_readout import SIGNALS as SIGNALS, MultiReadout as MultiReadout, every_layer as every_layer
 from .pair_windows import read_pair_windows as read_pair_windows
+from .reader_loading import check_prompts as check_prompts
 from .recipe_choice import (
     DEFAULT_METHOD as DEFAULT_METHOD,
     calibration_of as calibration_of,
+    method_for as method_for,
     resolve_for as resolve_for,
 )
 from .saving import check_model_folder as check_model_folder, save_model as save_model
@@ -34,4 +36,3 @@ from .text_encoder import (
 )
 from .value_reader import ValueReader as ValueReader
 from .value_transformer import ValueTransformer as ValueTransformer
-from .wrapping import WrappedEncoder as WrappedEncoder, wrap as wrap

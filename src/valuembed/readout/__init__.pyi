@@ -1,4 +1,6 @@
 from . import varlen as varlen
+from .alignment import align_projected as align_projected, project_values as project_values
+from .cached_values import CachedValues as CachedValues, mean_of_cached as mean_of_cached
 from .hooks import ATTENTION_PREFIX as ATTENTION_PREFIX, install_attention_hooks as install_attention_hooks
 from .layout import (
     BatchLayout as BatchLayout,

@@ -19,7 +19,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
 from valuembed.backbone import AttentionBlock, DecoderSpec, Plan, reset_dynamic_rope
 from valuembed.errors import ReadingError, UnsupportedModelError
-from valuembed.readout import pooling, varlen
+from valuembed.readout import varlen
+from valuembed.readout.alignment import align_projected, project_values
 from valuembed.readout.layout import BatchLayout, PackedLayout, PaddedLayout, PrefixKV, lay_out
 from valuembed.recipes import Recipe, named_layers
 
@@ -241,8 +242,8 @@ class Readout:
             mean = self.layout.mean_values(value)
             vectors = {raw: mean.flatten(1)}
             if aligned:
-                projected = self._project(block, mean, value.dtype)
-                vectors |= {take: self._align(block, projected, take) for take in aligned}
+                projected = project_values(self.model, block, mean, value.dtype)
+                vectors |= {take: align_projected(self.model, block, projected, take.alignment) for take in aligned}
             self._add(vectors)
 
     def on_kernel_output(self, module: nn.Module, output: Tensor) -> None:
@@ -268,7 +269,7 @@ class Readout:
         self._expect(block.layer, "attention output", states, (*self.layout.fed_shape, self.decoder_spec.model_width))
         with self._keep_own_tensors():
             last = self.layout.last(states).to(states.dtype)
-            self._add({take: self._align(block, last, take) for take in aligned})
+            self._add({take: align_projected(self.model, block, last, take.alignment) for take in aligned})
 
     def on_layer(self, layer: int, states: Tensor) -> None:
         """Take the residual stream ``[b, t, m]`` after a decoder layer."""
@@ -284,22 +285,6 @@ class Readout:
         if (last := SignalKey("hidden", "last", "none", layer)) in self._takers:
             vectors[last] = self.layout.last(states)
         self._add(vectors)
-
-    def _project(self, block: AttentionBlock, mean: Tensor, dtype: torch.dtype) -> Tensor:
-        """``W_O @ expand(mean)`` with the projection's bias; the module itself, so that adapters on it count."""
-        assert block.projection is not None
-        projection = self.model.get_submodule(block.projection)
-        expanded = pooling.expand_heads(mean, block.query_heads).flatten(1)
-        return projection(expanded.to(dtype))  # type: ignore[no-any-return]
-
-    def _align(self, block: AttentionBlock, projected: Tensor, take: SignalKey) -> Tensor:
-        """``[b, m]`` float32 of what left the projection: as it is, or through the norm after the block.
-
-        The norm takes each token by itself, so that these rows come out of it as they do in the layer.
-        """
-        if take.alignment == "residual" and block.norm is not None:
-            projected = self.model.get_submodule(block.norm)(projected)
-        return projected.float()
 
     def _add(self, vectors: dict[SignalKey, Tensor]) -> None:
         """Add vectors ``[b, width]`` to the plans that average them; end the pass with the last one."""

@@ -18,7 +18,15 @@ from transformers import Pipeline, PreTrainedModel, PreTrainedTokenizerBase
 
 from valuembed._utils.text_warnings import callers_level
 from valuembed._utils.torch_settings import default_device_and_precision
-from valuembed.backbone import Plan, SharedDecoder, embedding_rows, find_decoder, resolve_plan, trace_architecture
+from valuembed.backbone import (
+    Plan,
+    SharedDecoder,
+    bare_model,
+    embedding_rows,
+    find_decoder,
+    resolve_plan,
+    trace_architecture,
+)
 from valuembed.backbone.checkpoints import Origin
 from valuembed.errors import (
     DeviceError,
@@ -27,12 +35,16 @@ from valuembed.errors import (
     UnsupportedModelError,
     VocabularyWarning,
 )
-from valuembed.models.centring import centre_reader
-from valuembed.models.encoder import ValueEncoder
-from valuembed.models.image_reading import ImageReader
-from valuembed.models.reader_loading import check_prompts
-from valuembed.models.recipe_choice import DEFAULT_METHOD, method_for
-from valuembed.models.value_transformer import ValueTransformer
+from valuembed.models import (
+    DEFAULT_METHOD,
+    ValueEncoder,
+    ValueTransformer,
+    centre_reader,
+    check_prompts,
+    method_for,
+)
+from valuembed.models.in_memory.generation_watch import GenerationWatch, watching
+from valuembed.models.in_memory.image_reading import ImageReader
 from valuembed.readout import Readout, install_attention_hooks, lay_out
 from valuembed.recipes import LayerSpec, Recipe, TemplateSpec, preset_for, resolve_recipe
 from valuembed.tokenization import copy_tokenizer, expand_chat, lacking, token_limit
@@ -79,18 +91,36 @@ class WrappedEncoder(ValueEncoder):
             InputError: an image that cannot be read, or no processor to read it.
             RecipeError: a recipe that images cannot be read by.
         """
-        if self.shared is None:
-            raise ReadingError(f"the encoder around {self.reader.origin.name!r} is closed; wrap the model again")
+        source = self._open().source
         if self._images is None:
             model, processor = self._source
             plan = self.reader.plan
-            shared = SharedDecoder(model, self.shared.source, plan, whole=True)
+            shared = SharedDecoder(model, source, plan, whole=True)
             install_attention_hooks(shared.model, plan.decoder_spec)
             self._images = ImageReader(shared, plan, processor)
         several = isinstance(images, (list, tuple))
         vectors = self.through_later_modules(self._images.read(images if several else [images], template))
         found = vectors if several else vectors[0]
         return found if convert_to_tensor else found.numpy()
+
+    def watching(self, model: Any = None, *, normalize: bool = True) -> GenerationWatch:
+        """Watch the wrapped model's generation: the vectors of prompts and answers by this encoder's recipe.
+
+        Args:
+            model: what ``generate`` is called on, where that is not what was wrapped.
+            normalize: as in :func:`valuembed.watching`, which this is with the recipe filled in.
+
+        Raises:
+            RecipeError: the recipe needs more than a cache keeps.
+            ReadingError: the encoder is closed.
+        """
+        self._open()
+        return watching(self._source[0] if model is None else model, self.recipe, normalize=normalize)
+
+    def _open(self) -> SharedDecoder:
+        if self.shared is None:
+            raise ReadingError(f"the encoder around {self.reader.origin.name!r} is closed; wrap the model again")
+        return self.shared
 
     def __enter__(self) -> WrappedEncoder:
         return self
@@ -195,7 +225,7 @@ def wrap(
         raise InputError(
             f"{type(model).__name__} is an embedding model already; wrap takes the model of transformers under it"
         )
-    decoder = find_decoder(model)
+    decoder = find_decoder(bare_model(model))
     words = copy_tokenizer(_fast_tokenizer(tokenizer))
     spec = trace_architecture(decoder.config, model_class=type(decoder))
     preset = preset_for(decoder.config)

@@ -419,6 +419,20 @@ def test_an_embedding_model_is_refused(model, words):
         valuembed.wrap(valuembed.wrap(model, words), words)
 
 
+def test_the_wrapped_model_is_watched_by_the_encoders_recipe(model, words):
+    encoder = valuembed.wrap(model, words, "aligned_va", layers=[1, 2])
+    ids = torch.arange(5, 13)[None]
+    with encoder.watching() as seen:
+        generated = generate(model)
+    assert same(generated, generate(model))
+    cache = model(ids, use_cache=True).past_key_values
+    expected = valuembed.from_cache(cache, model, "aligned_va", [1, 2])
+    np.testing.assert_allclose(seen.prompt, expected, atol=1e-5)
+    encoder.close()
+    with pytest.raises(ReadingError, match="is closed; wrap the model again"):
+        encoder.watching()
+
+
 def test_a_purpose_in_place_of_a_method(model, words):
     vectors = valuembed.wrap(model, words, purpose="clustering").encode(TEXTS)
     np.testing.assert_array_equal(vectors, valuembed.wrap(model, words, "aligned_va").encode(TEXTS))
