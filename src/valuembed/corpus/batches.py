@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from valuembed.corpus.chunking import Cutter
+    from valuembed.tokenization import Cutter
 
 CALL_CHARACTERS = 32_000_000
 CALL_BYTES = 512_000_000

@@ -11,8 +11,8 @@ from valuembed.errors import InputError
 from valuembed.vectors import PRECISIONS
 
 if TYPE_CHECKING:
-    from valuembed.corpus.chunking import Cutter
     from valuembed.corpus.manifest import Settings
+    from valuembed.tokenization import Cutter
     from valuembed.vectors import Encoder, VectorSpec
 
 ROWS_PER_SHARD = 16_384
@@ -109,9 +109,9 @@ class EmbedOptions(Options):
 
         cutter = None
         if self.chunk is not None:
-            from valuembed.corpus.chunking import Cutter
+            from valuembed.corpus.chunking import cutter_for
 
-            cutter = Cutter.of(model, self.chunk, self.overlap)
+            cutter = cutter_for(model, self.chunk, self.overlap)
         settings = Settings.of(
             model,
             text_column=self.text_column,

@@ -31,7 +31,7 @@ from valuembed.vectors import Encoder
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from valuembed.corpus.chunking import Cutter
+    from valuembed.tokenization import Cutter
 
 __all__ = [
     "CorpusSummary",

@@ -28,7 +28,7 @@ from valuembed.errors import OutputError
 from valuembed.vectors import CHUNK, END, FILE, ID, ROW, START, TEXT, Encoder, VectorWriter
 
 if TYPE_CHECKING:
-    from valuembed.corpus.chunking import Cutter
+    from valuembed.tokenization import Cutter
 
 NOTES_KEY = b"valuembed.shard"
 REJECTED = "rejected.jsonl"

@@ -1,4 +1,5 @@
 from .chat import expand_chat as expand_chat, names_chat as names_chat
+from .chunking import Chunk as Chunk, Cutter as Cutter
 from .loading import (
     CHAT_TEMPLATE as CHAT_TEMPLATE,
     NO_LIMIT as NO_LIMIT,
