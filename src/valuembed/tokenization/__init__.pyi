@@ -8,10 +8,12 @@ from .loading import (
     token_limit as token_limit,
 )
 from .offsets import token_starts as token_starts
-from .tokenizer import TextTokenizer as TextTokenizer, TokenSequence as TokenSequence
+from .sequences import TokenSequence as TokenSequence
+from .tokenizer import TextTokenizer as TextTokenizer
 from .vocabulary import (
     check_rows as check_rows,
     check_template as check_template,
     lacking as lacking,
     lacking_in_file as lacking_in_file,
 )
+from .windows import PartWindow as PartWindow, tokenize_parts as tokenize_parts, windows_of as windows_of
