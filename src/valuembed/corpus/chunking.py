@@ -5,22 +5,26 @@ from __future__ import annotations
 from valuembed._utils.text import counted, inflected
 from valuembed.errors import InputError
 from valuembed.models import TextEncoder, ValueEncoder
-from valuembed.recipes import parse_template
+from valuembed.recipes import check_takes_parts, parse_template
 from valuembed.tokenization import Cutter
 
 
-def cutter_for(model: object, tokens: int, overlap: int = 0) -> Cutter:
+def cutter_for(model: object, tokens: int, overlap: int = 0, *, late: bool = False) -> Cutter:
     """A cutter for the texts that a model embeds as documents.
 
     Args:
         model: of :func:`valuembed.load`.
         tokens, overlap: as in :class:`valuembed.tokenization.Cutter`.
+        late: the chunks are read from one pass over their document.
 
     Raises:
         InputError: numbers that mean nothing, or a chunk that does not fit into the model beside its template.
+        RecipeError: the model's recipe has no vector of a part of a text that is run as a whole.
     """
     if not isinstance(model, (ValueEncoder, TextEncoder)):
         raise InputError(f"chunk={tokens}: documents are cut for a model of valuembed.load, not {type(model)}")
+    if late:
+        check_takes_parts(model.recipe, "late chunking")
     cutter = Cutter(model.reader.texts.tokenizer, tokens, overlap)
     room = _room(model)
     if room is not None and tokens > room:
