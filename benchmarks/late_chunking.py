@@ -271,7 +271,9 @@ def main() -> None:
     data = read_cranfield(args.cranfield, args.questions, args.documents)
     results: dict[str, Any] = {}
     for method in METHODS:
-        kept = {task: args.keep / f"{task}-{method}.json" for task in ("sentences", "cranfield")}
+        sizes = {"sentences": f"{args.long}", "cranfield": f"{args.questions}-{args.documents}"}
+        name = f"{Path(args.model).name}-{method}-{args.chunk}"
+        kept = {task: args.keep / f"{task}-{name}-{size}.json" for task, size in sizes.items()}
         if not all(path.exists() for path in kept.values()):
             model = valuembed.load(args.model, method, dtype="float32", device="cpu", normalize=False)
             cutter = Cutter(model.tokenizer, args.chunk)
