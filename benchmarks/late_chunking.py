@@ -299,9 +299,9 @@ def main() -> None:
         f"{args.documents} --long {args.long} --chunk {args.chunk}"
     )
     about += (
-        "\n\nThe abstracts are those that are relevant to the questions and as many others as make up the number, so that "
-        "scores are\nabove those of the whole set. At this size a few points are chance. centred: without the mean of "
-        "what is searched.\ntokens: MaxSim over the vectors of tokens."
+        "\n\nThe abstracts are those that are relevant to the questions and as many others as make up the number, so "
+        "that scores are\nabove those of the whole set. At this size a few points are chance. centred: without the "
+        "mean of what is searched.\ntokens: MaxSim over the vectors of tokens."
     )
     args.out.write_text(page(results, about), encoding="utf-8")
 
