@@ -74,6 +74,10 @@ def test_json(loaded, monkeypatch):
     [
         (["in/a.jsonl", "in/b.txt", "-o", "out.parquet"], "for INPUT: several inputs need a folder as OUTPUT"),
         (
+            ["in/a.jsonl", "-o", "o.parquet", "--late"],
+            "for --late: is for a folder as OUTPUT, not for",
+        ),
+        (
             ["in/a.jsonl", "-o", "o.parquet", "--chunk", "9"],
             "for --chunk: is for a folder as OUTPUT, not for",
         ),
@@ -95,6 +99,15 @@ def test_options_that_do_not_fit_the_output(loaded, options, message):
         (["in", "-o", "o.parquet"], "error: input in is a folder; give one file"),
         (["none*", "-o", "out"], "error: input none* matches no file"),
         (["in", "-o", "out", "--overlap", "3"], "error: overlap=3 is between chunks; give chunk too"),
+        (
+            ["in", "-o", "out", "--late", "--method", "va"],
+            "error: late=True reads the chunks of a text from one pass over it; give chunk too",
+        ),
+        (
+            ["in", "-o", "out", "--chunk", "9", "--late", "--method", "wva"],
+            "error: --late: method 'wva' reads a text at its last token; parts of a text are means over their own "
+            "tokens: use va, aligned_va or hidden_mean",
+        ),
         (["in", "-o", "out", "--precision", "int4"], "error: precision 'int4' is unknown; legal: float32, float16"),
         (["in/a.jsonl", "-o", "o.parquet", "--precision", "int4"], "error: precision 'int4' is unknown"),
     ],

@@ -59,8 +59,9 @@ def test_values_arrive_in_the_types_of_the_fields():
 
 
 def test_of_open_ones_only_what_is_given_is_handed_on():
-    assert _invoke(Fields(Some, "Heading", is_open=True))["some"] == {"is_quick": False}
-    assert _invoke(Fields(Some, "Heading", is_open=True), "--count", 3)["some"] == {"is_quick": False, "count": 3}
+    assert _invoke(Fields(Some, "Heading", is_open=True))["some"] == {}
+    assert _invoke(Fields(Some, "Heading", is_open=True), "--is-quick")["some"] == {"is_quick": True}
+    assert _invoke(Fields(Some, "Heading", is_open=True), "--count", 3)["some"] == {"count": 3}
 
 
 def test_limits_and_types_are_held():

@@ -1,150 +1,19 @@
-"""Documents cut into chunks by hand-made tokens, by real tokenizers, and on their way through a job."""
+"""Documents cut into chunks that fit into a model, and on their way through a job."""
 
-from itertools import pairwise
+import json
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, strategies as st
 from some_texts import some_texts
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 import valuembed
-from valuembed.corpus import chunking
-from valuembed.corpus.chunking import Chunk, Cutter
-from valuembed.errors import InputError
-from valuembed.testing import TOKENIZERS, tiny_tokenizer
-from valuembed.tokenization.offsets import token_starts
+from valuembed.corpus.chunking import cutter_for
+from valuembed.errors import InputError, OutputError, RecipeError
+from valuembed.tokenization import Chunk, Cutter
+from valuembed.vectors import recorded_choices
 
 pytestmark = pytest.mark.slow
-
-
-def tokenizer_of(pre_tokenizer):
-    tokenizer = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
-    tokenizer.pre_tokenizer = pre_tokenizer
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
-
-
-WORDS = tokenizer_of(pre_tokenizers.WhitespaceSplit())
-CHARACTERS = tokenizer_of(pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated"))
-
-
-def cut(tokenizer, tokens, document, overlap=0):
-    return [(chunk.text, chunk.start, chunk.end) for chunk in Cutter(tokenizer, tokens, overlap).cut(document)]
-
-
-def test_a_chunk_is_a_slice_without_blanks_at_its_ends():
-    assert cut(WORDS, 3, " a b  c\nd e f g ") == [("a b  c", 1, 7), ("d e f", 8, 13), ("g", 14, 15)]
-    assert cut(WORDS, 3, "a b c") == [("a b c", 0, 5)]
-    assert cut(WORDS, 1, "a b") == [("a", 0, 1), ("b", 2, 3)]
-
-
-def test_chunks_overlap():
-    # Seven tokens, four a chunk, two of them those of the one before.
-    texts = [text for text, _, _ in cut(WORDS, 4, "a b c d e f g", overlap=2)]
-    assert texts == ["a b c d", "c d e f", "e f g"]
-    # Nothing but what the one before ended with is no chunk of its own.
-    assert [text for text, _, _ in cut(WORDS, 4, "a b c d e f", overlap=2)] == ["a b c d", "c d e f"]
-
-
-def test_a_chunk_ends_between_words_where_it_can():
-    # Eight letters a chunk: the last two of them are given up for the blank at 5, then for the one at 11.
-    assert cut(CHARACTERS, 8, "hello there world") == [("hello", 0, 5), ("there", 6, 11), ("world", 12, 17)]
-    # For a blank further back nothing is.
-    assert [text for text, _, _ in cut(CHARACTERS, 8, "he thereandeverywhere")] == ["he there", "andevery", "where"]
-    # An overlap begins with a word too.
-    assert [text for text, _, _ in cut(CHARACTERS, 8, "on its way to here", 4)] == [
-        "on its",
-        "its way",
-        "way to",
-        "to here",
-    ]
-
-
-def test_no_character_that_a_reader_sees_is_torn():
-    accent, family, jamo = "e\u0301", "\U0001f469\u200d\U0001f467", "\u1112\u1161\u11ab"
-    flag, thumb = "\U0001f1e9\U0001f1ea", "\U0001f44d\U0001f3fd"
-    for character in (accent, family, flag, thumb, jamo, "\r\n"):
-        document = f"ab{character}c"
-        for tokens in (1, 2, 3):
-            edges = {edge for _, start, end in cut(CHARACTERS, tokens, document) for edge in (start, end)}
-            assert not edges & set(range(3, 2 + len(character))), (character, tokens)
-    # A character of more tokens than a chunk has is a chunk.
-    assert [text for text, _, _ in cut(CHARACTERS, 1, accent * 2)] == [accent, accent]
-
-
-def test_blank_parts_are_left_out_and_blank_documents_have_none():
-    assert cut(CHARACTERS, 4, "ab" + " " * 20 + "cd") == [("ab", 0, 2), ("cd", 22, 24)]
-    assert cut(CHARACTERS, 4, "  \n ") == []
-
-
-@pytest.mark.parametrize("kind", TOKENIZERS)
-@pytest.mark.parametrize(("tokens", "overlap"), [(1, 0), (5, 2), (64, 0), (64, 32)])
-def test_every_tokenizer(kind, tokens, overlap, monkeypatch):
-    tokenizer = tiny_tokenizer(kind)
-    document = " ".join(some_texts(30))
-    document += " \u65e5\u672c\u8a9e\u306e\u6587\u7ae0 na\u00efve \U0001f469\u200d\U0001f467 <|eos|>\n\n end."
-    whole = Cutter(tokenizer, tokens, overlap).cut(document)
-    check(document, whole)
-    assert max(len(token_starts(tokenizer, chunk.text)) for chunk in whole) <= tokens + 12
-    # In windows, which end in the middle of words, much the same.
-    monkeypatch.setattr(chunking, "WINDOW", 200)
-    check(document, Cutter(tokenizer, tokens, overlap).cut(document))
-
-
-def check(document, found):
-    """Slices in order, that hold every character of the document that is not blank."""
-    covered = set()
-    for chunk in found:
-        assert document[chunk.start : chunk.end] == chunk.text == chunk.text.strip() != ""
-        covered |= set(range(chunk.start, chunk.end))
-    for one, after in pairwise(found):
-        assert one.start < after.start
-        assert one.end < after.end
-    assert [c for at, c in enumerate(document) if at not in covered and not c.isspace()] == []
-
-
-@pytest.mark.slow
-@given(
-    document=st.text(st.characters(codec="utf-8"), max_size=120),
-    tokens=st.integers(1, 12),
-    kind=st.sampled_from(["byte_level", "metaspace"]),
-    window=st.integers(1, 60),
-)
-def test_any_text(document, tokens, kind, window):
-    kind = next(name for name in TOKENIZERS if name.startswith(kind))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunking, "WINDOW", window)
-        check(document, Cutter(tiny_tokenizer(kind), tokens, tokens // 2).cut(document))
-
-
-def test_windows_bound_what_is_tokenized_at_once(monkeypatch):
-    seen = []
-
-    def starts(tokenizer, text):
-        seen.append(len(text))
-        return token_starts(tokenizer, text)
-
-    monkeypatch.setattr(chunking, "token_starts", starts)
-    monkeypatch.setattr(chunking, "WINDOW", 500)
-    document = "word " * 2000
-    assert len(cut(WORDS, 20, document)) == 100
-    assert max(seen) == 500
-    assert sum(seen) < 2 * len(document)
-
-
-@pytest.mark.parametrize(
-    ("tokens", "overlap", "message"),
-    [
-        (0, 0, "chunk=0 has to be at least 1 token"),
-        (10, 6, "overlap=6 has to be 0 to 5, at most half of a chunk of 10"),
-        (10, -1, "overlap=-1 has to be 0 to 5"),
-    ],
-)
-def test_numbers_that_mean_nothing(tokens, overlap, message):
-    with pytest.raises(InputError, match=message):
-        Cutter(WORDS, tokens, overlap)
 
 
 class TestOfAModel:
@@ -153,16 +22,16 @@ class TestOfAModel:
         row = model.reader.texts.rows(["a"], "so: {text} end", "read: ", max_tokens=None)[0]
         room = 40 - len(row.ids) + 1
         assert 20 < room < 40
-        assert Cutter.of(model, room).tokens == room
+        assert cutter_for(model, room).tokens == room
         message = (
             rf"^chunk={room + 1}: beside the template, {room} tokens of a text fit into max_tokens=40; ask for smaller"
         )
         with pytest.raises(InputError, match=message):
-            Cutter.of(model, room + 1)
+            cutter_for(model, room + 1)
         # Both copies of a text have to fit.
         echo = valuembed.load(folder, template="echo", max_tokens=40)
         with pytest.raises(InputError, match=r"beside the template, \d tokens of a text fit|, 1\d tokens"):
-            Cutter.of(echo, room)
+            cutter_for(echo, room)
 
     @pytest.mark.slow
     def test_documents_through_a_job(self, folder, tmp_path, monkeypatch):
@@ -187,3 +56,66 @@ class TestOfAModel:
         (tmp_path / "b.txt").write_text("word " * 20_000 + " " * 900_000 + "end")
         done = valuembed.embed_corpus(model, "b.txt", "long", chunk=250, progress=False)
         assert (done.embedded, done.truncated) == (1, 0)
+
+
+class TestLate:
+    DOCUMENTS = (" ".join(some_texts(12)), "short", " ".join(some_texts(5)))
+
+    @pytest.fixture
+    def corpus(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "a.txt").write_text("\n".join([*self.DOCUMENTS[:2], "", self.DOCUMENTS[2]]))
+        return tmp_path
+
+    @pytest.mark.parametrize("max_tokens", [None, 90])
+    def test_chunks_are_parts_of_one_pass(self, folder, corpus, max_tokens):
+        model = valuembed.load(folder, "va", template="none", max_tokens=max_tokens)
+        valuembed.embed_corpus(model, "a.txt", "plain", chunk=40, overlap=10, progress=False)
+        done = valuembed.embed_corpus(model, "a.txt", "late", chunk=40, overlap=10, late=True, progress=False)
+        assert (done.rows, done.embedded, done.rejected, done.truncated) == (4, 3, 1, 0)
+        one, other = (pq.read_table(next((corpus / name).glob("*.parquet"))) for name in ("plain", "late"))
+        # The same chunks, and other vectors of all that have something in front of them.
+        assert one.drop_columns(["embedding"]).equals(other.drop_columns(["embedding"]))
+        vectors = np.array(other["embedding"].to_pylist(), np.float32)
+        apart = abs(vectors - np.array(one["embedding"].to_pylist(), np.float32)).max(axis=1) > 1e-3
+        assert (apart == (np.array(other["chunk"]) > 0)).all()
+        parts = model.encode_parts(list(self.DOCUMENTS), chunk_tokens=40, overlap=10, task="document")
+        np.testing.assert_allclose(vectors, np.concatenate([of_text.vectors for of_text in parts]), atol=1e-6)
+
+    def test_a_folder_is_gone_on_with_as_it_was_begun(self, folder, corpus):
+        model = valuembed.load(folder, "va")
+        valuembed.embed_corpus(model, "a.txt", "out", chunk=40, late=True, progress=False)
+        with pytest.raises(OutputError, match=r"settings \(there against here\): late True against False"):
+            valuembed.embed_corpus(model, "a.txt", "out", chunk=40, progress=False)
+        # One that was begun before there was a choice.
+        valuembed.embed_corpus(model, "a.txt", "early", chunk=40, progress=False)
+        manifest = corpus / "early" / "manifest.json"
+        record = json.loads(manifest.read_text())
+        del record["settings"]["late"]
+        manifest.write_text(json.dumps(record))
+        assert recorded_choices(record, {"late": None, "chunk": None}) == {"late": False, "chunk": 40}
+        assert valuembed.embed_corpus(model, "a.txt", "early", chunk=40, progress=False).embedded == 3
+        with pytest.raises(OutputError, match="late False against True"):
+            valuembed.embed_corpus(model, "a.txt", "early", chunk=40, late=True, progress=False)
+
+    def test_refused(self, folder, corpus):
+        with pytest.raises(InputError, match=r"^late=True reads the chunks of a text from one pass"):
+            valuembed.embed_corpus(valuembed.load(folder, "va"), "a.txt", "out", late=True)
+        with pytest.raises(RecipeError, match=r"^late chunking: method 'wva' reads a text at its last token"):
+            valuembed.embed_corpus(valuembed.load(folder, "wva"), "a.txt", "out", chunk=40, late=True)
+        assert not (corpus / "out").exists()
+
+    def test_a_document_that_cannot_be_read_costs_no_other(self, folder, corpus, monkeypatch):
+        model = valuembed.load(folder, "va")
+        read = type(model).encode_parts
+
+        def failing(self, texts, spans, **options):
+            if TestLate.DOCUMENTS[0] in texts:
+                raise InputError(f"text {texts.index(TestLate.DOCUMENTS[0])}, part 1: it has 50 tokens")
+            return read(self, texts, spans, **options)
+
+        monkeypatch.setattr(type(model), "encode_parts", failing)
+        done = valuembed.embed_corpus(model, "a.txt", "out", chunk=40, late=True, progress=False)
+        assert (done.embedded, done.rejected) == (2, 2)
+        reasons = [json.loads(line)["reason"] for line in (corpus / "out" / "rejected.jsonl").read_text().splitlines()]
+        assert "cannot be read in one pass: part 1: it has 50 tokens" in reasons[0]

@@ -31,6 +31,24 @@ class TestPadded:
         assert layout.mean_states(states).tolist() == [[3.0], [16.0]]
         assert layout.last(states).tolist() == [[4.0], [16.0]]
 
+    def test_several_spans_of_a_text(self):
+        # Tokens 0-1, 2 and all of the first text, which overlap; token 1 of the second.
+        several = [[(0, 2), (2, 3), (0, 3)], [(1, 2)]]
+        layout = PaddedLayout(tensor([2, 1]), tensor([[1, 1, 1], [1, 1, 0]]), several=several)
+        states = tensor([[[1.0], [3.0], [8.0]], [[16.0], [32.0], [POISON]]])
+        # (1 + 3) / 2, 8, (1 + 3 + 8) / 3 and 32.
+        assert layout.mean_states(states).tolist() == [[2.0], [8.0], [4.0], [32.0]]
+        assert layout.mean_values(states[:, None]).tolist() == [[[2.0]], [[8.0]], [[4.0]], [[32.0]]]
+
+    def test_several_spans_behind_a_cached_token(self):
+        several = [[(1, 2), (1, 3)], [(1, 2)]]
+        mask = tensor([[0, 1, 1], [0, 1, 0]])
+        layout = PaddedLayout(tensor([2, 1]), mask, PrefixKV(1), several)
+        values = tensor([[[[POISON], [2.0], [4.0]]], [[[POISON], [16.0], [POISON]]]])
+        states = tensor([[[2.0], [4.0]], [[16.0], [POISON]]])
+        assert layout.mean_values(values).tolist() == [[[2.0]], [[3.0]], [[16.0]]]
+        assert layout.mean_states(states).tolist() == [[2.0], [3.0], [16.0]]
+
 
 class TestPacked:
     def test_means_and_last_tokens(self):
@@ -71,3 +89,14 @@ class TestPacked:
         # In bfloat16, 256 + 1 is 256.
         assert layout.mean_states(states).tolist() == [[259 / 4]]
         assert layout.mean_states(states).dtype == layout.last(states).dtype == torch.float32
+
+    def test_several_spans_of_a_text(self):
+        several = [[(0, 2), (2, 3), (0, 3)], [(1, 2)]]
+        layout = PackedLayout([3, 2], [(0, 3), (0, 2)], several=several)
+        states = tensor([[[1.0], [3.0], [8.0], [16.0], [32.0]]])
+        assert layout.mean_states(states).tolist() == [[2.0], [8.0], [4.0], [32.0]]
+        assert layout.mean_values(states[:, None]).tolist() == [[[2.0]], [[8.0]], [[4.0]], [[32.0]]]
+        behind = PackedLayout([2, 1], [(2, 4), (2, 3)], PrefixKV(2), several=[[(2, 3), (2, 4)], [(2, 3)]])
+        values = tensor([[[POISON], [POISON], [1.0], [3.0], [5.0]]])[:, None]
+        assert behind.mean_values(values).tolist() == [[[1.0]], [[2.0]], [[5.0]]]
+        assert behind.mean_states(tensor([[[1.0], [3.0], [5.0]]])).tolist() == [[1.0], [2.0], [5.0]]

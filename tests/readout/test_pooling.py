@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
+from valuembed.readout import pooling
 from valuembed.readout.pooling import centre, expand_heads, join, mean_over_tokens, span_mask, take_token, unit
 
 POISON = 1e4
@@ -104,6 +105,30 @@ def test_sums_are_float32_whatever_comes_in():
     taken = take_token(pair, torch.tensor([1]))
     assert taken.dtype == torch.float32
     assert taken.item() == 1.0078125
+
+
+class TestRangeMeans:
+    SIGNAL = torch.tensor([[1.0, 10.0], [3.0, 30.0], [8.0, 80.0], [16.0, 160.0]])
+
+    def test_ranges_may_overlap_in_any_order(self):
+        # 8/1, (1+3)/2, (1+3+8+16)/4, (3+8)/2; the second column is ten times the first.
+        means = pooling.RangeMeans([(2, 3), (0, 2), (0, 4), (1, 3)])(self.SIGNAL)
+        assert means.tolist() == [[8.0, 80.0], [2.0, 20.0], [7.0, 70.0], [5.5, 55.0]]
+
+    def test_single_tokens(self):
+        assert pooling.RangeMeans([(3, 4), (0, 1)])(self.SIGNAL).tolist() == [[16.0, 160.0], [1.0, 10.0]]
+
+    @pytest.mark.parametrize("tokens", [1, 2, 3, 100])
+    def test_in_portions(self, tokens, monkeypatch):
+        monkeypatch.setattr(pooling, "TOKENS_PER_PORTION", tokens)
+        means = pooling.RangeMeans([(0, 2), (1, 4), (3, 4), (0, 4)])(self.SIGNAL)
+        assert means[:, 0].tolist() == [2.0, 9.0, 16.0, 7.0]
+
+    def test_sums_are_float32(self):
+        # In bfloat16, 256 + 1 is 256.
+        signal = torch.tensor([[256.0], [1.0], [1.0], [1.0]], dtype=torch.bfloat16)
+        means = pooling.RangeMeans([(0, 4), (1, 2)])(signal)
+        assert (means.tolist(), means.dtype) == ([[259 / 4], [1.0]], torch.float32)
 
 
 def test_take_token_reads_another_position_in_each_row_and_sends_the_gradient_there():

@@ -202,9 +202,9 @@ def track(show: bool, over: Any = None, **about: Any) -> Any:
     return tqdm(over, disable=not (show and stderr_is_open()), **about)
 
 
-def text_bar(texts: int, show: bool) -> Any:
-    """A bar on stderr over the texts of a call, as sentence-transformers shows one."""
-    return tqdm(total=texts, desc="Texts", unit="text", disable=not (show and stderr_is_open()))
+def text_bar(texts: int, show: bool, unit: str = "text") -> Any:
+    """A bar on stderr over the texts of a call, or what else it counts, as sentence-transformers shows one."""
+    return tqdm(total=texts, desc=f"{unit.capitalize()}s", unit=unit, disable=not (show and stderr_is_open()))
 
 
 class _Counted(tqdm):  # type: ignore[misc]

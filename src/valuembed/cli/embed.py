@@ -19,6 +19,7 @@ from valuembed.cli.options import BUNDLED, INPUT, LOADING, OUTPUT, json_option
 from valuembed.cli.output import note, print_json
 from valuembed.cli.texts import STDIN, as_file, check_are_texts, given_texts, print_vectors
 from valuembed.corpus import EmbedOptions
+from valuembed.recipes import check_takes_parts, resolve_recipe
 from valuembed.vectors import check_precision
 
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ def embed(
         raise typer.BadParameter("a folder is gone on with, not replaced; remove it first", param_hint="--overwrite")
     options, choices = _gone_on_with(output, options, choices)
     run = functools.partial(_on_ray, options, cluster) if engine == "ray" else functools.partial(_here, options)
-    _embed_folder(run, inputs, output, as_json, choices)
+    _embed_folder(run, inputs, output, as_json, choices, options.get("method"))
 
 
 def _gone_on_with(
@@ -265,11 +266,14 @@ def _embed_folder(
     output: Path,
     as_json: bool,
     choices: dict[str, Any],
+    method: Any = None,
 ) -> None:
     from valuembed._utils.progress import every
     from valuembed.corpus import check_corpus
 
     asked = EmbedOptions(**choices)
+    if asked.late and method is not None:
+        check_takes_parts(resolve_recipe(method), "--late")
     check_corpus(inputs, output, text_column=asked.text_column, id_column=asked.id_column)
     progress: bool | Callable[[Progress], object] = every(JSON_EVERY, _print_progress) if as_json else True
     try:

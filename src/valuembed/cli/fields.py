@@ -47,7 +47,7 @@ class Fields:
         return {
             entry.name: entry.default if value in (None, []) else tuple(value) if isinstance(value, list) else value
             for entry, value in found.items()
-            if not (self.is_open and value in (None, []))
+            if not (self.is_open and (value in (None, []) or value is False))
         }
 
     def _shown(self) -> list[Field[Any]]:

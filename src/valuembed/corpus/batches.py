@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from itertools import accumulate, groupby
+from typing import TYPE_CHECKING, Any, cast
 
 from valuembed._utils.text import counted, inflected
 from valuembed._utils.text_warnings import text_warnings_held_back
 from valuembed.data import InBatch, Rejected, Row
-from valuembed.errors import NotFiniteError, ReadingError, TruncationWarning, UnknownTokenError
+from valuembed.errors import InputError, NotFiniteError, ReadingError, TruncationWarning, UnknownTokenError
 from valuembed.vectors import Encoder
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from valuembed.corpus.chunking import Cutter
+    from valuembed.tokenization import Cutter
 
 CALL_CHARACTERS = 32_000_000
 CALL_BYTES = 512_000_000
@@ -43,6 +44,7 @@ class CorpusText:
         chunk: which chunk, from 0.
         start, end: of the chunk in the row's text, in characters.
         kept: the row's values of further columns, see :class:`valuembed.data.Row`.
+        document: the row's text, whole.
     """
 
     id: int | str
@@ -53,6 +55,7 @@ class CorpusText:
     start: int
     end: int
     kept: Any = ()
+    document: str = ""
 
 
 @dataclass
@@ -122,10 +125,10 @@ def _size(kept: Any) -> int:
 
 def _texts(index: int, line: int, row: Row, cutter: Cutter | None) -> list[CorpusText]:
     if cutter is None:
-        return [CorpusText(row.id, index, line, row.text, 0, 0, len(row.text), row.kept)]
+        return [CorpusText(row.id, index, line, row.text, 0, 0, len(row.text), row.kept, row.text)]
     chunks = enumerate(cutter.cut(row.text))
     return [
-        CorpusText(row.id, index, line, chunk.text, number, chunk.start, chunk.end, row.kept)
+        CorpusText(row.id, index, line, chunk.text, number, chunk.start, chunk.end, row.kept, row.text)
         for number, chunk in chunks
     ]
 
@@ -181,11 +184,64 @@ def encode_isolating_failures(model: Encoder, texts: list[str], width: int) -> E
         NotFiniteError: too many texts have no finite vector, which speaks of the model.
         ReadingError: the model returned something else.
     """
+
+    def read(first: int, last: int) -> Encoded:
+        return encode(model, texts[first:last], width)
+
+    return _isolated(texts, [1] * len(texts), read, width, NotFiniteError)
+
+
+def encode_late(model: Encoder, texts: Sequence[CorpusText], width: int) -> Encoded:
+    """As :func:`encode_isolating_failures`, of chunks that are read from one pass over their document.
+
+    A document with a chunk that has no vector costs the others nothing, and has none at all.
+
+    Args:
+        model: the model.
+        texts: chunks, those of a document one after the other.
+        width: of a vector, as it has to be.
+    """
+    documents = [list(chunks) for _, chunks in groupby(texts, key=lambda text: text.row)]
+    counts = list(map(len, documents))
+
+    def read(first: int, last: int) -> Encoded:
+        return _encode_documents(model, documents[first:last], width)
+
+    return _isolated([chunks[0].document for chunks in documents], counts, read, width, NotFiniteError, InputError)
+
+
+def _encode_documents(model: Encoder, documents: Sequence[Sequence[CorpusText]], width: int) -> Encoded:
+    """The vectors of the chunks of documents; see :func:`encode`."""
     import numpy as np
 
-    parts = list(_halving(model, texts, width))
-    faults = {first + at: reason for first, part in parts for at, reason in part.faults.items()}
-    if sum(reason == NOT_FINITE for reason in faults.values()) > MOST_FAULTS:
+    with text_warnings_held_back():
+        # A cutter is made for models of this library alone, and those have parts.
+        found = cast(Any, model).encode_parts(
+            [chunks[0].document for chunks in documents],
+            [[(chunk.start, chunk.end) for chunk in chunks] for chunks in documents],
+            task="document",
+            show_progress_bar=False,
+        )
+    vectors = np.concatenate([np.asarray(of_document.vectors, np.float32) for of_document in found])
+    if vectors.shape != (sum(map(len, documents)), width):
+        raise ReadingError(f"the model returned vectors {vectors.shape}, expected {(sum(map(len, documents)), width)}")
+    return Encoded(vectors, {}, model.report.tokens if model.report else 0, 0)
+
+
+def _isolated(
+    texts: Sequence[str],
+    counts: Sequence[int],
+    read: Callable[[int, int], Encoded],
+    width: int,
+    *kinds: type[Exception],
+) -> Encoded:
+    """What is read of texts, each with so many vectors; one that fails in one of these ways is found by halving."""
+    import numpy as np
+
+    parts = list(_halving(texts, counts, read, width, kinds))
+    starts = [0, *accumulate(counts)]
+    faults = {starts[first] + at: reason for first, part in parts for at, reason in part.faults.items()}
+    if sum(reason == NOT_FINITE for reason in faults.values()) > MOST_FAULTS * max(counts):
         raise _too_many(texts)
     return Encoded(
         np.concatenate([part.vectors for _, part in parts]),
@@ -195,25 +251,39 @@ def encode_isolating_failures(model: Encoder, texts: list[str], width: int) -> E
     )
 
 
-def _halving(model: Encoder, texts: list[str], width: int) -> Iterator[tuple[int, Encoded]]:
+def _halving(
+    texts: Sequence[str],
+    counts: Sequence[int],
+    read: Callable[[int, int], Encoded],
+    width: int,
+    kinds: tuple[type[Exception], ...],
+) -> Iterator[tuple[int, Encoded]]:
     """Parts of a call that were embedded, each with the position of its first text."""
     import numpy as np
 
     waiting = [(0, len(texts))]
-    failed: dict[int, str] = {}
+    failed = 0
     while waiting:
         first, last = waiting.pop()
         try:
-            yield first, encode(model, texts[first:last], width)
-        except NotFiniteError as error:
+            yield first, read(first, last)
+        except kinds as error:
             if last - first > 1:
                 middle = (first + last) // 2
                 waiting += [(middle, last), (first, middle)]
                 continue
-            failed[first] = NOT_FINITE
-            if len(failed) > MOST_FAULTS:
+            failed += isinstance(error, NotFiniteError)
+            if failed > MOST_FAULTS:
                 raise _too_many(texts) from error
-            yield first, Encoded(np.full((1, width), np.nan, np.float32), {0: NOT_FINITE}, 0, 0)
+            reason = NOT_FINITE if isinstance(error, NotFiniteError) else _in_one_pass(error)
+            missing = np.full((counts[first], width), np.nan, np.float32)
+            yield first, Encoded(missing, dict.fromkeys(range(counts[first]), reason), 0, 0)
+
+
+def _in_one_pass(error: Exception) -> str:
+    """Why a document that was alone in its call has no vectors."""
+    known = error.reasons.get(0) if isinstance(error, UnknownTokenError) else None
+    return known or f"cannot be read in one pass: {str(error).removeprefix('text 0, ')}"
 
 
 def _too_many(texts: Sequence[str]) -> NotFiniteError:

@@ -21,7 +21,7 @@ from valuembed.errors import InputError
 from valuembed.vectors import Encoder
 
 if TYPE_CHECKING:
-    from valuembed.corpus.chunking import Cutter
+    from valuembed.tokenization import Cutter
 
 MAX_DOCUMENT_BYTES = 16_000_000
 """A text that is cut into chunks has to be shorter than this in UTF-8."""

@@ -11,8 +11,8 @@ from valuembed.errors import InputError
 from valuembed.vectors import PRECISIONS
 
 if TYPE_CHECKING:
-    from valuembed.corpus.chunking import Cutter
     from valuembed.corpus.manifest import Settings
+    from valuembed.tokenization import Cutter
     from valuembed.vectors import Encoder, VectorSpec
 
 ROWS_PER_SHARD = 16_384
@@ -33,6 +33,7 @@ class EmbedKwargs(TypedDict, total=False):
     dim: int | None
     chunk: int | None
     overlap: int
+    late: bool
     rows_per_shard: int | None
     keep: Sequence[str] | None
 
@@ -70,6 +71,11 @@ class EmbedOptions(Options):
         min=0,
         metavar="TOKENS",
     )
+    late: bool = option(
+        False,
+        "Run each text as a whole and read its chunks from that pass, so that each has seen what is in front of it; "
+        "with --chunk, and methods such as va.",
+    )
     rows_per_shard: int | None = option(
         None,
         "How many rows of an input go into one file. The default is 16384, or 1024 with --chunk.",
@@ -90,6 +96,8 @@ class EmbedOptions(Options):
             raise InputError(f"rows_per_shard={self.rows_per_shard} has to be 1 to {MOST_ROWS_PER_SHARD:,}")
         if self.overlap and self.chunk is None:
             raise InputError(f"overlap={self.overlap} is between chunks; give chunk too")
+        if self.late and self.chunk is None:
+            raise InputError("late=True reads the chunks of a text from one pass over it; give chunk too")
 
     @property
     def shard_size(self) -> int:
@@ -102,22 +110,23 @@ class EmbedOptions(Options):
         """What they come to with a model.
 
         Raises:
-            InputError: the model cannot do what is asked.
+            InputError, RecipeError: the model cannot do what is asked.
         """
         from valuembed.corpus.manifest import Settings
         from valuembed.vectors import VectorSpec
 
         cutter = None
         if self.chunk is not None:
-            from valuembed.corpus.chunking import Cutter
+            from valuembed.corpus.chunking import cutter_for
 
-            cutter = Cutter.of(model, self.chunk, self.overlap)
+            cutter = cutter_for(model, self.chunk, self.overlap, late=self.late)
         settings = Settings.of(
             model,
             text_column=self.text_column,
             id_column=self.id_column,
             chunk=self.chunk,
             overlap=self.overlap,
+            late=self.late,
             rows_per_shard=self.shard_size,
         )
         return VectorSpec.of(model, self.precision, self.dim), settings, cutter

@@ -31,7 +31,7 @@ from valuembed.vectors import Encoder
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from valuembed.corpus.chunking import Cutter
+    from valuembed.tokenization import Cutter
 
 __all__ = [
     "CorpusSummary",
@@ -84,6 +84,7 @@ def embed_corpus(
         dim: keep so many numbers of each vector, which is scaled to length 1 again; None is all.
         chunk: cut texts into chunks of at most so many tokens, each with its own vector; None embeds them whole.
         overlap: tokens that a chunk shares with the one before.
+        late: run each text as a whole, and read its chunks from that pass; for methods that are means over tokens.
         rows_per_shard: rows of an input in one file of the output; None is 16,384, or 1,024 with ``chunk``.
         keep: columns of the inputs to keep, see :mod:`valuembed.vectors.kept_columns`; None is all that the inputs have
             when the job begins, and an empty list none. What a job keeps is settled when it begins.

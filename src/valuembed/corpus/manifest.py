@@ -42,6 +42,7 @@ class Settings:
         rows_per_shard: rows of an input in each of its shards but the last.
         dtype: of the weights.
         max_tokens: the longest sequence that is fed.
+        late: whether a text is run as a whole for all its chunks.
     """
 
     text_column: str | None
@@ -51,6 +52,7 @@ class Settings:
     rows_per_shard: int
     dtype: str
     max_tokens: int | None
+    late: bool = False
 
     @classmethod
     def of(cls, model: Encoder, **choices: Any) -> Settings:

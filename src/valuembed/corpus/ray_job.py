@@ -82,8 +82,8 @@ def embed_corpus_on_ray(
             machine alone, which is started for the job. Where Ray is connected already, that cluster is used.
         wait: seconds that a cluster has to grow until the least number of workers fits. With 0, what does not fit is
             an error at once.
-        options: ``text_column``, ``id_column``, ``precision``, ``dim``, ``chunk``, ``overlap``, ``rows_per_shard``,
-            ``keep``: as there.
+        options: ``text_column``, ``id_column``, ``precision``, ``dim``, ``chunk``, ``overlap``, ``late``,
+            ``rows_per_shard``, ``keep``: as there.
 
     Raises:
         MissingExtraError: Ray is not installed.

@@ -21,14 +21,21 @@ from typing import TYPE_CHECKING, Any
 
 from valuembed._utils.atomic import NewFile, fresh_name
 from valuembed._utils.locks import Lock
-from valuembed.corpus.batches import NOT_STORED, CorpusText, EncodeBatch, batched, encode_isolating_failures
+from valuembed.corpus.batches import (
+    NOT_STORED,
+    CorpusText,
+    EncodeBatch,
+    batched,
+    encode_isolating_failures,
+    encode_late,
+)
 from valuembed.corpus.manifest import Job
 from valuembed.data import RowReader, Source, check_unchanged
 from valuembed.errors import OutputError
 from valuembed.vectors import CHUNK, END, FILE, ID, ROW, START, TEXT, Encoder, VectorWriter
 
 if TYPE_CHECKING:
-    from valuembed.corpus.chunking import Cutter
+    from valuembed.tokenization import Cutter
 
 NOTES_KEY = b"valuembed.shard"
 REJECTED = "rejected.jsonl"
@@ -250,7 +257,11 @@ def _embed(job: Job, model: Encoder, call: EncodeBatch, writer: VectorWriter, no
     """One call of the model, its vectors written and its rows counted."""
     aside = {row: SetAside(row, rejected.row, rejected.reason) for row, rejected in call.aside.items()}
     if call.texts:
-        encoded = encode_isolating_failures(model, [text.text for text in call.texts], len(job.vector_spec.probe))
+        width = len(job.vector_spec.probe)
+        if job.settings.late:
+            encoded = encode_late(model, call.texts, width)
+        else:
+            encoded = encode_isolating_failures(model, [text.text for text in call.texts], width)
         not_stored = (~job.vector_spec.fits(encoded.vectors)).nonzero()[0].tolist()
         faults = dict.fromkeys(not_stored, f"its embedding {NOT_STORED}") | encoded.faults
         for at, reason in faults.items():

@@ -14,14 +14,14 @@ MAX_TEXT_BYTES = 1_000_000
 """A text has to be shorter than this in UTF-8: so far beyond any context, it is a whole file taken for one text."""
 
 
-def check_text(text: object, max_bytes: int = MAX_TEXT_BYTES) -> str | None:
+def check_text(text: object, max_bytes: int | None = MAX_TEXT_BYTES) -> str | None:
     """Why a text cannot be embedded, or None when it can.
 
     A blank text is a legal text: what it becomes is for the caller to decide.
 
     Args:
         text: whatever a user passed in place of a text.
-        max_bytes: it has to be shorter than this in UTF-8.
+        max_bytes: it has to be shorter than this in UTF-8; None is any length.
 
     Returns:
         A phrase that completes "the text is ...", with the offending type, character or length.
@@ -32,20 +32,24 @@ def check_text(text: object, max_bytes: int = MAX_TEXT_BYTES) -> str | None:
         size = len(text.encode())
     except UnicodeEncodeError as error:
         return f"not valid Unicode: lone surrogate U+{ord(text[error.start]):04X} at character {error.start}"
-    if size >= max_bytes:
+    if max_bytes is not None and size >= max_bytes:
         return f"{counted(size, 'byte')} long; a text has to be shorter than {max_bytes:,} bytes"
     if (position := text.find("\0")) >= 0:
         return f"not text: NUL character at character {position}"
     return None
 
 
-def check_texts(texts: Sequence[Any]) -> None:
+def check_texts(texts: Sequence[Any], max_bytes: int | None = MAX_TEXT_BYTES) -> None:
     """Raise on the first things that are no texts, naming their rows.
+
+    Args:
+        texts: b of them.
+        max_bytes: as in :func:`check_text`.
 
     Raises:
         InputError: with up to five rows, the reason for each, and what to do about the first.
     """
-    wrong = [(row, reason) for row, text in enumerate(texts) if (reason := check_text(text))]
+    wrong = [(row, reason) for row, text in enumerate(texts) if (reason := check_text(text, max_bytes))]
     if wrong:
         listed = "; ".join(f"row {row} is {reason}" for row, reason in wrong[:5])
         more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""

@@ -2,6 +2,11 @@ from . import cpu_memory as cpu_memory
 from .capabilities import LayoutName as LayoutName
 from .compilation import check_compile as check_compile
 from .executor import SHARED_FROM as SHARED_FROM, Executor as Executor, PrefixCache as PrefixCache
+from .parts import (
+    ReadParts as ReadParts,
+    read_parts as read_parts,
+    read_token_vectors as read_token_vectors,
+)
 from .report import EncodeReport as EncodeReport, not_finite_error as not_finite_error, warn_of as warn_of
 from .scheduler import (
     TOKENS_PER_STEP as TOKENS_PER_STEP,

@@ -133,7 +133,7 @@ class Executor:
 
         Returns:
             For each plan ``[len(batch.rows), width]`` float32: the mean over a text's sequences, centred and joined as
-            its recipe says.
+            its recipe says. A sequence with several spans has a row for each, where a text is one sequence.
 
         Raises:
             ReadingError: a single text does not fit into memory; or see :class:`valuembed.readout.Readout`.
@@ -142,7 +142,7 @@ class Executor:
             self._compile()
         parts = [part for plan in plans for part in plan.parts]
         read = [done for step in batch.steps for done in self._within_memory(step, parts, prefixes)]
-        order = torch.tensor([place for step, _ in read for place in step.places]).argsort()
+        order = torch.tensor([place for step, _ in read for place in step.places_of_vectors]).argsort(stable=True)
         by_part = []
         for of_part in zip(*(vectors for _, vectors in read), strict=True):
             rows = torch.cat(of_part)[order.to(of_part[0].device)]
@@ -160,6 +160,7 @@ class Executor:
             prefixes: where keys and values of the prefix are, if it has one.
             whole: a mean covers every token.
         """
+        several = any(sequence.spans for sequence in step.sequences)
         return lay_out(
             [sequence.ids for sequence in step.sequences],
             [(0, len(sequence.ids)) if whole else sequence.span for sequence in step.sequences],
@@ -167,6 +168,7 @@ class Executor:
             packed=step.packed,
             device=self.model.device,
             dtype=self.model.dtype,
+            several=[sequence.spans or (sequence.span,) for sequence in step.sequences] if several else None,
         )
 
     def _within_memory(

@@ -112,6 +112,11 @@ class Step:
         return tuple(self.sequences[0].ids[: self.p])
 
     @property
+    def places_of_vectors(self) -> list[int]:
+        """The place of the sequence that each vector is of."""
+        return [place for one, place in zip(self.sequences, self.places, strict=True) for _ in one.spans or (one.span,)]
+
+    @property
     def longest(self) -> int:
         """Tokens of the longest sequence."""
         return max(len(sequence.ids) for sequence in self.sequences)
@@ -183,6 +188,13 @@ class Batch:
     def tokens(self) -> int:
         """Tokens of all sequences, templates included."""
         return sum(len(sequence.ids) for step in self.steps for sequence in step.sequences)
+
+    @property
+    def counts(self) -> list[int]:
+        """How many vectors are read from each sequence, in the order of their places."""
+        placed = (pair for step in self.steps for pair in zip(step.places, step.sequences, strict=True))
+        of_places = sorted((place, len(one.spans) or 1) for place, one in placed)
+        return [vectors for _, vectors in of_places]
 
     def moved(self, start: int) -> Batch:
         """The same batch in a list of texts where so many stand before its own."""

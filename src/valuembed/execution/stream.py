@@ -16,10 +16,10 @@ from torch import Tensor
 from valuembed._utils.progress import step_done
 from valuembed.backbone import Plan
 from valuembed.errors import UnknownTokenError
-from valuembed.execution.executor import Executor
+from valuembed.execution.executor import Executor, PrefixCache
 from valuembed.execution.report import EncodeReport
 from valuembed.execution.scheduler import Batch
-from valuembed.tokenization import TextTokenizer
+from valuembed.tokenization import TextTokenizer, TokenSequence
 
 TEXTS_PER_WINDOW = 8192
 """Texts that are tokenized and sorted together: enough to keep padding small, few enough to keep memory flat."""
@@ -43,6 +43,7 @@ class BatchResult:
         tokens: tokens of their sequences, templates included.
         reused: of these, tokens of prefixes that were computed once for all texts of the call.
         truncated: which of the texts lost tokens of their end.
+        counts: how many vectors each text has, where its sequence has several spans.
     """
 
     rows: list[int]
@@ -50,6 +51,7 @@ class BatchResult:
     tokens: int
     reused: int
     truncated: list[int]
+    counts: list[int]
 
 
 def read_texts(
@@ -61,6 +63,7 @@ def read_texts(
     role: str | None = None,
     prompt: str | None = None,
     max_tokens: int | None = None,
+    each_token: bool = False,
 ) -> Iterator[BatchResult]:
     """Read texts in batches of a token budget, longest first within windows of :data:`TEXTS_PER_WINDOW`.
 
@@ -72,15 +75,14 @@ def read_texts(
         role: ``"query"``, ``"document"`` or None: whose templates.
         prompt: an instruction, or None.
         max_tokens: the longest sequence that is fed.
+        each_token: a vector for each of the text's own tokens, in place of one for the text; of one template.
 
     Raises:
         UnknownTokenError: texts with tokens for which the decoder has no embedding, by their rows.
     """
     prefixes = executor.prefixes(len(texts), plans[0].recipe)
-    # Here and not in the thread that makes the batches, where gradients would always seem to be wanted.
-    packed_up_to = executor.packed_up_to()
 
-    def scheduled() -> Iterator[Batch]:
+    def tokenized() -> Iterator[Sequence[tuple[TokenSequence, ...]]]:
         for start in range(0, len(texts), TEXTS_PER_WINDOW):
             try:
                 by_template = tokenizer.sequences(
@@ -93,12 +95,43 @@ def read_texts(
                 )
             except UnknownTokenError as error:
                 raise error.moved(start, len(texts)) from None
-            batches = executor.schedule(list(zip(*by_template, strict=True)), packed_up_to, share=prefixes is not None)
-            yield from (batch.moved(start) for batch in batches)
+            if each_token:
+                by_template = [[sequence.by_token() for sequence in of_template] for of_template in by_template]
+            yield list(zip(*by_template, strict=True))
 
-    for batch in prefetch(scheduled()) if len(texts) >= PREFETCH_FROM else scheduled():
+    yield from read_sequences(executor, tokenized(), plans, prefixes, ahead=len(texts) >= PREFETCH_FROM)
+
+
+def read_sequences(
+    executor: Executor,
+    windows: Iterator[Sequence[tuple[TokenSequence, ...]]],
+    plans: Sequence[Plan],
+    prefixes: PrefixCache | None,
+    *,
+    ahead: bool,
+) -> Iterator[BatchResult]:
+    """Read what is tokenized, window by window, in batches of a token budget.
+
+    Args:
+        executor: of the decoder.
+        windows: the k sequences of each text, of as many texts as are sorted together.
+        plans: of this decoder, which feed the same tokens.
+        prefixes: where what the sequences tell they begin with is kept; None where each is run whole.
+        ahead: tokenize in a thread of its own, while others are computed.
+    """
+    # Here and not in the thread that makes the batches, where gradients would always seem to be wanted.
+    packed_up_to = executor.packed_up_to()
+
+    def scheduled() -> Iterator[Batch]:
+        start = 0
+        for texts in windows:
+            batches = executor.schedule(texts, packed_up_to, share=prefixes is not None)
+            yield from (batch.moved(start) for batch in batches)
+            start += len(texts)
+
+    for batch in prefetch(scheduled()) if ahead else scheduled():
         vectors = executor.read(batch, plans, prefixes)
-        yield BatchResult(batch.rows, vectors, batch.tokens, batch.reused, batch.truncated)
+        yield BatchResult(batch.rows, vectors, batch.tokens, batch.reused, batch.truncated, batch.counts)
 
 
 def collect(
@@ -107,6 +140,7 @@ def collect(
     device: torch.device | str,
     finish: Callable[[list[Tensor]], list[Tensor]] = lambda vectors: vectors,
     bar: Any = None,
+    rows: int | None = None,
 ) -> tuple[list[Tensor], EncodeReport]:
     """Gather the vectors of a call, in the order of its texts.
 
@@ -116,6 +150,7 @@ def collect(
         device: where the vectors are wanted.
         finish: from a batch's vectors to those that are returned.
         bar: a progress bar, which moves on by a text.
+        rows: how many vectors there will be; None is one for each text.
 
     Returns:
         For each plan ``[b, width]`` float32, ``[0, 0]`` where there are no texts; and what was done.
@@ -124,7 +159,7 @@ def collect(
     tokens = reused = truncated = 0
     for result in results:
         finished = finish(result.vectors)
-        gathers = gathers or [AsyncGather(len(texts), device) for _ in finished]
+        gathers = gathers or [AsyncGather(len(texts) if rows is None else rows, device) for _ in finished]
         for gather, vectors in zip(gathers, finished, strict=True):
             gather.put(result.rows, vectors)
         tokens += result.tokens

@@ -34,5 +34,5 @@ from .text_encoder import (
     TextEncoder as TextEncoder,
     load_text_encoder as load_text_encoder,
 )
-from .value_reader import ValueReader as ValueReader
+from .value_reader import TextParts as TextParts, ValueReader as ValueReader
 from .value_transformer import ValueTransformer as ValueTransformer

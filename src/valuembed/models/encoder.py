@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,20 @@ from valuembed.backbone.checkpoints import (
 )
 from valuembed.data import as_text, as_texts, check_texts
 from valuembed.errors import InputError, RecipeError
-from valuembed.execution import EncodeReport, collect, cpu_memory, not_finite_error, read_texts, warn_of
+from valuembed.execution import (
+    EncodeReport,
+    collect,
+    cpu_memory,
+    not_finite_error,
+    read_texts,
+    read_token_vectors,
+    warn_of,
+)
 from valuembed.models import calibration, model_card
+from valuembed.models.checks import comparable, no_rows, processing_refused
+from valuembed.models.text_encoder import PROMPT_NAMES
 from valuembed.models.value_transformer import ValueTransformer
-from valuembed.recipes import Recipe
+from valuembed.recipes import Recipe, check_takes_tokens
 from valuembed.tokenization import NO_LIMIT
 
 _NOT_GIVEN: Any = object()
@@ -36,31 +47,11 @@ _NOT_GIVEN: Any = object()
 _OF_ENCODE = signature(SentenceTransformer.encode)
 
 
-def _as_tensor(vectors: Any) -> Tensor:
-    """A tensor of vectors that came as a tensor, an array, a list of either, or a list of numbers."""
-    if isinstance(vectors, Tensor):
-        return vectors
-    listed = isinstance(vectors, (list, tuple)) and len(vectors) > 0
-    try:
-        if listed and isinstance(vectors[0], Tensor):
-            return torch.stack(list(vectors))
-        has_dtype = isinstance(vectors, np.ndarray) or (listed and isinstance(vectors[0], np.ndarray))
-        return torch.tensor(np.asarray(vectors, None if has_dtype else np.float32))
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"similarity() compares vectors of one width, and cannot read {vectors!r:.80} as such; encode texts first"
-        ) from error
-
-
 def _check_wanted(output_value: str | None, truncate_dim: Any) -> None:
-    if output_value == "token_embeddings":
+    if output_value not in ("sentence_embedding", "token_embeddings", None):
         raise RecipeError(
-            "output_value='token_embeddings': a recipe reads one vector a text and keeps nothing of single tokens"
-        )
-    if output_value not in ("sentence_embedding", None):
-        raise RecipeError(
-            f"output_value={output_value!r} is unknown; legal: 'sentence_embedding', and None for all that the "
-            "modules give"
+            f"output_value={output_value!r} is unknown; legal: 'sentence_embedding', 'token_embeddings', and None for "
+            "all that the modules give"
         )
     whole = isinstance(truncate_dim, (int, np.integer)) and not isinstance(truncate_dim, bool)
     if truncate_dim is not None and (not whole or truncate_dim < 1):
@@ -109,7 +100,9 @@ class ValueEncoder(SentenceTransformer):
             sentences: what ``inputs`` was called there before.
 
         Returns:
-            ``[b, width]`` float32; ``(0, width)`` for no texts.
+            ``[b, width]`` float32; ``(0, width)`` for no texts. With ``output_value="token_embeddings"`` for each text
+            a tensor ``[t, width]`` of its own tokens, those of template and prompt left out, before the modules after
+            the reader.
 
         Raises:
             InputError: something that is not a text, or that has no embedding in this model, with its row; or no list.
@@ -127,7 +120,75 @@ class ValueEncoder(SentenceTransformer):
             return result
         self.report = EncodeReport(0, 0, 0, 0)
         asked = _OF_ENCODE.bind(self, texts, *args, **kwargs).arguments
-        return self._no_rows(result, asked.get("truncate_dim"), asked.get("precision"))
+        width = min(self.get_embedding_dimension() or 0, asked.get("truncate_dim") or NO_LIMIT)
+        return no_rows(result, width, asked.get("precision"))
+
+    @torch.no_grad()
+    @default_device_and_precision()
+    def encode_parts(
+        self,
+        inputs: Any,
+        spans: Any = None,
+        *,
+        chunk_tokens: int | None = None,
+        overlap: int = 0,
+        context: int | None = None,
+        task: str | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        show_progress_bar: bool | None = False,
+        convert_to_tensor: bool = False,
+        device: str | torch.device | None = None,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+    ) -> Any:
+        """Embed parts of texts, each text run as a whole (late chunking, arXiv 2409.04701).
+
+        A part's vector is the mean over its own tokens, which have seen all of the text before them. A text costs about
+        its tokens, however many parts it has. One that is longer than the model takes is run in windows that overlap.
+
+        Args:
+            inputs: a text or b texts, as in :meth:`encode`, of any length.
+            spans: of each text the parts, ``(start, end)`` in characters; they may overlap. Of one text, its list.
+            chunk_tokens: cut each text into chunks of so many tokens at most, in place of ``spans``.
+            overlap: tokens at the end of a chunk that the next one repeats.
+            context: tokens of the text that a part sees in front of it at least, where the text is run in windows. None
+                is a quarter of a window, less for a part that needs the room.
+            task: ``"document"`` or ``"query"``: whose template, and prompt where none is given.
+            prompt_name, prompt, show_progress_bar, convert_to_tensor, device, normalize_embeddings, truncate_dim: as in
+                :meth:`encode`.
+
+        Returns:
+            A :class:`valuembed.models.TextParts` for each text, or the one of a single text.
+
+        Raises:
+            RecipeError: the recipe has no vector of a part, as those that read the last token.
+            InputError: no texts, or parts that are not in their text, have no token, or are too long for a window.
+            NotFiniteError: an embedding is not finite, with its row.
+        """
+        self.report = None
+        given = as_text(inputs)
+        single = isinstance(given, str)
+        texts = [given] if single else as_texts(given)
+        check_texts(texts, max_bytes=None)
+        truncate_dim = self.truncate_dim if truncate_dim is None else truncate_dim
+        _check_wanted(None, truncate_dim)
+        if prompt is None and prompt_name is None:
+            prompt_name = next((name for name in PROMPT_NAMES.get(task or "", ()) if name in self.prompts), None)
+        target, reader = self._ready(device), self.reader
+        found, self.report = reader.read_parts(
+            texts,
+            reader.find_parts(texts, [spans] if single and spans is not None else spans, chunk_tokens, overlap),
+            role=task,
+            prompt=self._resolve_prompt(prompt, prompt_name),
+            context=context,
+            finish=self._finishing(truncate_dim, normalize_embeddings),
+            device=target if convert_to_tensor else "cpu",
+            show_progress_bar=bool(show_progress_bar),
+        )
+        if not convert_to_tensor:
+            found = [replace(of_text, vectors=of_text.vectors.numpy()) for of_text in found]
+        return found[0] if single else found
 
     def is_singular_input(self, inputs: Any) -> bool:  # type: ignore[override]
         """Whether what is given is one text."""
@@ -163,36 +224,11 @@ class ValueEncoder(SentenceTransformer):
         Raises:
             InputError: they are no vectors, or packed bits.
         """
-        return super().similarity(*self._comparable(embeddings1, embeddings2))
+        return super().similarity(*comparable(self.get_embedding_dimension() or 0, embeddings1, embeddings2))
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Tensor:
         """As :meth:`similarity`, of each vector with the one in its place: ``[b]``."""
-        return super().similarity_pairwise(*self._comparable(embeddings1, embeddings2))
-
-    def _comparable(self, *given: Any) -> list[Tensor]:
-        """Vectors as tensors of one floating dtype."""
-        found = [_as_tensor(vectors) for vectors in given]
-        width = self.get_embedding_dimension() or 0
-        for tensor in found:
-            if tensor.dtype in (torch.int8, torch.uint8) and tensor.shape[-1] == -(-width // 8) < width:
-                raise InputError(
-                    f"similarity() cannot compare packed bits: vectors of {tensor.shape[-1]} bytes hold {width} "
-                    "bits; count the bits that differ, or encode with precision='float32' or 'int8'"
-                )
-        floating = [tensor if tensor.is_floating_point() else tensor.float() for tensor in found]
-        dtype = torch.promote_types(floating[0].dtype, floating[1].dtype)
-        return [tensor.to(dtype) for tensor in floating]
-
-    def _no_rows(self, result: Any, truncate_dim: int | None, precision: str | None) -> Any:
-        width = min(self.get_embedding_dimension() or 0, truncate_dim or NO_LIMIT)
-        kinds = {"int8": np.int8, "uint8": np.uint8, "binary": np.int8, "ubinary": np.uint8}
-        if precision in ("binary", "ubinary"):
-            width = -(-width // 8)
-        if isinstance(result, np.ndarray):
-            return np.zeros((0, width), dtype=kinds.get(precision or "", np.float32))
-        if isinstance(result, Tensor):
-            return torch.zeros(0, width, dtype=torch.float32, device=result.device)
-        return result
+        return super().similarity_pairwise(*comparable(self.get_embedding_dimension() or 0, embeddings1, embeddings2))
 
     def _inference(self, inputs: list[Any], **kwargs: Any) -> Any:
         check_texts(inputs)
@@ -202,6 +238,8 @@ class ValueEncoder(SentenceTransformer):
             if items:
                 self._check_finite(torch.stack([item["sentence_embedding"] for item in items]))
             return items
+        if kwargs["output_value"] == "token_embeddings":
+            return self._embed_tokens(inputs, **kwargs)
         return self._finish(*self._embed(inputs, **kwargs))
 
     def _embed(
@@ -221,17 +259,12 @@ class ValueEncoder(SentenceTransformer):
     ) -> tuple[Tensor, EncodeReport]:
         """Vectors ``[b, width]`` of texts that are known to be texts, and what was done to get them."""
         if processing_kwargs is not None:
-            raise InputError("processing_kwargs cannot be used: texts are cut by max_tokens, see load()")
-        target = self._resolve_inference_device(device)
-        reader = self.reader
-        if self.training or reader.training or reader.model.training:
-            self.eval()
+            raise processing_refused()
+        target, reader = self._ready(device), self.reader
+        finished = self._finishing(truncate_dim, normalize_embeddings)
 
         def finish(vectors: list[Tensor]) -> list[Tensor]:
-            last = self.through_later_modules(vectors[0])
-            if truncate_dim is not None:
-                last = truncate_embeddings(last, truncate_dim)
-            return [torch.nn.functional.normalize(last, p=2, dim=1) if normalize_embeddings else last]
+            return [finished(vectors[0])]
 
         with torch.inference_mode(), text_bar(len(texts), show_progress_bar) as bar:
             results = read_texts(
@@ -240,6 +273,55 @@ class ValueEncoder(SentenceTransformer):
             )  # fmt: skip
             found, report = collect(results, texts, "cpu" if save_to_cpu else target, finish, bar)
         return (found[0] if found else torch.empty(0, 0)), report
+
+    def _embed_tokens(
+        self,
+        texts: list[str],
+        *,
+        prompt: str | None,
+        show_progress_bar: bool,
+        normalize_embeddings: bool,
+        truncate_dim: int | None,
+        device: str | torch.device | None = None,
+        task: str | None = None,
+        processing_kwargs: Any = None,
+        **others: Any,
+    ) -> list[Tensor]:
+        """For each text ``[t, width]`` of its own tokens, before the modules after the reader."""
+        if processing_kwargs is not None:
+            raise processing_refused()
+        self._ready(device)
+        reader = self.reader
+        check_takes_tokens(reader.recipe, task)
+        finish = self._finishing(truncate_dim, normalize_embeddings, later_modules=False)
+        with torch.inference_mode(), text_bar(len(texts), show_progress_bar) as bar:
+            found, report = read_token_vectors(
+                reader.executor, reader.texts, texts, reader.plan,
+                role=task, prompt=prompt, max_tokens=reader.max_tokens, finish=finish, bar=bar,
+            )  # fmt: skip
+        if texts:
+            self._finish(torch.stack([of_text.sum()[None] for of_text in found]), report)
+        return found
+
+    def _ready(self, device: str | torch.device | None) -> torch.device:
+        """Where to compute, with all modules there and none of them in training."""
+        target = self._resolve_inference_device(device)
+        if self.training or self.reader.training or self.reader.model.training:
+            self.eval()
+        return target
+
+    def _finishing(
+        self, truncate_dim: int | None, normalize_embeddings: bool, later_modules: bool = True
+    ) -> Callable[[Tensor], Tensor]:
+        """From raw vectors ``[b, width]`` to those that a call returns."""
+
+        def finish(vectors: Tensor) -> Tensor:
+            last = self.through_later_modules(vectors) if later_modules else vectors
+            if truncate_dim is not None:
+                last = truncate_embeddings(last, truncate_dim)
+            return torch.nn.functional.normalize(last, p=2, dim=1) if normalize_embeddings else last
+
+        return finish
 
     def through_later_modules(self, vectors: Tensor) -> Tensor:
         """What the modules after the reader make of its vectors ``[b, width]``, such as a calibration."""

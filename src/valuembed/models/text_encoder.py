@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from valuembed.execution import EncodeReport, collect, not_finite_error, read_te
 from valuembed.models.centring import centre_reader
 from valuembed.models.reader_loading import load_reader
 from valuembed.models.recipe_choice import DEFAULT_METHOD
-from valuembed.models.value_reader import ValueReader
+from valuembed.models.value_reader import TextParts, ValueReader
 from valuembed.recipes import LayerSpec, Recipe, TemplateSpec
 
 if TYPE_CHECKING:
@@ -89,6 +90,33 @@ class TextEncoder:
     def encode_document(self, inputs: Any, *, show_progress_bar: bool | None = False) -> NDArray[np.float32]:
         """Embed texts that are searched; as :meth:`encode`."""
         return self._encode(inputs, "document", show_progress_bar)
+
+    @default_device_and_precision()
+    def encode_parts(
+        self, inputs: Any, spans: Any, *, task: str | None = None, show_progress_bar: bool | None = False
+    ) -> list[TextParts]:
+        """Embed parts of texts, each text run as a whole; see :meth:`valuembed.ValueEncoder.encode_parts`.
+
+        Args:
+            inputs: b texts.
+            spans: for each text its parts, in characters.
+            task: ``"query"`` or ``"document"``: whose template and instruction.
+            show_progress_bar: on stderr.
+
+        Returns:
+            For each text its parts, vectors ``[p, width]`` float32, of length 1.
+
+        Raises:
+            RecipeError, InputError, NotFiniteError: as there.
+        """
+        self.report = None
+        texts = as_texts(inputs)
+        check_texts(texts, max_bytes=None)
+        found, self.report = self.reader.read_parts(
+            texts, self.reader.find_parts(texts, spans), role=task, prompt=self._prompt(task),
+            finish=lambda vectors: normalize(vectors, p=2, dim=1), show_progress_bar=bool(show_progress_bar),
+        )  # fmt: skip
+        return [replace(of_text, vectors=of_text.vectors.numpy()) for of_text in found]
 
     @default_device_and_precision()
     def _encode(self, inputs: Any, role: str | None, show_progress_bar: bool | None) -> NDArray[np.float32]:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from operator import index
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from valuembed._utils.loading_line import LINE
+from valuembed._utils.progress import text_bar
+from valuembed._utils.text import counted
 from valuembed.backbone import Plan, adapters, check_model_kwargs, embedding_rows, load_decoder, parse_dtype, prepare
 from valuembed.backbone.checkpoints import Checkpoint, LoadedFrom, Origin, find_origin
-from valuembed.errors import VocabularyWarning
-from valuembed.execution import Executor
+from valuembed.errors import InputError, VocabularyWarning
+from valuembed.execution import EncodeReport, Executor, not_finite_error, read_parts
 from valuembed.models.centring import saved_means
 from valuembed.readout import install_attention_hooks
-from valuembed.recipes import Recipe, describe, preset_for
+from valuembed.recipes import Recipe, check_takes_parts, describe, preset_for
 from valuembed.tokenization import (
+    Cutter,
     TextTokenizer,
     TokenSequence,
     check_template,
@@ -27,6 +32,21 @@ from valuembed.tokenization import (
     load_tokenizer,
     token_limit,
 )
+
+
+@dataclass(frozen=True)
+class TextParts:
+    """Vectors of p parts of one text, from one pass over it.
+
+    Attributes:
+        vectors: ``[p, width]`` float32, an array or a tensor, in the order of the parts.
+        spans: of each part where it starts and ends in the text, in characters.
+        tokens: of each part, over how many tokens its vector is the mean.
+    """
+
+    vectors: Any
+    spans: list[tuple[int, int]]
+    tokens: list[int]
 
 
 class ValueReader(nn.Module):
@@ -115,6 +135,90 @@ class ValueReader(nn.Module):
             texts, recipe or self.recipe, role, prompt, max_tokens=max_tokens or self.max_tokens
         )
 
+    def find_parts(
+        self, texts: Sequence[str], spans: Any = None, chunk_tokens: int | None = None, overlap: int = 0
+    ) -> list[list[tuple[int, int]]]:
+        """Places of the parts of texts: those that are given, or chunks of so many tokens.
+
+        Args:
+            texts: b texts.
+            spans: for each text its parts, in characters.
+            chunk_tokens, overlap: as :class:`valuembed.tokenization.Cutter` takes them; in place of ``spans``.
+
+        Returns:
+            For each text ``(start, end)`` of its parts.
+
+        Raises:
+            RecipeError: the recipe has no vector of a part.
+            InputError: neither or both are given, or ranges that are not in their text.
+        """
+        check_takes_parts(self.recipe, "encode_parts()")
+        if (spans is None) == (chunk_tokens is None):
+            raise InputError(
+                "encode_parts() takes the parts of each text as spans=[[(start, end), ...], ...], or cuts it into "
+                f"chunks of chunk_tokens={chunk_tokens}; give one of both"
+            )
+        if chunk_tokens is not None:
+            cutter = Cutter(self.texts.tokenizer, chunk_tokens, overlap)
+            return [[(chunk.start, chunk.end) for chunk in cutter.cut(text)] for text in texts]
+        if overlap:
+            raise InputError(f"overlap={overlap} belongs to chunk_tokens; spans may overlap as they are")
+        given = [list(of_text) for of_text in spans]
+        if len(given) != len(texts):
+            raise InputError(
+                f"spans of {counted(len(given), 'text')} for {counted(len(texts), 'text')}; give a list of (start, "
+                "end) for each"
+            )
+        return [
+            [_checked_range(part, text, f"text {row}, part {at}") for at, part in enumerate(of_text)]
+            for row, (text, of_text) in enumerate(zip(texts, given, strict=True))
+        ]
+
+    def read_parts(
+        self,
+        texts: Sequence[str],
+        parts: Sequence[Sequence[tuple[int, int]]],
+        *,
+        role: str | None = None,
+        prompt: str | None = None,
+        context: int | None = None,
+        finish: Callable[[Tensor], Tensor] = lambda vectors: vectors,
+        device: torch.device | str = "cpu",
+        show_progress_bar: bool = False,
+    ) -> tuple[list[TextParts], EncodeReport]:
+        """Read the parts of texts, each text run as a whole.
+
+        Args:
+            texts: b texts, known to be texts.
+            parts: as :meth:`find_parts` gives them.
+            role, prompt: as in :meth:`tokenize_texts`.
+            context, finish, device: as in :func:`valuembed.execution.read_parts`.
+            show_progress_bar: on stderr.
+
+        Returns:
+            For each text its parts, vectors as tensors ``[p, width]``; and what was done.
+
+        Raises:
+            InputError: a part has no token or is too long for a window, or ``context`` is no number of tokens.
+            NotFiniteError: a vector is not finite, with the rows of the texts.
+        """
+        if context is not None and (not isinstance(context, int) or isinstance(context, bool) or context < 0):
+            raise InputError(f"context={context!r} has to be a whole number of tokens, at least 0")
+        with torch.inference_mode(), text_bar(sum(map(len, parts)), show_progress_bar, "part") as bar:
+            read = read_parts(
+                self.executor, self.texts, texts, parts, self.plan, role=role, prompt=prompt,
+                max_tokens=self.max_tokens, context=context, finish=finish, device=device, bar=bar,
+            )  # fmt: skip
+        vectors = read.vectors
+        if not vectors.numel():
+            vectors = finish(vectors.new_zeros(0, self.get_embedding_dimension()).to(self.model.device)).to(device)
+        by_text = torch.split(vectors, [len(of_text) for of_text in parts])
+        if not torch.isfinite(vectors).all():
+            # A row for each text, whatever its parts are.
+            raise not_finite_error(torch.stack([of_text.sum()[None] for of_text in by_text]), self.model.dtype)
+        found = [TextParts(*of_text) for of_text in zip(by_text, map(list, parts), read.tokens, strict=True)]
+        return found, read.report
+
     def check_templates(self, recipe: Recipe) -> None:
         """Raise where a recipe's template has tokens for which the decoder has no embedding.
 
@@ -139,6 +243,20 @@ class ValueReader(nn.Module):
 
 
 Reader = TypeVar("Reader", bound=ValueReader)
+
+
+def _checked_range(given: Any, text: str, name: str) -> tuple[int, int]:
+    """A part's place in its text as two numbers."""
+    try:
+        start, end = (index(at) for at in given)
+    except (TypeError, ValueError):
+        start, end = 0, 0
+    if not 0 <= start < end <= len(text):
+        raise InputError(
+            f"{name}: {given!r} is no range of its {counted(len(text), 'character')}; give (start, end), the end not "
+            "included and behind the start"
+        )
+    return start, end
 
 
 def build(

@@ -1,7 +1,7 @@
 """How the texts of a step lie in a decoder's input: in rows of their own, or in one row without any padding.
 
 A layout knows where each text's tokens are, so that a readout can ask for a mean or a last token and need not know how
-they lie.
+they lie. A text may have several spans, each with a mean of its own: then means are rows of spans, text by text.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ class BatchLayout(Protocol):
     """What stands in front of every text without being fed."""
 
     def mean_values(self, values: Tensor) -> Tensor:
-        """Mean over the span ``[b, g, d]`` of values with the heads in front of the tokens, float32."""
+        """Mean over each span ``[b, g, d]`` of values with the heads in front of the tokens, float32."""
 
     def mean_states(self, states: Tensor) -> Tensor:
-        """Mean over the span ``[b, m]`` of states of the tokens that are fed, float32."""
+        """Mean over each span ``[b, m]`` of states of the tokens that are fed, float32."""
 
     def last(self, states: Tensor) -> Tensor:
         """``[b, ...]`` at each text's last token, float32."""
@@ -73,15 +73,28 @@ class PaddedLayout:
         mask: ``[b, t]`` tokens that a mean covers.
         prefix: keys and values of the first p of the t tokens, which are not fed; none of them is the last, or in a
             mean of hidden states.
+        several: ranges of tokens of each text, in place of what the mask says; none of them begins in a prefix.
     """
 
-    def __init__(self, last: Tensor, mask: Tensor, prefix: PrefixKV | None = None) -> None:
+    def __init__(
+        self,
+        last: Tensor,
+        mask: Tensor,
+        prefix: PrefixKV | None = None,
+        several: Sequence[Sequence[tuple[int, int]]] | None = None,
+    ) -> None:
         p = prefix.tokens if prefix else 0
         # Values are there for all tokens; everything else for those that are fed.
         self.mask = mask
         self.prefix = prefix
         self._fed_mask = mask[:, p:]
         self._fed_last = last - p
+        self._of_values = self._of_states = None
+        if several is not None:
+            rows, tokens = mask.shape
+            self._of_values = _range_means(several, range(0, rows * tokens, tokens), mask.device)
+            fed = tokens - p
+            self._of_states = _range_means(several, range(-p, rows * fed - p, fed), mask.device)
 
     @property
     def values_shape(self) -> tuple[int, int]:
@@ -97,10 +110,14 @@ class PaddedLayout:
 
     def mean_values(self, values: Tensor) -> Tensor:
         """``[b, g, d]`` float32 of values ``[b, g, t, d]``."""
+        if self._of_values is not None:
+            return self._of_values(values.transpose(1, 2).flatten(0, 1))
         return pooling.mean_over_tokens(values, self.mask)
 
     def mean_states(self, states: Tensor) -> Tensor:
         """``[b, m]`` float32 of states ``[b, t - p, m]``."""
+        if self._of_states is not None:
+            return self._of_states(states.flatten(0, 1))
         return pooling.mean_over_tokens(states, self._fed_mask)
 
     def last(self, states: Tensor) -> Tensor:
@@ -116,6 +133,7 @@ class PackedLayout:
         spans: where in a text, its beginning counted, the tokens of a mean begin and end.
         prefix: keys and values of p tokens that stand in front of every text; none of them is in a span.
         device: of the decoder.
+        several: ranges of each text, in place of its one span.
     """
 
     def __init__(
@@ -124,6 +142,7 @@ class PackedLayout:
         spans: Sequence[tuple[int, int]],
         prefix: PrefixKV | None = None,
         device: torch.device | str = "cpu",
+        several: Sequence[Sequence[tuple[int, int]]] | None = None,
     ) -> None:
         self.lengths = list(lengths)
         self.prefix = prefix
@@ -134,6 +153,9 @@ class PackedLayout:
             starts.append(starts[-1] + length)
         self.starts, self.tokens = starts[:-1], starts[-1]
         self._last = self._moved([start - 1 for start in starts[1:]])
+        self._of_several = None
+        if several is not None:
+            self._of_several = _range_means(several, [start - self.p for start in self.starts], self.device)
         covered = [
             torch.arange(start + begin - self.p, start + end - self.p)
             for start, (begin, end) in zip(self.starts, spans, strict=True)
@@ -185,11 +207,15 @@ class PackedLayout:
 
     def mean_values(self, values: Tensor) -> Tensor:
         """``[b, g, d]`` float32 of values ``[1, g, p + t, d]``."""
+        if self._of_several is not None:
+            return self._of_several(values[0, :, self.p :].transpose(0, 1))
         chosen = values[0, :, self.p :].transpose(0, 1).index_select(0, self._span.to(values.device))
         return pooling.mean_over_segments(chosen, self._span_lengths)
 
     def mean_states(self, states: Tensor) -> Tensor:
         """``[b, m]`` float32 of states ``[1, t, m]``."""
+        if self._of_several is not None:
+            return self._of_several(states[0])
         return pooling.mean_over_segments(states[0].index_select(0, self._span.to(states.device)), self._span_lengths)
 
     def last(self, states: Tensor) -> Tensor:
@@ -226,6 +252,7 @@ def lay_out(
     packed: bool,
     device: torch.device,
     dtype: torch.dtype,
+    several: Sequence[Sequence[tuple[int, int]]] | None = None,
 ) -> tuple[BatchLayout, dict[str, Any]]:
     """Lay b sequences out as one input of a decoder.
 
@@ -235,6 +262,7 @@ def lay_out(
         prefix: keys and values of the first p tokens of all of them, which are then not fed.
         packed: all in one row; else a row for each.
         device, dtype: of the decoder.
+        several: ranges of tokens of each that have a mean of their own, in place of its one span.
 
     Returns:
         The layout, and the keyword arguments of the decoder's forward.
@@ -242,7 +270,7 @@ def lay_out(
     p = prefix.tokens if prefix else 0
     fed = [row[p:] for row in ids]
     if packed:
-        layout = PackedLayout([len(row) for row in fed], spans, prefix, device)
+        layout = PackedLayout([len(row) for row in fed], spans, prefix, device, several)
         return layout, {
             "input_ids": _to(torch.tensor([token for row in fed for token in row])[None], device),
             "position_ids": layout.positions,
@@ -262,7 +290,16 @@ def lay_out(
         hidden = torch.zeros(t - p, t, dtype=dtype, device=device)
         # A mask in its final form is passed on as it is: each token sees the prefix, and its own text up to itself.
         inputs["attention_mask"] = hidden.masked_fill_(~seen, torch.finfo(dtype).min)[None, None]
-    return PaddedLayout(_to(last, device), pooling.span_mask(_to(torch.tensor(spans), device), t), prefix), inputs
+    mask = pooling.span_mask(_to(torch.tensor(spans), device), t)
+    return PaddedLayout(_to(last, device), mask, prefix, several), inputs
+
+
+def _range_means(
+    several: Sequence[Sequence[tuple[int, int]]], starts: Sequence[int], device: torch.device
+) -> pooling.RangeMeans:
+    """The means over spans of texts whose tokens begin at so many places of one row."""
+    placed = zip(starts, several, strict=True)
+    return pooling.RangeMeans([(at + start, at + end) for at, spans in placed for start, end in spans], device)
 
 
 def _to(tensor: Tensor, device: torch.device) -> Tensor:

@@ -7,10 +7,14 @@ in the padding reaches a result.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
+
+TOKENS_PER_PORTION = 16384
+"""Tokens of ranges that are gathered at a time."""
 
 
 def span_mask(span: Tensor, length: int) -> Tensor:
@@ -58,6 +62,37 @@ def mean_over_segments(signal: Tensor, lengths: Tensor) -> Tensor:
     lengths = lengths.to(signal.device)
     with torch.autocast(signal.device.type, enabled=False):
         return torch.segment_reduce(signal.float(), "mean", lengths=lengths, axis=0, unsafe=True)
+
+
+class RangeMeans:
+    """Means over ranges of tokens, which may overlap, each added up by itself in float32.
+
+    Args:
+        ranges: s ranges ``[start, end)``, none of them empty.
+        device: where the tokens are.
+    """
+
+    def __init__(self, ranges: Sequence[tuple[int, int]], device: torch.device | str = "cpu") -> None:
+        bounds = torch.tensor(ranges, dtype=torch.long).reshape(-1, 2)
+        lengths = bounds[:, 1] - bounds[:, 0]
+        self.single = bool((lengths == 1).all())
+        # Which tokens are added up, range after range, in portions: ranges that overlap may be many times the tokens.
+        portions = ((lengths.cumsum(0) - lengths) // TOKENS_PER_PORTION).tolist()
+        self._portions = []
+        for _, members in groupby(range(len(ranges)), key=portions.__getitem__):
+            rows = list(members)
+            starts, counts = bounds[rows, 0], lengths[rows]
+            before = counts.cumsum(0) - counts
+            index = torch.arange(int(counts.sum())) + (starts - before).repeat_interleave(counts)
+            self._portions.append((index.to(device), counts.to(device)))
+
+    def __call__(self, signal: Tensor) -> Tensor:
+        """``[s, ...]`` float32 of a signal ``[t, ...]``."""
+        means = []
+        for index, lengths in self._portions:
+            chosen = signal.index_select(0, index.to(signal.device))
+            means.append(chosen.float() if self.single else mean_over_segments(chosen, lengths))
+        return torch.cat(means)
 
 
 def take_token(signal: Tensor, index: Tensor) -> Tensor:

@@ -21,6 +21,8 @@ from .recipe import (
     Alignment as Alignment,
     Recipe as Recipe,
     Signal as Signal,
+    check_takes_parts as check_takes_parts,
+    check_takes_tokens as check_takes_tokens,
     group_by_tokens as group_by_tokens,
     recipe_differences as recipe_differences,
 )

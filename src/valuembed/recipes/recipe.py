@@ -194,6 +194,54 @@ def _check_parts(parts: Sequence[Recipe]) -> None:
             )
 
 
+def check_takes_parts(recipe: Recipe, asked: str) -> None:
+    """Raise where a recipe has no vector of a part of a text that is run as a whole.
+
+    Args:
+        recipe: of a model.
+        asked: what was asked for, for the error.
+
+    Raises:
+        RecipeError: it names what to use.
+    """
+    reason = _reads_no_parts(recipe)
+    if recipe.cleaning != "none" and not reason:
+        reason = f"has cleaning={recipe.cleaning!r}, which moves the places of a text's characters"
+    _refuse(recipe, asked, reason)
+
+
+def check_takes_tokens(recipe: Recipe, role: str | None = None) -> None:
+    """Raise where a recipe has no vector of each token of a text.
+
+    Args:
+        recipe: of a model.
+        role: ``"query"``, ``"document"`` or None: whose templates.
+
+    Raises:
+        RecipeError: it names what to use.
+    """
+    reason = _reads_no_parts(recipe)
+    if (count := len(recipe.templates_for(role))) > 1 and not reason:
+        reason = f"has {count} templates, in which a text may have other tokens"
+    _refuse(recipe, "output_value='token_embeddings'", reason)
+
+
+def _reads_no_parts(recipe: Recipe) -> str | None:
+    if recipe.joined:
+        return "joins several readouts, made for whole texts"
+    if recipe.weights == "last":
+        return "reads a text at its last token"
+    return "has span='all', a mean over the template's tokens too" if recipe.span == "all" else None
+
+
+def _refuse(recipe: Recipe, asked: str, reason: str | None) -> None:
+    if reason:
+        raise RecipeError(
+            f"{asked}: method {recipe.method!r} {reason}; parts of a text are means over their own tokens: use va, "
+            "aligned_va or hidden_mean"
+        )
+
+
 def group_by_tokens(recipes: Mapping[K, Recipe], role: str | None = None) -> list[list[K]]:
     """Find the recipes that feed the same tokens, and so share a forward pass.
 

@@ -6,19 +6,19 @@ tokenizer merges across their borders. The text's tokens are found by character 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise, takewhile
 from typing import Any
 
 from tokenizers import AddedToken, Encoding
 from transformers import PreTrainedTokenizerBase
 
-from valuembed._utils.text import counted
 from valuembed.data import check_prompt
-from valuembed.errors import InputError, TemplateError, UnsupportedModelError
+from valuembed.errors import InputError, UnsupportedModelError
 from valuembed.recipes import CLEANINGS, Recipe, Rendered, Template, parse_template
 from valuembed.tokenization.offsets import by_character, pieces_of, without_leading_blanks
+from valuembed.tokenization.sequences import PlacedText, TokenSequence, cut_text, within, without_suffix
 from valuembed.tokenization.tokenizer_copy import copy_tokenizer
 from valuembed.tokenization.vocabulary import check_rows
 
@@ -32,24 +32,6 @@ _ALIAS = "\U0010fa5e{}\U0010fa5f"
 # Templates that are remembered: enough for any recipe, few enough for a server that takes them from its clients. Those
 # with special tokens have a tokenizer of their own.
 _MOST_TOKENIZERS, _MOST_REMEMBERED = 16, 256
-
-
-@dataclass(frozen=True)
-class TokenSequence:
-    """One sequence to feed.
-
-    Attributes:
-        ids: token ids, BOS included where the tokenizer adds one, an added EOS left out.
-        span: range ``[start, end)`` of the tokens that a mean over the text covers; never empty.
-        truncated: whether tokens of the text were cut away.
-        prefix: how many tokens at the beginning are the template's own, the same for every text, as far as that was
-            asked for.
-    """
-
-    ids: list[int]
-    span: tuple[int, int]
-    truncated: bool = False
-    prefix: int = 0
 
 
 def render(template: Template, text: str, prompt: str = "") -> Rendered:
@@ -169,19 +151,57 @@ class TextTokenizer:
             InputError: a blank text without template on a tokenizer without BOS and EOS.
             TemplateError: template and prompt alone leave no room for a single token of the text.
         """
+        special, encoded = self._encoded(texts, template, prompt)
+        rows = []
+        for item, ids, offsets in encoded:
+            row = self._row(item, ids, offsets, max_tokens, template, special)
+            if special:
+                row = replace(row, ids=[special.get(token, token) for token in row.ids])
+            rows.append(row)
+        return rows
+
+    def placed(self, texts: Sequence[str], template: str, prompt: str = "") -> list[PlacedText]:
+        """Tokenize texts as :meth:`rows` does without a limit, and say where the characters of each are.
+
+        Args:
+            texts, template, prompt: as in :meth:`rows`.
+
+        Raises:
+            InputError: as in :meth:`rows`.
+        """
+        special, encoded = self._encoded(texts, template, prompt)
+        found = []
+        for item, ids, offsets in encoded:
+            ids = ids[: len(ids) - self._added_after]
+            if not ids:
+                found.append(PlacedText([self._blank_id()], (0, 0), (0, 0), (0, 0), [(0, 0)], 0))
+                continue
+            own, echo = self._own(item, ids, offsets, special), (0, 0)
+            if item.echo:
+                echo = _token_range(offsets, item.echo, self._added_before, len(ids), len(item.string))
+                echo = within(offsets, echo, item.echo)
+            low, high = item.text
+            placed = [(start - low, end - low) for start, end in offsets[: len(ids)]]
+            ids = [special.get(token, token) for token in ids]
+            found.append(PlacedText(ids, own, within(offsets, own, item.text), echo, placed, high - low))
+        return found
+
+    def _encoded(
+        self, texts: Sequence[str], template: str, prompt: str
+    ) -> tuple[dict[int, int], Iterator[tuple[Rendered, list[int], list[tuple[int, int]]]]]:
+        """Texts in a template, each with its ids and their characters; and what ids to put back afterwards."""
         tokenizer, parsed, originals = self._prepare(parse_template(template))
         rendered = [render(parsed, text if text.strip() else "", prompt) for text in texts]
         encodings = self._encode(tokenizer, [item.string for item in rendered])
-        rows = []
-        for item, encoding in zip(rendered, encodings, strict=True):
-            offsets = encoding.offsets
-            if any(one == following and one[1] - one[0] > 1 for one, following in pairwise(offsets)):
-                offsets = by_character(offsets, item.string)
-            row = self._row(item, encoding.ids, offsets, max_tokens, template, originals)
-            if originals:
-                row = replace(row, ids=[originals.get(token, token) for token in row.ids])
-            rows.append(row)
-        return rows
+
+        def encoded() -> Iterator[tuple[Rendered, list[int], list[tuple[int, int]]]]:
+            for item, encoding in zip(rendered, encodings, strict=True):
+                offsets = encoding.offsets
+                if any(one == following and one[1] - one[0] > 1 for one, following in pairwise(offsets)):
+                    offsets = by_character(offsets, item.string)
+                yield item, encoding.ids, offsets
+
+        return originals, encoded()
 
     def pieces(
         self, text: str, template: str, prompt: str = "", *, max_tokens: int | None
@@ -265,27 +285,36 @@ class TextTokenizer:
         template: str,
         special: Container[int],
     ) -> TokenSequence:
-        first, stop = self._added_before, len(ids) - self._added_after
-        ids = ids[:stop]
+        ids = ids[: len(ids) - self._added_after]
         if not ids:
             return TokenSequence([self._blank_id()], (0, 1))
-        whole = len(item.string)
-        start, end = _token_range(offsets, item.text, first, stop, whole)
+        start, end = self._own(item, ids, offsets, special)
+        excess = len(ids) - max_tokens if max_tokens is not None else 0
+        if excess > 0:
+            inner = without_suffix(offsets, (start, end), item.text[1])
+            echo = (start, start)
+            if item.echo:
+                echo = _token_range(offsets, item.echo, self._added_before, len(ids), len(item.string))
+                echo = without_suffix(offsets, echo, item.echo[1])
+            row = cut_text(ids, inner, echo, excess, template)
+            return replace(row, span=(row.span[0], row.span[1] + end - inner[1]))
+        return TokenSequence(ids, (start, end) if end > start else (0, len(ids)))
+
+    def _own(
+        self,
+        item: Rendered,
+        ids: Sequence[int],
+        offsets: Sequence[tuple[int, int]],
+        special: Container[int],
+    ) -> tuple[int, int]:
+        """The tokens of a text itself, as a range, of ids that end before what the tokenizer adds behind them."""
+        start, end = _token_range(offsets, item.text, self._added_before, len(ids), len(item.string))
         # A special token of the template may take in blanks of the text beside it, and is the template's all the same.
         while start < end and ids[start] in special:
             start += 1
         while start < end and ids[end - 1] in special:
             end -= 1
-        excess = len(ids) - max_tokens if max_tokens is not None else 0
-        if excess > 0:
-            inner = _without_suffix(offsets, (start, end), item.text[1])
-            echo = (start, start)
-            if item.echo:
-                echo = _token_range(offsets, item.echo, first, stop, whole)
-                echo = _without_suffix(offsets, echo, item.echo[1])
-            row = _cut(ids, inner, echo, excess, template)
-            return replace(row, span=(row.span[0], row.span[1] + end - inner[1]))
-        return TokenSequence(ids, (start, end) if end > start else (0, len(ids)))
+        return start, end
 
     def _blank_id(self) -> int:
         for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
@@ -368,33 +397,3 @@ def _token_range(
         stop if high == whole else next((i + 1 for i in range(stop - 1, start - 1, -1) if offsets[i][0] < high), start)
     )
     return start, max(start, end)
-
-
-def _without_suffix(offsets: Sequence[tuple[int, int]], tokens: tuple[int, int], high: int) -> tuple[int, int]:
-    """A text's tokens less the one at its end that holds characters of what follows too, such as ``."`` in a quotation.
-
-    Cutting that one would take a character of the suffix away.
-    """
-    start, end = tokens
-    while end > start and offsets[end - 1][1] > high:
-        end -= 1
-    return start, end
-
-
-def _cut(ids: list[int], text: tuple[int, int], echo: tuple[int, int], excess: int, template: str) -> TokenSequence:
-    """Take ``excess`` tokens from the end of the text, or from both of its copies."""
-    copies = 2 if echo[1] > echo[0] else 1
-    drop = -(-excess // copies)
-    room = min(text[1] - text[0], echo[1] - echo[0] if copies == 2 else text[1] - text[0])
-    if drop >= room:
-        fixed = len(ids) - (text[1] - text[0]) - (echo[1] - echo[0])
-        raise TemplateError(
-            f"template {template!r} and prompt take {counted(fixed, 'token')} by themselves, of {len(ids) - excess} "
-            "allowed (max_tokens): no room is left for the text; raise max_tokens or shorten the prompt"
-        )
-    start, end = text[0], text[1] - drop
-    ids = ids[:end] + ids[text[1] :]
-    if copies == 2:
-        ids = ids[: echo[1] - drop] + ids[echo[1] :]
-        start, end = start - drop, end - drop
-    return TokenSequence(ids, (start, end), truncated=True)

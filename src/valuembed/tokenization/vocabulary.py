@@ -16,7 +16,8 @@ from valuembed.tokenization.gguf_tokenizer import load_gguf_tokenizer, tokens_in
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from valuembed.tokenization.tokenizer import TextTokenizer, TokenSequence
+    from valuembed.tokenization.sequences import TokenSequence
+    from valuembed.tokenization.tokenizer import TextTokenizer
 
 TOKENIZER_FILE = "tokenizer.json"
 

@@ -9,6 +9,7 @@ from .kept_columns import (
     check_further as check_further,
     find_columns as find_columns,
 )
+from .late_interaction import maxsim as maxsim, maxsim_pairwise as maxsim_pairwise
 from .provenance import (
     CHUNK as CHUNK,
     EMBEDDING as EMBEDDING,

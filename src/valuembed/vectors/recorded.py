@@ -150,7 +150,13 @@ def recorded_choices(record: Mapping[str, Any], given: Mapping[str, Any]) -> dic
 
     Args:
         record: what :func:`valuembed.corpus.read_manifest` returns.
-        given: any of text_column, id_column, precision, dim, chunk, overlap, rows_per_shard; None is not named.
+        given: any of text_column, id_column, precision, dim, chunk, overlap, late, rows_per_shard; None is not named.
     """
-    known = {**record["settings"], "precision": record["make"]["precision"], "dim": record["make"]["dim"]}
+    # Folders that were begun before there was a choice have texts in chunks run one by one.
+    known = {
+        "late": False,
+        **record["settings"],
+        "precision": record["make"]["precision"],
+        "dim": record["make"]["dim"],
+    }
     return {name: known[name] if value is None else value for name, value in given.items()}
