@@ -329,6 +329,7 @@ def test_closed_it_lets_go_of_the_model(model, words):
         encoder.encode(TEXTS)
     with pytest.raises(ReadingError, match="the encoder around 'LlamaModel' is closed; wrap the model again"):
         encoder.encode(TEXTS)
+    assert repr(encoder) == "WrappedEncoder('LlamaModel', closed)"
     encoder.close()
 
 

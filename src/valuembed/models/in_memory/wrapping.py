@@ -122,6 +122,11 @@ class WrappedEncoder(ValueEncoder):
             raise ReadingError(f"the encoder around {self.reader.origin.name!r} is closed; wrap the model again")
         return self.shared
 
+    def __repr__(self) -> str:
+        if self.shared is None:
+            return f"{type(self).__name__}({self.reader.origin.name!r}, closed)"
+        return str(super().__repr__())
+
     def __enter__(self) -> WrappedEncoder:
         return self
 
