@@ -64,6 +64,7 @@ class Size:
 
 SIZES = {
     "tiny": Size(24, 24, 8, 30, 8, 30, 5, 40, ("none", "prompt_eol")),
+    "brief": Size(150, 100, 20, 60, 8, 100, 15, 100, ("none", "prompt_eol")),
     "small": Size(300, 200, 50, 100, 8, 200, 25, 200, ("none", "prompt_eol")),
     "medium": Size(500, 500, 100, 300, 16, 700, 60, 600, ("none", "prompt_eol")),
     "whole": Size(train=16),
