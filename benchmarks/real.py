@@ -4,8 +4,8 @@
         [--work DIR] [--parts dev headline sts meta others] [--dtype float32] [--device cpu] [--page]
 
 DIR of --models holds a folder for each decoder, DIR of --data the evaluation sets as JSON Lines. A size is a share of
-the sets, drawn with a fixed seed: brief, small, medium or whole (SIZES of real_data.py); decoders may be run at different
-ones, and the page says which. The part headline is the paper's methods alone, on --pairs of three test sets.
+the sets, drawn with a fixed seed: brief, small, medium or whole (SIZES of real_data.py); decoders may be run at
+different ones, and the page says which. The part headline is the paper's methods alone, on --pairs of three test sets.
 Results are kept in --work: what lies there is not computed again, and --page only writes the page of it. Written beside
 this script: real.md, real.png and real-layers-*.png.
 """
