@@ -29,6 +29,9 @@ _HOOKS = tuple(name for name, value in vars(nn.Module()).items() if "hook" in na
 _HOOKED = "_output_capturing_hooks_installed"
 """By which transformers knows that a model has the hooks that collect hidden states."""
 
+_OF_QUANTIZATION = ("hf_quantizer", "is_quantized", "quantization_method")
+"""What transformers notes on a model whose weights it quantized, and on no model inside it."""
+
 _WRAPPED = ("_orig_mod", "module")
 """Where torch's compiler and its parallel wrappers keep the module that they run."""
 
@@ -233,9 +236,12 @@ class SharedDecoder:
         filled["_modules"] = {name: self._copy_of(child) for name, child in children.items()}
         filled["_compiled_call_impl"] = held.get("_compiled_call_impl")
         filled["training"] = False
-        if source is self.source and (adapters := _adapters_of(self._around)):
-            # Where whoever saves the copy looks for them.
-            filled |= {"peft_config": adapters, "_hf_peft_config_loaded": True}
+        if source is self.source:
+            # What the model around it knows of its weights, where whoever saves the copy looks for it.
+            if adapters := _adapters_of(self._around):
+                filled |= {"peft_config": adapters, "_hf_peft_config_loaded": True}
+            around = vars(bare_model(self._around))
+            filled |= {name: around[name] for name in _OF_QUANTIZATION if name in around}
         if follows_length:
             filled["_buffers"] = dict(source._buffers)
         if isinstance(source, PreTrainedModel) or id(filled.get("config")) in self._configs:

@@ -285,6 +285,13 @@ def test_learned_prompts_are_refused(model, words):
         valuembed.wrap(prompted, words)
 
 
+def test_what_saving_quantized_weights_asks_for_is_on_the_copy(model, words):
+    model.hf_quantizer, model.is_quantized = object(), True
+    copy = valuembed.wrap(model, words).reader.model
+    assert copy.hf_quantizer is model.hf_quantizer
+    assert copy.is_quantized
+
+
 def test_weights_that_are_replaced_are_followed(model, words):
     encoder = valuembed.wrap(model, words)
     other = tiny_causal_lm("llama", seed=1)
