@@ -135,11 +135,16 @@ def spread(values: list[float], digits: int) -> str:
 
 
 def report(found: dict[tuple[str, float], list[dict[str, Any]]], args: argparse.Namespace) -> str:
+    from valuembed.data import read_scored
     from valuembed.training import TrainSettings
 
     settings = TrainSettings()
     every = [one for made in found.values() for one in made]
     names = list(every[0]["scores"])
+    heads = [
+        f"{name}, {len(read_scored(path).scores):,} pairs"
+        for name, path in zip(names, [args.dev, *args.test], strict=True)
+    ]
     on_gpu = every[0]["device_peak"] is not None
     beside = f", {args.parallel} runs at a time on the same device" if args.parallel > 1 else ""
     lines = [
@@ -153,10 +158,11 @@ def report(found: dict[tuple[str, float], list[dict[str, Any]]], args: argparse.
         f"row: batches of {settings.batch_size}, rank {settings.rank},",
         f"learning rate {settings.learning_rate:g}, temperature {settings.temperature:g}. Mean of the seeds "
         "(lowest-highest); Spearman x 100 of the cosines.",
+        "The scored pairs may be samples, as real_data.py writes them. "
         f"Memory is the peak {'allocated on the device' if on_gpu else 'of the whole process'}; minutes are those of "
         f"the training loop{beside}.",
         "",
-        f"| | epochs | seeds | trained parameters | steps | minutes | peak MB | {' | '.join(names)} |",
+        f"| | epochs | seeds | trained parameters | steps | minutes | peak MB | {' | '.join(heads)} |",
         f"|:--|{'--:|' * (6 + len(names))}",
     ]
     for (label, epochs), made in found.items():
