@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from valuembed._utils.text import counted
 from valuembed.errors import InputError
 
 if TYPE_CHECKING:
@@ -57,7 +58,9 @@ def maxsim_pairwise(queries: Sequence[Any], documents: Sequence[Any], *, normali
 
     asked, held = _token_vectors(queries, "queries", normalize), _token_vectors(documents, "documents", normalize)
     if len(asked) != len(held):
-        raise InputError(f"{len(asked)} queries for {len(held)} documents; pairs need as many of both")
+        raise InputError(
+            f"{counted(len(asked), 'query', 'queries')} for {counted(len(held), 'document')}; pairs need as many of both"
+        )
     _check_widths([*asked, *held])
     pairs = zip(asked, held, strict=True)
     return np.array([(one @ other.T).max(axis=1).sum() for one, other in pairs], np.float32)

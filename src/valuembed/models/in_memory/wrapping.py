@@ -16,6 +16,7 @@ from sentence_transformers.base.modules import Normalize
 from torch import nn
 from transformers import Pipeline, PreTrainedModel, PreTrainedTokenizerBase
 
+from valuembed._utils.text import counted
 from valuembed._utils.text_warnings import callers_level
 from valuembed._utils.torch_settings import default_device_and_precision
 from valuembed.backbone import (
@@ -271,7 +272,8 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, decoder: PreTrainedMode
     beyond = tokenizer.vocab_size - rows
     if beyond > 0:
         raise InputError(
-            f"the tokenizer has {tokenizer.vocab_size:,} tokens and {type(decoder).__name__} embeddings for {rows:,}: "
+            f"the tokenizer has {counted(tokenizer.vocab_size, 'token')} and {type(decoder).__name__} embeddings for "
+            f"{rows:,}: "
             "it is another model's; give this model's own"
         )
     if told := lacking(tokenizer, rows):
