@@ -59,7 +59,8 @@ def maxsim_pairwise(queries: Sequence[Any], documents: Sequence[Any], *, normali
     asked, held = _token_vectors(queries, "queries", normalize), _token_vectors(documents, "documents", normalize)
     if len(asked) != len(held):
         raise InputError(
-            f"{counted(len(asked), 'query', 'queries')} for {counted(len(held), 'document')}; pairs need as many of both"
+            f"{counted(len(asked), 'query', 'queries')} for {counted(len(held), 'document')}; pairs need as many of "
+            "both"
         )
     _check_widths([*asked, *held])
     pairs = zip(asked, held, strict=True)
