@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from operator import index
 from typing import Any, TypeVar
 
@@ -81,13 +80,17 @@ class ValueReader(nn.Module):
         self.loaded_from = loaded_from
         self.max_tokens = max_tokens
         self.executor = Executor(model, plan)
-        self.texts = TextTokenizer(tokenizer, partial(embedding_rows, model))
+        self.texts = TextTokenizer(tokenizer, self._embedding_rows)
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
         # A wrapper that is put around the decoder, or taken off, is what steps run through.
         if name == "model" and "executor" in self.__dict__:
             self.executor.model = value
+
+    def _embedding_rows(self) -> int:
+        # Asked of whatever decoder is in place, which may be put in another's, or let go.
+        return embedding_rows(self.model)
 
     @property
     def recipe(self) -> Recipe:

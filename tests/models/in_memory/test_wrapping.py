@@ -1,7 +1,9 @@
 """A model in memory, wrapped: the same vectors as a loaded one's, the same weights, and the model as it was."""
 
+import gc
 import json
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -338,6 +340,18 @@ def test_closed_it_lets_go_of_the_model(model, words):
         encoder.encode(TEXTS)
     assert repr(encoder) == "WrappedEncoder('LlamaModel', closed)"
     encoder.close()
+
+
+@pytest.mark.parametrize("method", ["va", "joined"])
+def test_a_model_that_was_let_go_takes_no_memory(method, words):
+    model = tiny_causal_lm("llama")
+    there = weakref.ref(model)
+    encoder = valuembed.wrap(model, words, method)
+    encoder.encode(TEXTS * 3)
+    encoder.close()
+    del model
+    gc.collect()
+    assert there() is None
 
 
 @pytest.mark.parametrize("change", [lambda it: it.half(), lambda it: it.to("meta"), lambda it: it.bfloat16()])
