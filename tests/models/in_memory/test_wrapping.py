@@ -2,6 +2,7 @@
 
 import gc
 import json
+import pickle
 import threading
 import weakref
 
@@ -363,9 +364,11 @@ def test_the_encoder_does_not_move_the_model(change, model, words):
     encoder.to("cpu").float().eval()
 
 
-def test_other_processes_are_refused(model, words):
-    with pytest.raises(DeviceError, match="is in the memory of this process, and others would need a copy"):
-        valuembed.wrap(model, words).start_multi_process_pool(["cpu", "cpu"])
+def test_other_processes_and_copies_are_refused(model, words):
+    encoder = valuembed.wrap(model, words)
+    for refused in (lambda: encoder.start_multi_process_pool(["cpu", "cpu"]), lambda: pickle.dumps(encoder)):
+        with pytest.raises(DeviceError, match="is in the memory of this process, and others would need a copy"):
+            refused()
 
 
 def replaced_by_class(model):

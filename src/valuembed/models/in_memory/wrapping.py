@@ -50,6 +50,11 @@ from valuembed.readout import Readout, install_attention_hooks, lay_out
 from valuembed.recipes import LayerSpec, Recipe, TemplateSpec, preset_for, resolve_recipe
 from valuembed.tokenization import copy_tokenizer, expand_chat, lacking, token_limit
 
+_OF_THIS_PROCESS = (
+    "a wrapped model is in the memory of this process, and others would need a copy of it; load the model with "
+    "valuembed.load to embed in several processes, or save the encoder"
+)
+
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -148,10 +153,11 @@ class WrappedEncoder(ValueEncoder):
         Raises:
             DeviceError: always.
         """
-        raise DeviceError(
-            "a wrapped model is in the memory of this process, and others would need a copy of it; load the model with "
-            "valuembed.load to embed in several processes"
-        )
+        raise DeviceError(_OF_THIS_PROCESS)
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        """Refuse to be copied or pickled, as :meth:`start_multi_process_pool` does."""
+        raise DeviceError(_OF_THIS_PROCESS)
 
     def _apply(self, fn: Any, recurse: bool = True) -> WrappedEncoder:
         """Move or convert what comes after the reader; the decoder is another's, and stays as it is.
