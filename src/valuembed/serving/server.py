@@ -1,4 +1,4 @@
-"""The server: OpenAI's embeddings API around a loaded model, as an application and as a running process."""
+"""The server: embeddings APIs around a loaded model, as an application and as a running process."""
 
 from __future__ import annotations
 
