@@ -6,6 +6,7 @@ ValuembedError
 │   ├── OptionError        (TypeError)     a keyword argument that a function does not take
 │   └── TemplateError                      a template without its one ``{text}``, or an unknown name
 ├── InputError             (ValueError)    texts or data files that cannot be embedded
+│   ├── TextTooLongError                   a text that is too long and may not be cut
 │   └── UnknownTokenError                  texts with tokens for which a model has no embedding
 ├── UnsupportedModelError  (ValueError)    a model whose attention values cannot be read
 ├── DeviceError            (ValueError)    a device that does not exist, or that this machine does not have
@@ -52,6 +53,10 @@ class TemplateError(RecipeError):
 
 class InputError(ValuembedError, ValueError):
     """A text, or a file of texts, cannot be embedded; the message names the rows."""
+
+
+class TextTooLongError(InputError):
+    """A text is longer than the model takes, and may not be cut."""
 
 
 class UnknownTokenError(InputError):

@@ -99,3 +99,25 @@ def test_a_field_that_is_not_known_names_those_that_are(client):
         "template, truncate"
     )
     assert (found["code"], found["param"]) == ("unknown_field", "extra_body")
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ({"input": []}, "empty_input"),
+        ({"input": ["a", ""]}, "empty_input"),
+        ({"input": ["a"] * 2049}, "too_many"),
+        ({"input": "l" * 1001, "truncate": False}, "too_long"),
+        ({"input": 5}, "invalid_value"),
+    ],
+)
+def test_programs_can_tell_wrong_values_apart(client, body, code):
+    found = client.post("/v1/embeddings", json=body)
+    assert (found.status_code, found.json()["error"]["code"], found.json()["error"]["param"]) == (400, code, "input")
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/metrics", "/docs", "/openapi.json"])
+def test_paths_that_are_open_are_open_to_be_read_only(path):
+    with TestClient(create_app(FakeEngine(), keys=["a-key"])) as client:
+        assert client.get(path).status_code == client.head(path).status_code == 200
+        assert client.post(path).status_code == 401

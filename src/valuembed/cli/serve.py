@@ -1,4 +1,4 @@
-"""The command ``serve``: a model behind OpenAI's embeddings API."""
+"""The command ``serve``: a model behind the embeddings APIs of OpenAI, Ollama and text-embeddings-inference."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -105,7 +105,7 @@ def serve(
         float, _limit("How long one step may take before /ready says no.", "SECONDS", min=1)
     ] = 120.0,
 ) -> None:
-    """Serve a model behind OpenAI's embeddings API, until Ctrl-C or SIGTERM.
+    """Serve a model behind the embeddings APIs of OpenAI, Ollama and TEI, until Ctrl-C or SIGTERM.
 
     Keys are never an argument: others on the machine could read it.
     """

@@ -1,4 +1,4 @@
-"""A model behind OpenAI's embeddings API, and a page to try it with."""
+"""A model behind the embeddings APIs of OpenAI and other servers, and a page to try it with."""
 
 import lazy_loader
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from valuembed.errors import InputError, ServingError, ValuembedError, trace_of
+from valuembed.errors import ServingError, TextTooLongError, ValuembedError, trace_of
 from valuembed.execution import plan_steps
 from valuembed.serving.jobs import Embedded, EmbedJob, EmbedRequest, Engine, QueuedText, Text, Tokenized
 
@@ -257,7 +257,7 @@ class Batcher:
                 piece.job.ready[piece.index] = found
                 tokens, characters = tokens + found.tokens, characters + len(piece.text)
                 if found.truncated and not piece.job.truncate:
-                    piece.fail(InputError("it is longer than the model takes, and truncate is false"))
+                    piece.fail(TextTooLongError("it is longer than the model takes, and truncate is false"))
         if characters:
             self._tokens_a_character = 0.7 * self._tokens_a_character + 0.3 * tokens / characters
         return [piece for piece in pieces if piece.wanted]

@@ -18,6 +18,7 @@ from valuembed.errors import (
     ServingError,
     TemplateError,
     TextFailed,
+    TextTooLongError,
     ValuembedError,
 )
 from valuembed.serving.admission import Admission, Limits, Slot
@@ -69,7 +70,13 @@ class ServerContext:
         return self.state == READY
 
     async def embed(
-        self, request: Request, texts: Sequence[Text], manner: EmbedRequest | None = None, *, truncate: bool = True
+        self,
+        request: Request,
+        texts: Sequence[Text],
+        manner: EmbedRequest | None = None,
+        *,
+        truncate: bool = True,
+        field: str = "input",
     ) -> Embedded:
         """Have texts embedded for a request; it is over when its client goes away or its time is up.
 
@@ -77,6 +84,7 @@ class ServerContext:
             request: theirs, whose body has been read.
             texts: b texts, known to be texts.
             manner, truncate: as in :meth:`valuembed.serving.batcher.Batcher.submit`.
+            field: of the request, that held the texts.
 
         Raises:
             RequestError: 400 for a text or a template that cannot be embedded, 429 where the server is full, 500 where
@@ -90,7 +98,7 @@ class ServerContext:
         except ServingError as error:
             raise _unavailable(error) from error
         except TextFailed as error:
-            raise _refusal(error, len(texts)) from error
+            raise _refusal(error, len(texts), field) from error
         self.metrics.embedded(len(texts), embedded.tokens, len(embedded.truncated))
         return embedded
 
@@ -151,15 +159,15 @@ def _unavailable(error: ServingError) -> RequestError:
     return RequestError(503, str(error), code="unavailable", headers={"Retry-After": "5"})
 
 
-def _refusal(error: TextFailed, texts: int) -> RequestError:
+def _refusal(error: TextFailed, texts: int, field: str) -> RequestError:
     """What a client is told of a text that failed."""
     cause = error.cause
     if isinstance(cause, (ReadingError, ServingError)) or not isinstance(cause, ValuembedError):
         told = str(cause) if isinstance(cause, ValuembedError) else "the model failed on it"
-        return RequestError(500, f"input: item {error.index}: {told}", code="model_failed")
+        return RequestError(500, f"{field}: item {error.index}: {told}", code="model_failed")
     if isinstance(cause, InputError):
         place = "it" if texts == 1 else f"item {error.index}"
-        message = f"input: {place} cannot be embedded: {cause}"
-        return RequestError(400, message, code="invalid_value", param="input")
+        code = "too_long" if isinstance(cause, TextTooLongError) else "invalid_value"
+        return RequestError(400, f"{field}: {place} cannot be embedded: {cause}", code=code, param=field)
     param = "template" if isinstance(cause, TemplateError) else None
     return RequestError(400, str(cause), code="invalid_value", param=param)

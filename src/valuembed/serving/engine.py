@@ -19,7 +19,7 @@ from valuembed.errors import InputError, TemplateError, UnknownTokenError
 from valuembed.execution import SHARED_FROM, PrefixCache, not_finite_error, shared_tokens, usual_step
 from valuembed.models import PROMPT_NAMES, Calibration, ValueEncoder
 from valuembed.recipes import Recipe, resolve_recipe
-from valuembed.serving.jobs import MOST_TEMPLATES, EmbedRequest, Engine, Text, Tokenized
+from valuembed.serving.jobs import MOST_TEMPLATES, EmbedRequest, Engine, ModelFacts, Text, Tokenized
 from valuembed.serving.playground.other_methods import EncoderPlayground
 from valuembed.tokenization import TokenSequence, expand_chat
 
@@ -50,6 +50,9 @@ class EncoderEngine(Engine):
         _, self.step_cost = usual_step(encoder.device)
         self.token_ids = min(len(encoder.reader.texts.tokenizer), embedding_rows(encoder.reader.model))
         self.encoder = encoder.eval()
+        dtype = str(encoder.reader.model.dtype).removeprefix("torch.")
+        prompts = {name: prompt for name, prompt in encoder.prompts.items() if prompt is not None}
+        self.facts = ModelFacts(encoder.recipe.method, dtype, encoder.reader.max_tokens, prompts)
         self.playground = EncoderPlayground(encoder)
         self._recipe = lru_cache(maxsize=64)(self._recipe_with)
         with torch.inference_mode():

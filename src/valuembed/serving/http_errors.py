@@ -8,14 +8,18 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from valuembed.errors import RequestError
-from valuembed.serving.schemas import error_response, invalid_request
+from valuembed.serving.error_shapes import OLLAMA_PREFIX, error_answer, path_within
+from valuembed.serving.schemas import invalid_request
 
 API_PATHS = ("/v1/embeddings", "/v1/models")
 """What clients of OpenAI's API ask for."""
 
+OTHER_APIS = {"/api/embed": "Ollama", "/api/embeddings": "Ollama", "/embed": "text-embeddings-inference"}
+"""Where clients of other servers have texts embedded."""
+
 
 async def on_error(request: Request, error: Exception) -> Response:
-    """The answer to an error of a request, in OpenAI's envelope."""
+    """The answer to an error of a request, in the shape of the API that was asked."""
     if isinstance(error, RequestValidationError):
         error = invalid_request(error, _fields(request))
     elif isinstance(error, HTTPException):
@@ -26,10 +30,16 @@ async def on_error(request: Request, error: Exception) -> Response:
         else:
             error = RequestError(error.status_code, error.detail, headers=dict(error.headers or {}))
     assert isinstance(error, RequestError)
-    return error_response(error)
+    return error_answer(error, path_within(request.scope))
 
 
 def _no_path(path: str) -> str:
+    for known, api in OTHER_APIS.items():
+        if path.endswith(known):
+            return f"there is no {path!r:.100} here; {api}'s clients find {known} if their address ends with the port"
+    if path.startswith(OLLAMA_PREFIX):
+        ours = " and ".join(known for known, api in OTHER_APIS.items() if api == "Ollama")
+        return f"there is no {path!r:.100} here; of Ollama's API, this server embeds at {ours}, and generates nothing"
     for known in API_PATHS:
         last = known.removeprefix("/v1")
         if path.endswith(last):
@@ -46,7 +56,9 @@ def _other_method(request: Request, error: HTTPException) -> Response:
     if request.method == "OPTIONS":
         return Response(status_code=204, headers=headers)
     message = f"{request.method:.20} is not taken at {request.scope['path']!r:.100}; use {' or '.join(methods)}"
-    return error_response(RequestError(405, message, code="method_not_allowed", headers=headers))
+    return error_answer(
+        RequestError(405, message, code="method_not_allowed", headers=headers), path_within(request.scope)
+    )
 
 
 def _fields(request: Request) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -58,6 +58,23 @@ class Tokenized:
     payload: Any
 
 
+@dataclass(frozen=True)
+class ModelFacts:
+    """What clients may ask of a model.
+
+    Attributes:
+        method: of its recipe.
+        dtype: of its weights.
+        max_tokens: of a text, template included; None for no limit.
+        prompts: its instructions by name.
+    """
+
+    method: str = "custom"
+    dtype: str = "float32"
+    max_tokens: int | None = None
+    prompts: Mapping[str, str] = field(default_factory=dict)
+
+
 class Engine(ABC):
     """What a :class:`Batcher` drives; only ever called from its thread.
 
@@ -68,6 +85,7 @@ class Engine(ABC):
         step_cost: what a step costs beside its tokens, in tokens.
         token_ids: how many token ids have an embedding, from 0 on; None, and any number from 0 on is taken.
         playground: what a page to try the model with needs of it; None, and there is no such page.
+        facts: what is told of it.
     """
 
     name: str
@@ -76,6 +94,7 @@ class Engine(ABC):
     step_cost: int
     token_ids: int | None = None
     playground: Playground | None = None
+    facts: ModelFacts = ModelFacts()
 
     @abstractmethod
     def prepare(self, texts: Sequence[Text], manner: EmbedRequest) -> list[Tokenized]:

@@ -15,13 +15,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from valuembed.errors import InputError, RequestError, trace_of
 from valuembed.serving.admission import Admission, Slot
+from valuembed.serving.error_shapes import error_answer, path_within
 from valuembed.serving.metrics import Metrics
-from valuembed.serving.schemas import error_response
 
 logger = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/", "/health", "/ready", "/metrics", "/docs", "/openapi.json"})
-"""Paths that need no key: they say nothing of texts, and those who watch a server have no key."""
+"""Paths that need no key to be read: they say nothing of texts, and those who watch a server have no key."""
 
 GONE = 499
 """The status under which a request is counted whose client went away; nobody is sent it."""
@@ -64,7 +64,7 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        asked, path = scope["method"], _path(scope)
+        asked, path = scope["method"], path_within(scope)
         # What can be read can also be asked for without its body, and with a slash at its end.
         scope = {**scope, "method": "GET" if asked == "HEAD" else asked, "path": scope.get("root_path", "") + path}
         answer = _Answer(send, self._leaving, self._admission.limits.answer_seconds, headers_only=asked == "HEAD")
@@ -72,7 +72,7 @@ class Guard:
         ticket: Slot | None = None
         try:
             # Nobody shows a key to ask what may be asked.
-            if path not in OPEN_PATHS and asked != "OPTIONS":
+            if asked != "OPTIONS" and (path not in OPEN_PATHS or scope["method"] != "GET"):
                 self._check_key(scope)
                 ticket = scope[TICKET] = self._admission.admit()
                 receive = await self._with_body(scope, receive, ticket)
@@ -80,11 +80,12 @@ class Guard:
         except ClientGone:
             answer.status = GONE
         except RequestError as error:
-            await error_response(error)(scope, receive, answer)
+            await error_answer(error, path)(scope, receive, answer)
         except Exception as error:
             logger.error("a request failed: %s", trace_of(error))
             if not answer.started:
-                await error_response(RequestError(500, "the server failed", code="internal"))(scope, receive, answer)
+                failed = RequestError(500, "the server failed", code="internal")
+                await error_answer(failed, path)(scope, receive, answer)
         finally:
             if ticket is not None:
                 ticket.release()
@@ -149,12 +150,6 @@ def cross_origin(origins: Collection[str]) -> dict[str, Any]:
         "allow_headers": ["*"],
         "expose_headers": ["Retry-After"],
     }
-
-
-def _path(scope: Scope) -> str:
-    """The path within the application, without slashes at its end."""
-    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
-    return path.rstrip("/") or "/"
 
 
 def _number(announced: bytes) -> int:

@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
+from pydantic_core import PydanticCustomError
 
 from valuembed.data import check_text
 from valuembed.errors import RequestError
@@ -20,6 +21,9 @@ from valuembed.serving.jobs import MOST_TEMPLATES, Embedded, Text
 MOST_CHARACTERS = 20_000
 """Of a template or an instruction: each of a request's texts is put into them."""
 
+EMPTY = "empty_input"
+"""The code of the error of a request without a text, or with an empty one."""
+
 BUSY_TYPES = {429: "rate_limit_error", 500: "server_error", 503: "server_error"}
 """What OpenAI's envelope calls an error; every other status is the request's own fault."""
 
@@ -27,6 +31,11 @@ Id = Annotated[int, Field(ge=0)]
 Words = Annotated[str, Field(min_length=1)]
 Ids = Annotated[list[Id], Field(min_length=1)]
 Template = Annotated[str, Field(max_length=MOST_CHARACTERS)]
+
+TEXTS_OR_IDS: Any = (
+    Words | Annotated[list[Words], Field(min_length=1)] | Ids | Annotated[list[Ids], Field(min_length=1)]
+)
+"""The four forms of an input, for the OpenAPI description."""
 
 
 def read_input(given: object) -> list[Text]:
@@ -40,18 +49,20 @@ def read_input(given: object) -> list[Text]:
     if isinstance(given, str):
         return [_text(given, "it")]
     if not isinstance(given, list) or not given:
-        raise ValueError("it has to be a text, a list of texts, a list of token ids, or a list of such lists")
+        message = "it has to be a text, a list of texts, a list of token ids, or a list of such lists"
+        raise PydanticCustomError(EMPTY, message) if given == [] else ValueError(message)
     if all(map(_is_number, given)):
         return [tuple(given)]
     return [_text(item, f"item {index}") for index, item in enumerate(given)]
 
 
-def check_ids(texts: Sequence[Text], known: int | None) -> None:
+def check_ids(texts: Sequence[Text], known: int | None, field: str = "input") -> None:
     """Raise on the first number that is no token id of a model.
 
     Args:
         texts: of a request.
         known: how many ids the model has, from 0 on; None for any number of them.
+        field: of the request, that holds the texts.
 
     Raises:
         RequestError: 400, with the legal range.
@@ -64,10 +75,10 @@ def check_ids(texts: Sequence[Text], known: int | None) -> None:
                 of = f"item {text}, " if len(texts) > 1 else ""
                 raise RequestError(
                     400,
-                    f"input: {of}token {place} is {json.dumps(number):.40}, which is no token id of this model: its "
+                    f"{field}: {of}token {place} is {json.dumps(number):.40}, which is no token id of this model: its "
                     f"ids are whole numbers {legal}; those of another tokenizer mean other words here, so send texts",
                     code="invalid_value",
-                    param="input",
+                    param=field,
                 )
 
 
@@ -81,25 +92,35 @@ def _text(item: object, where: str) -> Text:
     if item is None:
         raise ValueError(f"{where} is null, and no text")
     if item == "":
-        raise ValueError(f"{where} is an empty text, which has no embedding")
+        raise PydanticCustomError(EMPTY, f"{where} is an empty text, which has no embedding")
     if reason := check_text(item):
         raise ValueError(f"{where} cannot be embedded: it is {reason}")
     return str(item)
 
 
-class EmbeddingsRequest(BaseModel):
-    """What to embed, and how. The last four fields are this server's own; null is as if a field were left out."""
+class RequestFields(BaseModel):
+    """The fields of a request: no others are taken, and null is as if one were left out."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: Any) -> Any:
+        """Many clients send null for what they were not given, also in fields of other servers."""
+        if not isinstance(given, dict):
+            return given
+        needed = {name for name, field in cls.model_fields.items() if field.is_required()}
+        return {name: value for name, value in given.items() if value is not None or name in needed}
+
+
+class EmbeddingsRequest(RequestFields):
+    """What to embed, and how. The last four fields are this server's own; null is as if a field were left out."""
 
     input: Annotated[
         Any,
         PlainValidator(
             read_input,
-            json_schema_input_type=Words
-            | Annotated[list[Words], Field(min_length=1)]
-            | Ids
-            | Annotated[list[Ids], Field(min_length=1)],
+            json_schema_input_type=TEXTS_OR_IDS,
         ),
         Field(
             description="A text, a list of texts, the token ids of a text, or a list of such ids. Ids are those of "
@@ -124,14 +145,6 @@ class EmbeddingsRequest(BaseModel):
         None, description="A template in place of the model's own: a name, a string with one {text}, or several."
     )
     truncate: bool | None = Field(True, description="Cut texts that are too long; if false, they are an error.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, given: Any) -> Any:
-        """Many clients send null for what they were not given, also in fields of other servers."""
-        if not isinstance(given, dict):
-            return given
-        return {name: value for name, value in given.items() if value is not None or name == "input"}
 
     @property
     def texts(self) -> list[Text]:
@@ -213,11 +226,14 @@ def answer_parts(embedded: Embedded, model: str, encoding_format: str, dimension
     yield f"], {rest[1:]}".encode()
 
 
-def first_dimensions(vector: NDArray[np.float32], dimensions: int) -> NDArray[np.float32]:
-    """The first numbers of a vector, scaled to length 1; zeros stay zeros."""
+def first_dimensions(
+    vector: NDArray[np.float32], dimensions: int | None, *, scaled: bool = True
+) -> NDArray[np.float32]:
+    """The first numbers of a vector, or all, scaled to length 1 unless they are to stay; zeros stay zeros."""
     first = vector[:dimensions]
-    scaled: NDArray[np.float32] = first / max(float(np.linalg.norm(first)), 1e-12)
-    return scaled
+    length = max(float(np.linalg.norm(first)), 1e-12) if scaled else 1.0
+    found: NDArray[np.float32] = first / length
+    return found
 
 
 def error_response(error: RequestError) -> JSONResponse:
@@ -249,7 +265,7 @@ def invalid_request(error: RequestValidationError, fields: Sequence[str]) -> Req
         message = f"{field}: no such field; legal: {', '.join(fields)}"
         return RequestError(400, message, code="unknown_field", param=field)
     message = str(first["msg"]).removeprefix("Value error, ")
-    return RequestError(400, f"{field}: {message}", code="invalid_value", param=field)
+    return RequestError(400, f"{field}: {message}", code=EMPTY if kind == EMPTY else "invalid_value", param=field)
 
 
 DESCRIPTIONS: Mapping[int, str] = {

@@ -1,4 +1,4 @@
-"""The server: OpenAI's embeddings API around a loaded model, as an application and as a running process."""
+"""The server: embeddings APIs around a loaded model, as an application and as a running process."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from valuembed.serving.jobs import Engine
 from valuembed.serving.metrics import Metrics
 from valuembed.serving.middleware import OPEN_PATHS, Guard, cross_origin
 from valuembed.serving.playground import routes
-from valuembed.serving.routes import docs_page, health, openai
+from valuembed.serving.routes import docs_page, health, ollama, openai, tei
 
 if TYPE_CHECKING:
     from valuembed.models import ValueEncoder
@@ -72,6 +72,8 @@ def create_app(
     cors_origins: Collection[str] = (),
 ) -> FastAPI:
     """An application that serves a model: ``/v1/embeddings``, ``/v1/models``, ``/health``, ``/ready``, ``/metrics``.
+
+    It also answers as Ollama (``/api/embed``) and text-embeddings-inference (``/embed``) do.
 
     ``/docs`` and ``/openapi.json`` describe it. Around a loaded model, and around an engine with a playground, there is
     also a page to try it with at ``/``.
@@ -111,7 +113,7 @@ def create_app(
     app = FastAPI(
         title="valuembed",
         version=__version__,
-        summary="Embeddings from attention values, in the shapes of OpenAI's API.",
+        summary="Embeddings from attention values, in the shapes of OpenAI, Ollama and TEI.",
         openapi_url="/openapi.json" if docs else None,
         # Their pages are fetched from elsewhere.
         docs_url=None,
@@ -122,7 +124,8 @@ def create_app(
         telemetry=NO_TELEMETRY,
     )
     app.state.serving = serving
-    app.include_router(openai.router)
+    for api in (openai, ollama, tei):
+        app.include_router(api.router)
     app.include_router(health.router)
     if engine.playground is not None:
         app.include_router(routes.router)
@@ -159,7 +162,8 @@ def _describe(app: FastAPI, *, locked: bool) -> None:
             schema = made()
             for path, operations in schema["paths"].items():
                 for operation in operations.values():
-                    operation["responses"].pop("422", None)
+                    if "HTTPValidationError" in str(operation["responses"].get("422")):
+                        del operation["responses"]["422"]
                     if locked and path not in OPEN_PATHS:
                         operation["security"] = [{"key": []}]
             parts = schema.setdefault("components", {})

@@ -23,6 +23,8 @@ HEADERS = page_headers(PAGE)
 
 EXAMPLES = {
     "input": ["A cat sleeps.", "A kitten naps."],
+    "inputs": ["A cat sleeps.", "A kitten naps."],
+    "prompt": "A cat sleeps.",
     "query": "Where is the cat?",
 }
 """What a field without a default holds in an example."""
@@ -60,7 +62,7 @@ def describe(schema: Mapping[str, Any], url: str, source: str) -> Iterator[str]:
     locked = bool(schema.get("components", {}).get("securitySchemes"))
     info = schema["info"]
     yield f"<h1>{escape(info['title'])} {escape(info['version'])}</h1>"
-    yield f"<p>{escape(info.get('summary', ''))} Errors come in OpenAI's envelope.</p>"
+    yield f"<p>{escape(info.get('summary', ''))} Errors come in the shape of the API that a route belongs to.</p>"
     key = (
         "Routes that need a key take the header <code>Authorization: Bearer KEY</code>."
         if locked
@@ -162,7 +164,7 @@ def _name(field: Mapping[str, Any]) -> str:
 
 def _curl(url: str, part: Mapping[str, Any], locked: bool) -> str:
     fields = part.get("properties", {})
-    body = {name: EXAMPLES.get(name, "") for name in part.get("required", fields)}
+    body = {name: EXAMPLES.get(name, "") for name in part.get("required", ())}
     if fields.get("input", {}).get("type") == "string":
         body["input"] = EXAMPLES["input"][0]
     key = ' -H "Authorization: Bearer $VALUEMBED_API_KEY"' if locked else ""
