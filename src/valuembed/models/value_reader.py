@@ -80,17 +80,13 @@ class ValueReader(nn.Module):
         self.loaded_from = loaded_from
         self.max_tokens = max_tokens
         self.executor = Executor(model, plan)
-        self.texts = TextTokenizer(tokenizer, self._embedding_rows)
+        self.texts = TextTokenizer(tokenizer, partial(embedding_rows, model))
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
         # A wrapper that is put around the decoder, or taken off, is what steps run through.
         if name == "model" and "executor" in self.__dict__:
             self.executor.model = value
-
-    def _embedding_rows(self) -> int:
-        # Asked of whatever decoder is in place, which may be put in another's, or let go.
-        return embedding_rows(self.model)
 
     @property
     def recipe(self) -> Recipe:

@@ -76,6 +76,8 @@ class WrappedEncoder(ValueEncoder):
             self._source = (None, None)
             closed: Any = _Closed(self.reader.origin.name)
             self.reader.model = closed
+            # Which asks the decoder how many ids it knows.
+            self.reader.texts.known = None
 
     @default_device_and_precision()
     def encode_images(self, images: Any, template: str | None = None, *, convert_to_tensor: bool = False) -> Any:
