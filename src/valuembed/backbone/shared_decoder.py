@@ -190,10 +190,14 @@ class SharedDecoder:
         for source, _ in reached:
             if id(source) not in self._copies:
                 self._copies[id(source)] = (source, object.__new__(type(source)))
-        # Adapters, and whatever else is put on, taken off or switched, are modules with others in them or become such.
-        self._seen = [(source, _ids(source)) for source, _ in reached if source._modules]
+        seen = [(source, _ids(source)) for source, _ in reached if source._modules]
         for source, children in reached:
             self._fill(source, children)
+        # What was taken off is let go, its weights with it.
+        self._copies = {id(source): self._copies[id(source)] for source, _ in reached}
+        # Adapters, and whatever else is put on, taken off or switched, are modules with others in them or become such.
+        # Set last, so that another thread's pass waits for what is under way here.
+        self._seen = seen
 
     def _reach(self, root: nn.Module) -> Iterator[tuple[nn.Module, dict[str, nn.Module | None]]]:
         """The modules that are kept, each once, with their children."""

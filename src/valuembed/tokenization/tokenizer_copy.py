@@ -16,8 +16,10 @@ def copy_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBas
     there: added tokens are kept beside it.
 
     Args:
-        tokenizer: one backed by the ``tokenizers`` library.
+        tokenizer: one backed by the ``tokenizers`` library; any other is copied whole.
     """
+    if not tokenizer.is_fast:
+        return deepcopy(tokenizer)
     backend = tokenizer.backend_tokenizer
     own = Tokenizer(backend.model)
     for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):

@@ -1,5 +1,7 @@
 """Images read with image-text models in memory, held against the stock model's own values at the image's tokens."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -127,6 +129,13 @@ def test_pictures_go_through_the_models_processor(method, text, llava):
     by_hand = processor(images=[picture()], text=[text], return_tensors="pt")
     np.testing.assert_allclose(encoder.encode_images([by_hand])[0], vectors[0], atol=1e-6)
     assert torch.equal(encoder.encode_images(picture(), convert_to_tensor=True), torch.tensor(vectors[0]))
+
+
+def test_pictures_are_given_in_the_precision_of_the_model(llava):
+    model, processor = llava
+    expected = valuembed.wrap(model, processor, "va").encode_images(picture())
+    halved = copy.deepcopy(model).to(torch.bfloat16)
+    np.testing.assert_allclose(valuembed.wrap(halved, processor, "va").encode_images(picture()), expected, atol=0.1)
 
 
 def test_the_last_token_is_read_behind_a_prompt(llava):

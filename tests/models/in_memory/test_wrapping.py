@@ -19,6 +19,7 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     BertModel,
+    ByT5Tokenizer,
     T5Config,
     T5ForConditionalGeneration,
     pipeline,
@@ -270,6 +271,18 @@ def test_adapters_count_as_they_are_put_on_switched_and_taken_off(model, words):
 
 
 @PEFT
+def test_adapters_that_are_taken_off_take_no_memory(adapted, words):
+    encoder = valuembed.wrap(adapted, words)
+    encoder.encode(TEXTS)
+    there = weakref.ref(adapted.base_model.model.model.layers[0].self_attn.q_proj.lora_A["default"].weight)
+    adapted.unload()
+    encoder.encode(TEXTS)
+    del adapted
+    gc.collect()
+    assert there() is None
+
+
+@PEFT
 def test_a_model_with_an_adapter_is_saved_with_it(adapted, words, tmp_path):
     encoder = valuembed.wrap(adapted, words)
     vectors, told = encoder.encode(TEXTS), adapted.peft_config["default"].to_dict()
@@ -434,6 +447,8 @@ def test_tokenizers_that_are_none_or_another_models(model, words):
         valuembed.wrap(model)
     with pytest.raises(InputError, match="int is no tokenizer"):
         valuembed.wrap(model, 3)
+    with pytest.raises(UnsupportedModelError, match="ByT5Tokenizer reports no character offsets"):
+        valuembed.wrap(model, ByT5Tokenizer())
     model.resize_token_embeddings(100)
     with pytest.raises(InputError, match=r"has 480 tokens and LlamaModel embeddings for 100: it is another model's"):
         valuembed.wrap(model, words)

@@ -78,7 +78,11 @@ class ImageReader:
                 inputs = dict(self.processor(images=[image], text=[text], return_tensors="pt"))
             except (TypeError, ValueError, OSError) as error:
                 raise InputError(f"image {at} cannot be read by {type(self.processor).__name__}: {error}") from error
-        inputs = {name: value.to(model.device) for name, value in inputs.items() if isinstance(value, Tensor)}
+        inputs = {
+            name: value.to(model.device, model.dtype if value.is_floating_point() else None)
+            for name, value in inputs.items()
+            if isinstance(value, Tensor)
+        }
         ids = inputs.get("input_ids")
         number = _image_token(self.shared.outer.config)
         if ids is None or ids.shape[0] != 1 or not bool((ids == number).any()):

@@ -281,8 +281,7 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, decoder: PreTrainedMode
     if beyond > 0:
         raise InputError(
             f"the tokenizer has {counted(tokenizer.vocab_size, 'token')} and {type(decoder).__name__} embeddings for "
-            f"{rows:,}: "
-            "it is another model's; give this model's own"
+            f"{rows:,}: it is another model's; give this model's own"
         )
     if told := lacking(tokenizer, rows):
         warnings.warn(told, VocabularyWarning, stacklevel=callers_level())
