@@ -217,6 +217,8 @@ def test_recipes_that_have_none(folder: Path) -> None:
         ([[(0, 98)]], {}, r"text 0, part 0: \(0, 98\) is no range of its 97 characters"),
         ([[(0.5, 3)]], {}, r"text 0, part 0: \(0.5, 3\) is no range"),
         ([[7]], {}, "text 0, part 0: 7 is no range"),
+        (7, {}, r"spans=7 is no list of \(start, end\) for each text"),
+        ([7], {}, r"spans=\[7\] is no list of \(start, end\) for each text"),
         ([[(0, 4)]], {"context": -1}, "context=-1 has to be a whole number of tokens, at least 0"),
         ([[(0, 90)]], {}, r"text 0, part 0: it has \d+ tokens, and 23 fit into a window \(max_tokens=24, template"),
         ([[(0, 40)]], {"context": 20}, r"and 3 fit into a window behind 20 tokens of context .* or less context"),

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from valuembed._utils.progress import step_done
 from valuembed.backbone import Plan
 from valuembed.errors import UnknownTokenError
 from valuembed.execution import stream
@@ -146,7 +145,7 @@ def read_token_vectors(
         UnknownTokenError: as in :func:`read_parts`.
     """
     found: list[Tensor] = [torch.empty(0, 0)] * len(texts)
-    tokens = reused = truncated = 0
+    done = stream.Tally(texts, bar)
     results = stream.read_texts(
         executor, tokenizer, texts, [plan], role=role, prompt=prompt, max_tokens=max_tokens, each_token=True
     )
@@ -154,11 +153,5 @@ def read_token_vectors(
         vectors = finish(result.vectors[0])
         for row, of_text in zip(result.rows, torch.split(vectors, result.counts), strict=True):
             found[row] = of_text
-        tokens += result.tokens
-        reused += result.reused
-        truncated += len(result.truncated)
-        if bar is not None:
-            bar.update(len(result.rows))
-        step_done(len(result.rows))
-    blank = sum(not text.strip() for text in texts)
-    return found, EncodeReport(len(texts), tokens, truncated, blank, reused)
+        done.add(result)
+    return found, done.report()

@@ -156,20 +156,41 @@ def collect(
         For each plan ``[b, width]`` float32, ``[0, 0]`` where there are no texts; and what was done.
     """
     gathers: list[AsyncGather] = []
-    tokens = reused = truncated = 0
+    done = Tally(texts, bar)
     for result in results:
         finished = finish(result.vectors)
         gathers = gathers or [AsyncGather(len(texts) if rows is None else rows, device) for _ in finished]
         for gather, vectors in zip(gathers, finished, strict=True):
             gather.put(result.rows, vectors)
-        tokens += result.tokens
-        reused += result.reused
-        truncated += len(result.truncated)
-        if bar is not None:
-            bar.update(len(result.rows))
+        done.add(result)
+    return [gather.all() for gather in gathers], done.report()
+
+
+class Tally:
+    """What the batches of a call did so far, shown on its bar.
+
+    Args:
+        texts: of the call.
+        bar: a progress bar, which moves on by a row.
+    """
+
+    def __init__(self, texts: Sequence[str], bar: Any = None) -> None:
+        self._texts, self._bar = texts, bar
+        self._tokens = self._reused = self._truncated = 0
+
+    def add(self, result: BatchResult) -> None:
+        """Count a batch."""
+        self._tokens += result.tokens
+        self._reused += result.reused
+        self._truncated += len(result.truncated)
+        if self._bar is not None:
+            self._bar.update(len(result.rows))
         step_done(len(result.rows))
-    blank = sum(not text.strip() for text in texts)
-    return [gather.all() for gather in gathers], EncodeReport(len(texts), tokens, truncated, blank, reused)
+
+    def report(self) -> EncodeReport:
+        """What the whole call did."""
+        blank = sum(not text.strip() for text in self._texts)
+        return EncodeReport(len(self._texts), self._tokens, self._truncated, blank, self._reused)
 
 
 class AsyncGather:

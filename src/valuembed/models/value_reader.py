@@ -163,7 +163,10 @@ class ValueReader(nn.Module):
             return [[(chunk.start, chunk.end) for chunk in cutter.cut(text)] for text in texts]
         if overlap:
             raise InputError(f"overlap={overlap} belongs to chunk_tokens; spans may overlap as they are")
-        given = [list(of_text) for of_text in spans]
+        try:
+            given = [list(of_text) for of_text in spans]
+        except TypeError as error:
+            raise InputError(f"spans={spans!r:.80} is no list of (start, end) for each text") from error
         if len(given) != len(texts):
             raise InputError(
                 f"spans of {counted(len(given), 'text')} for {counted(len(texts), 'text')}; give a list of (start, "
