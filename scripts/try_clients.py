@@ -50,7 +50,11 @@ def _llamaindex_tei(module: Any, url: str, model: str, key: str) -> Any:
 
 
 def _hugging_face(module: Any, url: str, model: str, key: str) -> Any:
-    return module.InferenceClient(model=url, token=key).feature_extraction(TEXTS)
+    try:
+        return module.InferenceClient(model=url, token=key).feature_extraction(TEXTS)
+    finally:
+        # Its connections are the process's, and stay open.
+        module.close_session()
 
 
 def _litellm(prefix: str, path: str, **more: Any) -> Ask:
