@@ -97,7 +97,7 @@ class Splitter:
         """
         text = extraction.text
         sections = _sections(extraction)
-        least = self.budget if extraction.is_code else self.budget // SMALL
+        least = self.budget // SMALL
         found: list[Passage] = []
         for group in self._groups(text, sections, least):
             for start, end in self._spans(text, group):
