@@ -31,7 +31,7 @@ def read_mail(data: bytes) -> Extraction:
     """
     mail = email.message_from_bytes(data, policy=email.policy.default)
     assert isinstance(mail, EmailMessage)
-    if not any(mail[name] for name in ("From", "To", "Subject", "Date", "Received", "Message-ID")):
+    if not any(mail[name] for name in ("From", "To", "Subject", "Date", "Received", "Message-ID", "MIME-Version")):
         raise DocumentError("no mail: none of the headers From, To, Subject and Date is in it")
     builder = TextBuilder(_header(mail, "Subject") or None)
     _add(mail, builder, 1)

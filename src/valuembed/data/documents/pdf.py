@@ -189,13 +189,15 @@ class _Pages:
                     if _bare(text) == _bare(title) and not _DOTS.search(text):
                         return level, used, text.replace(_HYPHEN, "")
             return 0, 0, ""
-        if line.size not in self.levels or not any(char.isalpha() for char in line.text):
+        if line.size not in self.levels or line.text[0].islower() or not any(map(str.isalpha, line.text)):
             return 0, 0, ""
         used = 1
         while at + used < len(lines) and lines[at + used].size == line.size and used < 4:
             used += 1
         text = " ".join(each.text for each in lines[at : at + used]).replace(_HYPHEN, "")
-        return (self.levels[line.size], used, text) if len(text) <= _LONGEST_HEADING else (0, 0, "")
+        if len(text) > _LONGEST_HEADING or text.endswith((".", ",", ";")):
+            return 0, 0, ""
+        return self.levels[line.size], used, text
 
     def _goes_on(self, lines: list[_Line], at: int) -> bool:
         """Whether a line belongs to the paragraph of the line before it."""
