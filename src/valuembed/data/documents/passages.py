@@ -127,8 +127,8 @@ def _reason(error: Exception, path: Path, kind: Kind) -> str:
         for start in (f"input {path}: ", f"input {path} ", f"cannot read {path}: "):
             reason = reason.removeprefix(start)
         return reason
-    if isinstance(error, OSError) and error.strerror:
-        return f"cannot be read: {error.strerror}"
+    if isinstance(error, OSError):
+        return f"cannot be read: {error.strerror or error}"
     if isinstance(error, MemoryError):
         return "it takes more memory to read than there is; split it"
     if isinstance(error, RecursionError):
