@@ -162,13 +162,13 @@ SAID = {
     ".docx": "Chosen: **mammoth**. It keeps headings, lists, tables, notes and what tracked changes add, in order, as "
     "HTML that goes through the reader of HTML; it needs no other library of weight. python-docx leaves the order of "
     "tables and paragraphs to its caller and drops tracked insertions; docx2txt knows no headings.",
-    ".md": "Chosen: **markdown-it-py**. It says in which line of the file each block begins, follows CommonMark, and is "
-    "there already, as a dependency of rich.",
+    ".md": "Chosen: **markdown-it-py**. It says in which line of the file each block begins, follows CommonMark, and "
+    "is there already, as a dependency of rich.",
 }
 SPLIT = (
-    "Chosen: **semantic-text-splitter**. It takes any count of tokens, never goes beyond the budget, gives the place of "
-    "each piece, and is one wheel without dependencies. langchain's splitter loses places where texts repeat themselves "
-    "and brings langchain-core; chonkie brings a tokenizer of its own and an HTTP client."
+    "Chosen: **semantic-text-splitter**. It takes any count of tokens, never goes beyond the budget, gives the place "
+    "of each piece, and is one wheel without dependencies. langchain's splitter brings "
+    "langchain-core; chonkie brings a tokenizer of its own and an HTTP client."
 )
 
 
@@ -315,10 +315,10 @@ def main() -> None:
     command = f"python benchmarks/readers.py FOLDER --files {options.files} --most-mb {options.most_mb:g}"
     head = [
         "# Readers of documents\n",
-        f"`{command}` on a folder of manuals (Debian's documentation, Python packages' documentation and test files, this "
-        f"repository's); Python {platform.python_version()}, {os.cpu_count()} cores of {cpu()}, one used, while other "
-        "work ran on the machine. Words are runs of letters and digits that came out: fewer can mean that menus are gone, "
-        "that parts are missing, or that words are glued together.\n",
+        f"`{command}` on a folder of manuals (Debian's documentation, Python packages' documentation and test files, "
+        f"this repository's); Python {platform.python_version()}, {os.cpu_count()} cores of {cpu()}, one used, while "
+        "other work ran on the machine. Words are runs of letters and digits that came out: fewer can mean that menus are "
+        "gone, that parts are missing, or that words are glued together.\n",
     ]
     (HERE / "readers.md").write_text("\n".join([*head, *lines]).rstrip() + "\n", encoding="utf-8")
 

@@ -80,6 +80,17 @@ class TestEachKind:
         found = read(document("page.txt", "NAME\n     cat - show\n\nOPTIONS\n     -n with numbers on each line\n"), 8)
         assert [(each.headings, each.line) for each in found] == [(("NAME",), 1), (("OPTIONS",), 4)]
 
+    def test_a_manual_page(self, document):
+        page = (
+            '.\\" comment\n.de Xx\n.SH no\n..\n.TH CAT 1\n.SH NAME\ncat \\- show \\fBfiles\\fR\n.SH OPTIONS\n'
+            ".TP\n.BR \\-n , \\ \\-\\-number\nnumber \\(lqlines\\(rq\n.IP \\(bu 2\nC:\\e\n.nf\na\n  b\n.fi\n"
+        )
+        found = extract(document("cat.1.gz", gzip.compress(page.encode())))
+        assert found.title == "CAT(1)"
+        assert found.text == ('NAME\n\ncat - show files\n\nOPTIONS\n\n-n, --number: number "lines"\n\n- C:\\\n\na\n  b')
+        assert [heading.title for heading in found.headings] == ["NAME", "OPTIONS"]
+        assert found.line(found.text.index("-n,")) == 10
+
     def test_html(self, document):
         page = """<html><head><title>Tea &amp; milk</title><style>p {}</style></head><body>
         <nav><a href=x>Home</a></nav><div class="sidebar">Menu</div><script>alert(1)</script>

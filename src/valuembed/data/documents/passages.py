@@ -16,6 +16,7 @@ from valuembed.data.documents.folder import DocumentFile
 from valuembed.data.documents.html import read_html
 from valuembed.data.documents.kinds import Kind, kind_of, too_large, why_not_read
 from valuembed.data.documents.mail import read_mail
+from valuembed.data.documents.manual_page import is_manual_page, read_manual_page
 from valuembed.data.documents.markdown import read_markdown
 from valuembed.data.documents.pdf import read_pdf
 from valuembed.data.documents.plain_text import read_plain, read_rst
@@ -25,7 +26,7 @@ from valuembed.data.documents.word import read_word
 from valuembed.errors import DocumentError, InputError, ValuembedError
 
 _TEXTS: dict[str, Callable[[str], Extraction]] = {
-    "text": read_plain,
+    "text": lambda text: read_manual_page(text) if is_manual_page(text) else read_plain(text),
     "Markdown": read_markdown,
     "reStructuredText": read_rst,
     "HTML": read_html,
