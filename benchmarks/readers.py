@@ -205,7 +205,8 @@ def version(name: str) -> str:
         return "?"
 
 
-def section(ending: str, files: list[bytes]) -> list[str]:
+def section(ending: str, files: list[bytes]) -> tuple[list[str], list[str]]:
+    """The lines of a kind, and the texts that this project's reader took out."""
     rows = []
     for name, licence, gives, read in READERS[ending]:
         print(ending, name)
@@ -229,13 +230,9 @@ def section(ending: str, files: list[bytes]) -> list[str]:
     rows.append([OURS, "", "", f"{len(extractions)} of {len(files)}", f"{seconds:.2f}", f"{words:,}", gives])
     header = ["library", "version", "licence", "files read", "seconds", "words", "what it gives"]
     size = sum(map(len, files)) / 1e6
-    return [
-        f"## {ending} ({len(files)} files, {size:.1f} MB)\n",
-        *markdown.table(header, rows, "lllrrrl"),
-        "",
-        SAID[ending],
-        "",
-    ]
+    title = f"## {ending} ({len(files)} files, {size:.1f} MB)\n"
+    page = [title, *markdown.table(header, rows, "lllrrrl"), "", SAID[ending], ""]
+    return page, [found.text for found in extractions if found.text]
 
 
 def splitters(texts: list[str]) -> list[str]:
@@ -308,17 +305,18 @@ def main() -> None:
     for ending in READERS:
         files = chosen(options.folder, ending, options.files, int(options.most_mb * 1e6))
         if files:
-            lines += section(ending, files)
+            page, read = section(ending, files)
+            lines += page
             if ending in (".html", ".md"):
-                texts += [PROJECT[ending](data).text for data in files]
-    lines += splitters([text for text in texts if text])
+                texts += read
+    lines += splitters(texts)
     command = f"python benchmarks/readers.py FOLDER --files {options.files} --most-mb {options.most_mb:g}"
     head = [
         "# Readers of documents\n",
         f"`{command}` on a folder of manuals (Debian's documentation, Python packages' documentation and test files, "
         f"this repository's); Python {platform.python_version()}, {os.cpu_count()} cores of {cpu()}, one used, while "
-        "other work ran on the machine. Words are runs of letters and digits that came out: fewer can mean that menus are "
-        "gone, that parts are missing, or that words are glued together.\n",
+        "other work ran on the machine. Words are runs of letters and digits that came out: fewer can mean that menus "
+        "are gone, that parts are missing, or that words are glued together.\n",
     ]
     (HERE / "readers.md").write_text("\n".join([*head, *lines]).rstrip() + "\n", encoding="utf-8")
 

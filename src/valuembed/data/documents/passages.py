@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from valuembed._utils.text import counted, printable, shortened
-from valuembed.data.compression import compression, extension, open_stream
+from valuembed.data import extension, open_stream
 from valuembed.data.documents.code import read_code
 from valuembed.data.documents.decoding import decoded
 from valuembed.data.documents.extraction import Extraction
 from valuembed.data.documents.folder import DocumentFile
 from valuembed.data.documents.html import read_html
-from valuembed.data.documents.kinds import Kind, kind_of, too_large, why_not_read
+from valuembed.data.documents.kinds import Kind, is_packed, kind_of, too_large, why_not_read
 from valuembed.data.documents.mail import read_mail
 from valuembed.data.documents.manual_page import is_manual_page, read_manual_page
 from valuembed.data.documents.markdown import read_markdown
@@ -149,11 +149,11 @@ def _check_unchanged(file: DocumentFile) -> None:
 
 def _content(path: Path, kind: Kind) -> bytes:
     """The bytes of a file, unpacked."""
-    if compression(path) is None:
+    if not is_packed(path):
         data = path.read_bytes()
     else:
         with open_stream(path) as stream:
             data = stream.file.read(kind.largest + 1)
     if reason := too_large(kind, len(data)):
-        raise DocumentError(f"unpacked more than {reason}" if compression(path) else reason)
+        raise DocumentError(f"unpacked more than {reason}" if is_packed(path) else reason)
     return data
