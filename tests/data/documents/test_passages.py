@@ -12,7 +12,7 @@ import pytest
 from document_files import docx, pdf
 
 import valuembed.data.documents.passages as passages_file
-from valuembed.data.documents import DocumentFile, Splitter, extract, find_documents, read_passages
+from valuembed.data.documents import DocumentFile, Extraction, Splitter, extract, find_documents, read_passages
 from valuembed.errors import DocumentError, InputError, MissingExtraError
 
 
@@ -182,6 +182,21 @@ class TestEachKind:
         assert all(each.text == text[each.start : each.end] and words(each.text) <= 12 for each in found)
         assert [each.chunk for each in found] == list(range(len(found)))
         assert "".join("".join(each.text.split()) for each in found) == "".join(text.split())
+
+    def test_what_has_no_borders_is_cut_in_time_that_grows_with_its_length(self):
+        counted = []
+
+        def characters(text):
+            counted.append(len(text))
+            return len(text)
+
+        costs = []
+        for length in (40_000, 80_000):
+            counted.clear()
+            found = Splitter(1000, characters).passages(Extraction("x" * length))
+            assert sum(len(each.text) for each in found) == length
+            costs.append(sum(counted))
+        assert costs[1] < 2.2 * costs[0]
 
 
 class TestRows:
