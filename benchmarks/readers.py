@@ -97,7 +97,7 @@ def docx2txt(data: bytes) -> str:
 def mammoth(data: bytes) -> str:
     from mammoth import convert_to_html
 
-    return str(convert_to_html(io.BytesIO(data), convert_image=lambda image: []).value)
+    return re.sub(r"<[^>]+>", " ", convert_to_html(io.BytesIO(data), convert_image=lambda image: []).value)
 
 
 def markdown_it(data: bytes) -> str:
@@ -154,11 +154,11 @@ PROJECT: dict[str, Callable[[bytes], Any]] = {
 SAID = {
     ".pdf": "Chosen: **pypdfium2**. It reads the most per second by far, and gives where each line stands and in what "
     "letters, of which this project makes paragraphs, headings and running titles. Where pages are set in columns it "
-    "keeps the order of the file, as the others do. Its wheels hold PDFium, which is tested against hostile files "
-    "day and night; a crash in it would still end the process. PyMuPDF was not tried: its licence is the AGPL.",
+    "keeps the order of the file, as the others do. Its wheels hold PDFium, which browsers open strangers' files with; "
+    "a crash in it would still end the process. PyMuPDF was not tried: its licence is the AGPL.",
     ".html": "Chosen: **selectolax**. It builds the tree that browsers build, of broken pages too, and is fast. "
-    "trafilatura finds the article of news pages, and leaves out parts of manuals: options, tables, short sections, "
-    "which are what one searches manuals for. html2text was not tried: its licence is the GPL.",
+    "trafilatura is made for the articles of news pages, and says nothing of headings in its text. "
+    "html2text was not tried: its licence is the GPL.",
     ".docx": "Chosen: **mammoth**. It keeps headings, lists, tables, notes and what tracked changes add, in order, as "
     "HTML that goes through the reader of HTML; it needs no other library of weight. python-docx leaves the order of "
     "tables and paragraphs to its caller and drops tracked insertions; docx2txt knows no headings.",
@@ -213,7 +213,7 @@ def section(ending: str, files: list[bytes]) -> tuple[list[str], list[str]]:
         if (found := measured(read, files)) is None:
             continue
         count, seconds, texts = found
-        words = sum(len(re.findall(r"\w+", re.sub(r"<[^>]+>", " ", text))) for text in texts)
+        words = sum(len(re.findall(r"\w+", text)) for text in texts)
         rows.append([name, version(name), licence, f"{count} of {len(files)}", f"{seconds:.2f}", f"{words:,}", gives])
     extractions: list[Any] = []
     start = time.perf_counter()
