@@ -9,7 +9,7 @@ from serving import FakeEngine, until
 
 import valuembed.serving.server as server
 from valuembed._utils import optional
-from valuembed.cli import serve as cli_serve
+from valuembed.cli import served_index
 from valuembed.errors import InputError, MissingExtraError, ReadingError, ServingError
 from valuembed.serving import addresses
 from valuembed.serving.addresses import listen
@@ -29,7 +29,7 @@ class Listener:
 def asked(monkeypatch):
     """What the command asks for, in place of a running server."""
     found = {}
-    monkeypatch.setattr(cli_serve, "load_model", lambda options: found.setdefault("options", options))
+    monkeypatch.setattr(served_index, "load_model", lambda options: found.setdefault("options", options))
     monkeypatch.setattr(
         "valuembed.serving.listen", lambda host, port: found.setdefault("listened", Listener(host, port))
     )
@@ -55,6 +55,7 @@ def test_without_options_it_is_loopback_without_a_key(asked):
     tried = asked.pop("listened")
     assert (tried.at, tried.closed) == (("127.0.0.1", 8000), True)
     assert asked == {
+        "index": None,
         "host": "127.0.0.1",
         "port": 8000,
         "name": None,
@@ -72,6 +73,7 @@ def test_every_option_arrives(asked, tmp_path):
     limits = {
         "max_body_bytes": 10,
         "max_texts": 2,
+        "max_hits": 5,
         "max_requests": 3,
         "max_waiting_texts": 4,
         "max_waiting_bytes": 50,
@@ -100,7 +102,7 @@ def test_every_option_arrives(asked, tmp_path):
     options = asked.pop("options")
     assert asked.pop("listened").at == ("0.0.0.0", 9)
     assert (options["model"], options["method"]) == ("some/model", "va")
-    more = {"docs": False, "cors_origins": ["https://a.b", "*"]}
+    more = {"index": None, "docs": False, "cors_origins": ["https://a.b", "*"]}
     assert asked == {**others, **more, "keys": ["one", "two"], "limits": Limits(**limits)}
 
 
@@ -124,7 +126,7 @@ def test_a_wrong_origin_is_one_line(asked):
 
 
 def test_a_port_that_is_taken_is_said_before_a_model_is_loaded(monkeypatch):
-    monkeypatch.setattr(cli_serve, "load_model", lambda options: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(served_index, "load_model", lambda options: pytest.fail("the model was loaded"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert fails("serve", "--port", port) == (

@@ -7,4 +7,5 @@ from .exact import (
     similarity_matrix as similarity_matrix,
 )
 from .index import Index as Index, IndexSummary as IndexSummary, build_index as build_index
+from .live_index import LiveIndex as LiveIndex
 from .results import Hit as Hit

@@ -100,6 +100,14 @@ class IngestLedger:
             del self._parts[part.number]
 
     @staticmethod
+    def sources(address: str) -> list[str]:
+        """Names of the sources of an index, sorted; none where nothing has gone in yet."""
+        if not Table.is_at(address, PARTS):
+            return []
+        batches = Table.open(address, PARTS).scan(["source"])
+        return sorted({name for batch in batches for name in batch.column(0).to_pylist()})
+
+    @staticmethod
     def held(rows: Table, parts: list[IngestedFile] | None = None) -> dict[int, int]:
         """How many rows the index holds of each file, or of some of them, by its number."""
         import numpy as np
