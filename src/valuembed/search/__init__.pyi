@@ -8,3 +8,4 @@ from .exact import (
 )
 from .index import Index as Index, IndexSummary as IndexSummary, build_index as build_index
 from .results import Hit as Hit
+from .words import matched_words as matched_words
