@@ -9,3 +9,4 @@ from .exact import (
 from .index import Index as Index, IndexSummary as IndexSummary, build_index as build_index
 from .live_index import LiveIndex as LiveIndex
 from .results import Hit as Hit
+from .words import matched_words as matched_words
