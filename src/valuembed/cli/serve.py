@@ -22,7 +22,7 @@ def _limit(help: str, metavar: str = "N", **more: Any) -> Any:
     examples=(
         "valuembed serve --port 8000",
         "valuembed serve --method va --host 0.0.0.0 --name my-model",
-    )
+    ),
 )
 def serve(
     options: dict[str, Any],

@@ -15,7 +15,8 @@ from valuembed.search.index import Index
 from valuembed.search.ledger import IngestLedger
 from valuembed.search.results import Hit, check_make, unit
 from valuembed.search.vector_store import Table
-from valuembed.vectors import Encoder, VectorSpec, is_remote
+from valuembed.search.words import matched_words
+from valuembed.vectors import Encoder, is_remote
 
 if TYPE_CHECKING:
     import numpy as np
@@ -119,7 +120,9 @@ class LiveIndex:
                 if where is None or not len(index):
                     raise
                 # A condition can mean something, and still fail on what stands in a row.
-                raise InputError(f"the filter {where!r:.200} fails on a row; write it so that it suits every row") from error
+                raise InputError(
+                    f"the filter {where!r:.200} fails on a row; write it so that it suits every row"
+                ) from error
         others = [hit for hit in hits if like is None or hit.key != like][:k]
         return [answer_of(hit, rank, query) for rank, hit in enumerate(others, start=1)]
 
@@ -145,7 +148,9 @@ class LiveIndex:
             yield index
         except IndexUnavailableError as error:
             if not _is_at(self.address):
-                raise IndexUnavailableError(f"{CALLED} is gone from where it was; it is served again once it is back") from error
+                raise IndexUnavailableError(
+                    f"{CALLED} is gone from where it was; it is served again once it is back"
+                ) from error
             if str(error).startswith(CALLED):
                 raise
             raise IndexUnavailableError(f"{CALLED} cannot be read now; ask again later") from error
@@ -202,7 +207,7 @@ def answer_of(hit: Hit, rank: int, query: str | None = None) -> dict[str, Any]:
         "end": hit.end,
         "text": hit.text,
         **own,
-        "words": [],
+        "words": matched_words(query, hit.text) if query is not None else [],
         "more": more,
     }
 

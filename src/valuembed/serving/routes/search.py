@@ -121,7 +121,7 @@ async def search(request: Request, body: SearchRequest) -> Response:
         raise _wrong("k", f"k: {k}; at most {serving.limits.max_hits:,} are returned")
     if hybrid and way != "query":
         raise _wrong("hybrid", f"hybrid: it looks for the words of a query, and {way} has none; leave it out")
-    options = {"where": body.where, "hybrid": hybrid, "centre": body.centre}
+    options: dict[str, Any] = {"where": body.where, "hybrid": hybrid, "centre": body.centre}
     vector, tokens = None, 0
     if way == "query":
         # What cannot be asked is said before anything is computed.
