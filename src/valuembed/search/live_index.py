@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from valuembed.errors import IndexUnavailableError, InputError
 from valuembed.search.centre import MEAN
+from valuembed.search.client_filters import check_client_filter
 from valuembed.search.index import Index
 from valuembed.search.ledger import IngestLedger
 from valuembed.search.results import Hit, check_make, unit
@@ -71,6 +72,8 @@ class LiveIndex:
 
     def check(self, *, where: str | None = None, hybrid: bool = False, centre: bool | None = None) -> None:
         """Raise what :meth:`search` would raise before it needs a vector."""
+        if where is not None:
+            check_client_filter(where)
         with self._current() as index:
             index.check(where=where, hybrid=hybrid, centre=centre)
 
@@ -98,9 +101,11 @@ class LiveIndex:
             Plain data, best first: see :func:`answer_of`.
 
         Raises:
-            InputError: the filter is wrong, or the vector has no direction.
+            InputError: the filter is wrong, or one that a client may not send, or the vector has no direction.
             UnknownRowError: no row has this key.
         """
+        if where is not None:
+            check_client_filter(where)
         with self._current() as index:
             index.check(where=where, hybrid=hybrid, centre=centre)
             if like is not None:

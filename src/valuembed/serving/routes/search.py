@@ -21,9 +21,6 @@ from valuembed.serving.request_body import JsonRoute
 from valuembed.serving.routes.shared import JSON
 from valuembed.serving.schemas import RequestFields, Usage, responses
 
-MOST_FILTER_CHARACTERS = 4000
-"""Of a condition: it is parsed by calls within calls."""
-
 WAYS = ("query", "vector", "like")
 """What a search can begin with."""
 
@@ -51,7 +48,7 @@ class SearchRequest(RequestFields):
         None, description="The key of a row, as a hit has it: finds what is similar to it, and leaves it out."
     )
     k: Annotated[int, Field(ge=1)] | None = Field(10, description="How many to return at most.")
-    where: Annotated[str, Field(min_length=1, max_length=MOST_FILTER_CHARACTERS)] | None = Field(
+    where: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="A condition in SQL on the columns of /v1/index."
     )
     hybrid: bool | None = Field(False, description="Rank by meaning and by the words of the query, fused.")
