@@ -128,11 +128,10 @@ def check_client_filter(where: str) -> None:
         is_word = kind == "word" and word in {*FUNCTIONS, *_WORDS, *_TYPES}
         if following == "(" and kind in ("word", "name") and not is_word:
             raise _refused(where, f"{text:.40} cannot be called; legal: {', '.join(sorted(FUNCTIONS))}")
-    listed = len(_LISTED.findall(where))
-    if (count := len(told) - 2 * listed) > MOST_TOKENS:
-        raise _refused(
-            where, f"it has {counted(count, 'word')} and signs beside lists; at most {MOST_TOKENS} are taken"
-        )
+    count = len(told) - 2 * len(_LISTED.findall(where))
+    if count > MOST_TOKENS:
+        words = counted(count, "word and sign", "words and signs")
+        raise _refused(where, f"it has {words} beside lists; at most {MOST_TOKENS} are taken")
 
 
 def _refused(where: str, reason: str) -> InputError:

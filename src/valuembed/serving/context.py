@@ -165,6 +165,8 @@ class ServerContext:
             raise RequestError(404, str(error), code="not_found", param="like") from error
         except ReadingError as error:
             raise RequestError(500, str(error), code="index_failed") from error
+        except RequestError:
+            raise
         except ValuembedError as error:
             raise RequestError(400, str(error), code="invalid_value") from error
 

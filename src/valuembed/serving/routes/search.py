@@ -10,7 +10,7 @@ import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, PlainValidator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 
 from valuembed._utils.text import counted
 from valuembed.data import check_text
@@ -23,6 +23,9 @@ from valuembed.serving.schemas import RequestFields, Usage, responses
 
 WAYS = ("query", "vector", "like")
 """What a search can begin with."""
+
+USUAL_HITS = 10
+"""How many are returned where a search does not say."""
 
 router = APIRouter(prefix="/v1", route_class=JsonRoute)
 
@@ -38,6 +41,8 @@ def _read_query(given: object) -> str:
 class SearchRequest(RequestFields):
     """What to look for: one of query, vector and like. Null is as if a field were left out."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"query": "Where is the cat?", "k": 5}]})
+
     query: (
         Annotated[str, PlainValidator(_read_query, json_schema_input_type=Annotated[str, Field(min_length=1)])] | None
     ) = Field(None, description="A text, embedded as encode_query does.")
@@ -47,7 +52,9 @@ class SearchRequest(RequestFields):
     like: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="The key of a row, as a hit has it: finds what is similar to it, and leaves it out."
     )
-    k: Annotated[int, Field(ge=1)] | None = Field(10, description="How many to return at most.")
+    k: Annotated[int, Field(ge=1)] | None = Field(
+        None, description=f"How many to return at most; left out, {USUAL_HITS}."
+    )
     where: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="A condition in SQL on the columns of /v1/index."
     )
@@ -77,7 +84,7 @@ class Hit(BaseModel):
     headings: str | None = Field(description="Those that the passage stands under, joined by ' > '.")
     page: int | None = Field(description="From 1.")
     line: int | None = Field(description="In the file, from 1.")
-    words: list[tuple[int, int]] = Field(description="Where words of the query stand in text, in characters.")
+    words: list[list[int]] = Field(description="Where words of the query stand in text: [start, end], in characters.")
     more: dict[str, Any] = Field(description="The row's other columns.")
 
 
@@ -113,9 +120,10 @@ async def search(request: Request, body: SearchRequest) -> Response:
     """Search the index."""
     serving: ServerContext = request.app.state.serving
     way = _way(body)
-    k, hybrid = body.k or 10, body.hybrid is True
-    if k > serving.limits.max_hits:
-        raise _wrong("k", f"k: {k}; at most {serving.limits.max_hits:,} are returned")
+    most, hybrid = serving.limits.max_hits, body.hybrid is True
+    k = body.k or min(USUAL_HITS, most)
+    if k > most:
+        raise _wrong("k", f"k: {k}; at most {most:,} are returned")
     if hybrid and way != "query":
         raise _wrong("hybrid", f"hybrid: it looks for the words of a query, and {way} has none; leave it out")
     options: dict[str, Any] = {"where": body.where, "hybrid": hybrid, "centre": body.centre}
@@ -171,7 +179,8 @@ def _vector(given: list[float], width: int) -> NDArray[np.float32]:
             f"vector: {counted(len(given), 'number')}; vectors of this index have {width:,}, as /v1/embeddings gives "
             f"them with dimensions={width}",
         )
-    vector = np.asarray(given, np.float32)
+    with np.errstate(over="ignore"):
+        vector = np.asarray(given, np.float32)
     if not np.isfinite(vector).all() or not vector.any():
         raise _wrong("vector", "vector: it has to be finite, and not all zeros")
     return vector
