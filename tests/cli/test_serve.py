@@ -4,13 +4,16 @@ import socket
 import threading
 
 import pytest
+from fakes import FakeEncoder
 from running import fails, run, succeeds
 from serving import FakeEngine, until
+from stored import write_embeddings
 
 import valuembed.serving.server as server
 from valuembed._utils import optional
 from valuembed.cli import served_index
 from valuembed.errors import InputError, MissingExtraError, ReadingError, ServingError
+from valuembed.search.index import build_index
 from valuembed.serving import addresses
 from valuembed.serving.addresses import listen
 from valuembed.serving.admission import Limits
@@ -104,6 +107,42 @@ def test_every_option_arrives(asked, tmp_path):
     assert (options["model"], options["method"]) == ("some/model", "va")
     more = {"index": None, "docs": False, "cors_origins": ["https://a.b", "*"]}
     assert asked == {**others, **more, "keys": ["one", "two"], "limits": Limits(**limits)}
+
+
+@pytest.fixture
+def index(tmp_path):
+    """An index that the bundled model is recorded to have made, and did not."""
+    pytest.importorskip("lancedb", reason="the extra 'store' is not installed")
+    write_embeddings(tmp_path / "some.parquet", ["A cat sleeps.", "Shares fell."])
+    build_index(tmp_path / "some.parquet", tmp_path / "index", progress=False)
+    return tmp_path / "index"
+
+
+class TestIndex:
+    def test_the_model_is_the_one_that_it_records(self, asked, index, monkeypatch):
+        made = FakeEncoder()
+        monkeypatch.setattr(served_index, "load_model", lambda options: asked.setdefault("options", options) and made)
+        monkeypatch.setattr("valuembed.serving.serve", lambda encoder, **given: asked.update(given, encoder=encoder))
+        succeeds("serve", "--index", index, "--device", "cpu")
+        assert asked["encoder"] is made
+        assert (asked["index"].address, asked["index"].width) == (str(index), 16)
+        options = asked["options"]
+        assert (options["model"], options["method"].layers, options["device"]) == ("bundled", (2, 3), "cpu")
+
+    def test_a_model_of_another_make_is_said_before_it_is_served(self, asked, index, monkeypatch):
+        monkeypatch.setattr(served_index, "load_model", lambda options: FakeEncoder(name="other", shift=9.0))
+        said = fails("serve", "--index", index, "--model", "other")
+        assert said.startswith(
+            f"error: {index} was made by model 'fake', method 'aligned_wva', layers [2, 3], width 16"
+        )
+        assert "other weights or prompts: the same sentence has cosine" in said
+        assert "host" not in asked
+
+    def test_a_folder_without_one(self, asked, tmp_path):
+        assert fails("serve", "--index", tmp_path) == (
+            f"error: {tmp_path} holds no index; make one with: valuembed index SOURCE -o {tmp_path}"
+        )
+        assert "options" not in asked
 
 
 def test_no_option_takes_a_key(asked):

@@ -61,7 +61,7 @@ def test_every_route_field_and_answer_is_there(found):
     assert '"float" or "base64" or null' in page
     assert "list of strings (not empty) (not empty)" in page
     assert """'{"input": ["A cat sleeps.", "A kitten naps."]}'""" in page
-    assert """'{"query": "Where is the cat?", "k": 5}'""" in page
+    assert """'{"k": 5, "query": "Where is the cat?"}'""" in page
     assert ("Needs a key." in page) == ("Authorization: Bearer" in page) == locked
 
 

@@ -38,7 +38,7 @@ def _read_query(given: object) -> str:
     return str(given)
 
 
-class SearchRequest(RequestFields):
+class IndexSearchRequest(RequestFields):
     """What to look for: one of query, vector and like. Null is as if a field were left out."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"query": "Where is the cat?", "k": 5}]})
@@ -88,7 +88,7 @@ class Hit(BaseModel):
     more: dict[str, Any] = Field(description="The row's other columns.")
 
 
-class SearchAnswer(BaseModel):
+class IndexSearchAnswer(BaseModel):
     """What was found, best first."""
 
     object: Literal["list"]
@@ -112,11 +112,11 @@ class IndexDescription(BaseModel):
     "/search",
     response_class=Response,
     responses={
-        200: {"model": SearchAnswer, "description": "What was found."},
+        200: {"model": IndexSearchAnswer, "description": "What was found."},
         **responses(400, 401, 404, 408, 413, 415, 429, 500, 503),
     },
 )
-async def search(request: Request, body: SearchRequest) -> Response:
+async def search(request: Request, body: IndexSearchRequest) -> Response:
     """Search the index."""
     serving: ServerContext = request.app.state.serving
     way = _way(body)
@@ -154,7 +154,7 @@ async def index(request: Request) -> IndexDescription:
     return IndexDescription(**await serving.ask_index(request, lambda index: index.describe()))
 
 
-def _way(body: SearchRequest) -> str:
+def _way(body: IndexSearchRequest) -> str:
     """What a search begins with.
 
     Raises:
