@@ -1,4 +1,8 @@
-from .batches import Encoded as Encoded, encode_isolating_failures as encode_isolating_failures
+from .batches import (
+    NOT_STORED as NOT_STORED,
+    encode_isolating_failures as encode_isolating_failures,
+    warn_of_truncation as warn_of_truncation,
+)
 from .chunking import token_counter as token_counter
 from .embed_options import EmbedOptions as EmbedOptions
 from .job import (

@@ -7,30 +7,27 @@ from pathlib import Path
 
 from valuembed._utils.text import counted
 from valuembed.corpus import MANIFEST, WORK
-from valuembed.data import COMPRESSIONS, FILE_KINDS
-from valuembed.data.documents import DOCUMENT_KINDS, DocumentFile, SetAside, find_documents
+from valuembed.data import FILE_KINDS, extension
+from valuembed.data.documents import DocumentFile, SetAside, find_documents, kind_of, why_not_read
 from valuembed.errors import InputError
 from valuembed.vectors import METADATA_KEY, PassageStore
 
-ROW_KINDS = frozenset(kind for kind in FILE_KINDS if kind != ".txt")
-"""Kinds of files that hold a text in each row, and are documents only where they lie beside documents."""
+ROW_KINDS = frozenset(FILE_KINDS) - {".txt"}
+"""Endings of files that hold a text in each row. Where nothing else lies in a folder, it is none of documents."""
 
 
 def holds_documents(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is embedded as documents unless it is said otherwise.
+    """Tell whether a path is embedded as documents unless it is said otherwise.
 
-    A folder is, where a file of it is of a kind that is no file of rows: ``.txt`` counts, ``.jsonl``, ``.csv``,
-    ``.tsv``, ``.parquet`` and compressed files do not. A file by itself is, where it is a document of a kind other than
+    A folder is, where it holds a document that is no file of rows: ``.txt`` counts, ``.jsonl``, ``.ndjson``, ``.csv``,
+    ``.tsv`` and ``.parquet`` do not, packed or not. A file by itself is, where it is a document of a kind other than
     these and ``.txt``, whose lines are texts.
-
-    Raises:
-        InputError: it is a folder that cannot be read.
     """
     given = Path(path)
     if given.is_dir():
-        found, _ = find_documents(given)
-        return any(_kind(file.path) not in ROW_KINDS for file in _without_outputs(given, found))
-    return given.is_file() and _kind(given) in DOCUMENT_KINDS and _kind(given) not in FILE_KINDS
+        found, _ = _documents_of(given, None)
+        return any(extension(file.path) not in ROW_KINDS for file in found)
+    return given.is_file() and kind_of(given) is not None and extension(given) not in FILE_KINDS
 
 
 def check_documents(
@@ -47,57 +44,55 @@ def check_documents(
         The documents, and the files of kinds that nothing reads.
 
     Raises:
-        InputError: there is no such folder, it cannot be read, or holds no document.
+        InputError: there is no such folder, or it holds no document.
         OutputError: another process is writing the store, or it cannot be used.
     """
     given = Path(folder)
-    if not given.exists():
-        raise InputError(f"{given} does not exist; give a folder of documents")
     if given.is_dir():
-        found, aside = find_documents(given)
-        found = _without_outputs(given, found, store)
-        names = {one.name for one in aside if not _is_output(given, given / one.name, store)}
-        aside = [one for one in aside if one.name in names]
+        found, aside = _documents_of(given, store)
+    elif given.exists():
+        found, aside = [_document(given)], []
     else:
-        status = given.stat()
-        found, aside = [DocumentFile(given.name, given, status.st_size, status.st_mtime_ns)], []
-        if _kind(given) not in DOCUMENT_KINDS:
-            raise InputError(f"{given} is of no kind that is read as a document; legal: {', '.join(DOCUMENT_KINDS)}")
+        raise InputError(f"{given} does not exist; give a folder of documents")
     if not found:
-        reasons = sorted({one.reason for one in aside})
-        others = f"; {counted(len(aside), 'other file')}: {'; '.join(reasons[:3])}" if aside else ""
-        held = f"; what {store.address} holds of it is kept" if store and store.recorded() else ""
+        reasons = list(dict.fromkeys(one.reason for one in aside))
+        others = f"; {counted(len(aside), 'file is', 'files are')} set aside: {'; '.join(reasons[:3])}" if aside else ""
+        held = f"; what {store.address} holds is kept" if store and store.recorded() else ""
         raise InputError(f"{given} holds no document{others}{held}; give a folder with files that are read")
     if store is not None:
         store.check(given)
     return found, aside
 
 
-def _kind(path: Path) -> str:
-    """The ending of a file's name in small letters; of a compressed file both."""
-    kind = path.suffix.lower()
-    return f"{path.with_suffix('').suffix.lower()}{kind}" if kind in COMPRESSIONS else kind
+def _document(path: Path) -> DocumentFile:
+    """One document by itself."""
+    status = path.stat()
+    if reason := why_not_read(path, status.st_size):
+        raise InputError(f"{path} cannot be read as a document: {reason}")
+    return DocumentFile(path.name, path, status.st_size, status.st_mtime_ns)
 
 
-def _without_outputs(folder: Path, files: list[DocumentFile], store: PassageStore | None = None) -> list[DocumentFile]:
-    return [file for file in files if not _is_output(folder, file.path, store)]
+def _documents_of(folder: Path, store: PassageStore | None) -> tuple[list[DocumentFile], list[SetAside]]:
+    """What is found in a folder, without what this program wrote there."""
+    found, aside = find_documents(folder)
+    known: dict[Path, bool] = {}
+    kept = [file for file in found if not _is_output(folder, folder / file.name, store, known)]
+    return kept, [one for one in aside if not _is_output(folder, folder / one.name, store, known)]
 
 
-def _is_output(folder: Path, path: Path, store: PassageStore | None) -> bool:
-    """Whether a file is one of those that this program writes."""
+def _is_output(folder: Path, path: Path, store: PassageStore | None, known: dict[Path, bool]) -> bool:
+    """Whether a file is one of those that this program writes; ``known``: what was found of folders."""
     if store is not None and store.is_inside(path):
         return True
-    parent = path.parent
-    while parent != folder and folder in parent.parents:
-        if _is_written(parent):
+    for parent in path.parents:
+        if parent == folder:
+            break
+        if parent not in known:
+            is_job = (parent / MANIFEST).is_file() and (parent / WORK).is_dir()
+            known[parent] = is_job or (parent / "rows.lance").is_dir()
+        if known[parent]:
             return True
-        parent = parent.parent
     return path.suffix.lower() == ".parquet" and _has_vectors(path)
-
-
-def _is_written(folder: Path) -> bool:
-    """Whether a folder is an output of ``embed`` or an index."""
-    return ((folder / MANIFEST).is_file() and (folder / WORK).is_dir()) or (folder / "rows.lance").is_dir()
 
 
 def _has_vectors(path: Path) -> bool:
@@ -108,4 +103,3 @@ def _has_vectors(path: Path) -> bool:
         return METADATA_KEY in (pq.read_schema(path).metadata or {})
     except (OSError, pa.ArrowInvalid):
         return False
-
