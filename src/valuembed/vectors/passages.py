@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from valuembed.vectors.provenance import CHUNK, EMBEDDING, END, FILE, ID, ROW, START, TEXT, VectorSpec
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 TITLE, HEADINGS, PAGE, LINE = "title", "headings", "page", "line"

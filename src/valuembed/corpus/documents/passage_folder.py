@@ -107,7 +107,7 @@ class PassageFolder:
         if record and there is not None and there.resolve() != folder.resolve():
             raise OutputError(
                 f"output {self.folder} holds the documents of {there}, and {folder} is another folder; name another "
-                f"output, or, where the documents were moved, set \"folder\" in {self.folder / MANIFEST}"
+                f'output, or, where the documents were moved, set "folder" in {self.folder / MANIFEST}'
             )
         if (self.folder / WORK).is_dir():
             with self._locked():
@@ -357,4 +357,3 @@ def _rows_of(path: Path, states: dict[str, DocumentState]) -> Any:
     except (pa.ArrowInvalid, OSError) as error:
         raise OutputError(f"{path} is damaged ({error}); remove it, and its documents are embedded anew") from error
     return rows.filter(pc.is_in(rows.column(FILE), value_set=pa.array(list(states), pa.string())))
-

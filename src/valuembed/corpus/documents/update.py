@@ -122,7 +122,7 @@ def update_documents(
                 worker.run(_read_all(given, changed, held, Splitter(chunk, count_tokens), watch, counts))
             if counts.touched:
                 store.note(counts.touched)
-            gone = _gone(given, held, found, aside)
+            gone = _gone(held, found, aside)
             if gone:
                 store.remove(gone)
                 counts.removed = len(gone)
@@ -166,15 +166,11 @@ def _is_as_it_was(file: DocumentFile, known: DocumentState | None) -> bool:
     return known is not None and (known.size, known.modified, known.try_again) == (file.size, file.modified, False)
 
 
-def _gone(
-    folder: Path, held: Mapping[str, DocumentState], found: Sequence[DocumentFile], aside: Sequence[SetAside]
-) -> list[str]:
+def _gone(held: Mapping[str, DocumentState], found: Sequence[DocumentFile], aside: Sequence[SetAside]) -> list[str]:
     """Documents that are held and are no longer there; one whose folder cannot be read may be."""
     there = {file.name for file in found}
     closed = tuple(f"{one.name}/" for one in aside if one.reason.startswith(UNFOUNDED))
-    if folder.is_dir() or not held:
-        return [name for name in held if name not in there and not name.startswith(closed)]
-    return []
+    return [name for name in held if name not in there and not name.startswith(closed)]
 
 
 def _read_all(
@@ -226,7 +222,8 @@ def _read(
             if not folder.exists():
                 raise InputError(f"{folder} is gone since this run began; {KEPT}") from error
             if isinstance(error, PermissionError):
-                return DocumentState(file.name, file.size, file.modified, "", 0, f"cannot be read: {error.strerror}"), []
+                reason = f"cannot be read: {error.strerror}"
+                return DocumentState(file.name, file.size, file.modified, "", 0, reason, try_again=True), []
             return f"gone since it was found: {error.strerror or error}; run the same command again"
         if (now.st_size, now.st_mtime_ns) == (file.size, file.modified):
             return result
