@@ -1,5 +1,3 @@
-import pytest
-
 from valuembed.data.documents import Splitter, extract, find_documents, read_passages
 
 
@@ -17,8 +15,8 @@ def test_a_passage_is_a_piece_of_the_text(tmp_path):
     found = read_passages(files[0], Splitter(6, words))
     assert [(each.text, each.headings, each.line) for each in found] == [
         ("Tea\n\nWarm the pot.", ("Tea",), 1),
-        ("Milk\n\nPour it last,", ("Tea", "Milk"), 5),
-        ("as others do.", ("Tea", "Milk"), 7),
+        ("Milk\n\nPour it last, as others", ("Tea", "Milk"), 5),
+        ("do.", ("Tea", "Milk"), 7),
     ]
     assert {each.title for each in found} == {"Tea"}
     assert [each.chunk for each in found] == [0, 1, 2]

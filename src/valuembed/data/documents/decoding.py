@@ -47,9 +47,9 @@ def decoded(data: bytes, *, declares: bool = False) -> str:
             return text
     if zeros := data.count(b"\0"):
         return _wide(data, zeros)
-    if declares and (name := _declared(data[:2048])):
+    if declares and (declared := _declared(data[:2048])):
         try:
-            return data.decode(name)
+            return data.decode(declared)
         except (UnicodeDecodeError, LookupError):
             pass
     return _guessed(data)

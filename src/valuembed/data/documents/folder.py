@@ -90,12 +90,8 @@ def find_documents(folder: str | os.PathLike[str]) -> tuple[list[DocumentFile], 
         if not os.path.exists(target):
             aside.append(SetAside(_name(path, root), f"a link to {_shown(os.readlink(path))}, which leads nowhere"))
         elif not Path(target).is_relative_to(root):
-            aside.append(
-                SetAside(
-                    _name(path, root),
-                    f"a link out of the folder, to {_shown(target)}; copy what it leads to into the folder to have it read",
-                )
-            )
+            reason = f"a link out of the folder, to {_shown(target)}; copy that into the folder to have it read"
+            aside.append(SetAside(_name(path, root), reason))
         elif os.path.isfile(target) and target not in real:
             _take(path, target, root, found, aside)
     return [found[name] for name in sorted(found)], sorted(aside, key=lambda each: each.name)

@@ -9,8 +9,8 @@ from valuembed.data.compression import COMPRESSIONS, compression, extension
 
 _CODE = """
 .py .pyi .pyx .ipy .js .mjs .cjs .jsx .ts .tsx .vue .svelte .java .kt .kts .scala .groovy .c .h .cc .cpp .cxx .hpp .hh
-.hxx .m .mm .cs .fs .go .rs .rb .php .pl .pm .lua .r .jl .swift .dart .ex .exs .erl .hs .ml .mli .clj .el .lisp .scm .zig
-.nim .sh .bash .zsh .fish .ps1 .bat .sql .proto .graphql .tf .cmake .mk .gradle .css .scss .sass .less .toml .yaml .yml
+.hxx .m .mm .cs .fs .go .rs .rb .php .pl .pm .lua .r .jl .swift .dart .ex .exs .erl .hs .ml .mli .clj .el .lisp .scm
+.zig .nim .sh .bash .zsh .fish .ps1 .bat .sql .proto .graphql .tf .cmake .mk .gradle .css .scss .sass .less .toml .yaml .yml
 .ini .cfg .conf .env .properties .json .json5 .xml .xsl .xsd .diff .patch .awk .tcl .vim .y .l .asm .s .f .f90 .cu
 .glsl .wgsl .pyw .in .am .ac
 """

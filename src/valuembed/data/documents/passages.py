@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from valuembed.data.compression import compression, extension, open_stream
+from valuembed.data.compression import compression, open_stream
 from valuembed.data.documents.decoding import decoded
 from valuembed.data.documents.extraction import Extraction
 from valuembed.data.documents.folder import DocumentFile

@@ -98,7 +98,7 @@ class Splitter:
         text = extraction.text
         sections = _sections(extraction)
         least = self.budget if extraction.is_code else self.budget // SMALL
-        found = []
+        found: list[Passage] = []
         for group in self._groups(text, sections, least):
             for start, end in self._spans(text, group):
                 trail = _shared([section for section in group.sections if section.start < end and start < section.end])
