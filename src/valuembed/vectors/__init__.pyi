@@ -11,6 +11,7 @@ from .kept_columns import (
 )
 from .late_interaction import maxsim as maxsim, maxsim_pairwise as maxsim_pairwise
 from .passages import (
+    BETWEEN_HEADINGS as BETWEEN_HEADINGS,
     HEADINGS as HEADINGS,
     LINE as LINE,
     PAGE as PAGE,

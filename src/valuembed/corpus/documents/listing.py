@@ -92,10 +92,11 @@ def _is_output(folder: Path, path: Path, store: PassageStore | None, known: dict
             known[parent] = is_job or (parent / "rows.lance").is_dir()
         if known[parent]:
             return True
-    return path.suffix.lower() == ".parquet" and _has_vectors(path)
+    return path.suffix.lower() == ".parquet" and has_vectors(path)
 
 
-def _has_vectors(path: Path) -> bool:
+def has_vectors(path: Path) -> bool:
+    """Tell whether a Parquet file holds vectors that this library wrote."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
