@@ -6,6 +6,7 @@ ValuembedError
 │   ├── OptionError        (TypeError)     a keyword argument that a function does not take
 │   └── TemplateError                      a template without its one ``{text}``, or an unknown name
 ├── InputError             (ValueError)    texts or data files that cannot be embedded
+│   ├── DocumentError                      a document that cannot be read
 │   ├── TextTooLongError                   a text that is too long and may not be cut
 │   ├── UnknownTokenError                  texts with tokens for which a model has no embedding
 │   ├── UnknownRowError                    a key that no row of an index has
@@ -55,6 +56,10 @@ class TemplateError(RecipeError):
 
 class InputError(ValuembedError, ValueError):
     """A text, or a file of texts, cannot be embedded; the message names the rows."""
+
+
+class DocumentError(InputError):
+    """A document cannot be read; the message is the reason, and does not name the file."""
 
 
 class TextTooLongError(InputError):

@@ -56,6 +56,11 @@ class IngestLedger:
         self._parts = {row["number"]: IngestedFile(**row) for row in rows}
         self._unwritten: dict[int, IngestedFile] = {}
 
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers of all files."""
+        return list(self._parts)
+
     def of(self, source: str) -> list[IngestedFile]:
         """The files of one source."""
         return [part for part in self._parts.values() if part.source == source]
@@ -75,14 +80,14 @@ class IngestLedger:
             part = known.get((file.name, file.stamp))
             if part is None:
                 number += 1
-                part = self._keep(IngestedFile(number, source, files.location, file.name, file.stamp))
+                part = self.keep(IngestedFile(number, source, files.location, file.name, file.stamp))
             found.append(part)
         self.write()
         return found
 
     def finish(self, part: IngestedFile, rows: int) -> None:
         """Remember that all of a file is in, and that the index holds so many rows of it."""
-        self._keep(replace(part, rows=rows))
+        self.keep(replace(part, rows=rows))
 
     def write(self) -> None:
         """Write down what was remembered since the last time."""
@@ -119,7 +124,8 @@ class IngestLedger:
                 counts[number] = counts.get(number, 0) + count
         return counts
 
-    def _keep(self, part: IngestedFile) -> IngestedFile:
+    def keep(self, part: IngestedFile) -> IngestedFile:
+        """Remember what is known of a file, until :meth:`write` writes it down."""
         self._parts[part.number] = self._unwritten[part.number] = part
         return part
 

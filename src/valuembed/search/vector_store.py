@@ -126,6 +126,17 @@ class Table:
             done = merge.execute(rows)
         return int(done.num_inserted_rows), int(done.num_updated_rows)
 
+    def replace_all(self, rows: Any, wheres: list[str]) -> None:
+        """Add an Arrow table of rows in place of those with their keys, and of all that these filters name.
+
+        Args:
+            rows: no two with one key, perhaps none.
+            wheres: filters. What they name is gone with the commit in which the rows come.
+        """
+        with _writing(self.address):
+            merge = self._table.merge_insert(KEY).when_matched_update_all().when_not_matched_insert_all()
+            merge.when_not_matched_by_source_delete(" OR ".join(f"({where})" for where in wheres)).execute(rows)
+
     def delete(self, where: str) -> None:
         """Remove the rows that a filter names."""
         with _writing(self.address):
