@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from valuembed._utils.progress import track
 from valuembed.data import as_text
-from valuembed.errors import InputError, UnknownRowError
+from valuembed.errors import InputError
 from valuembed.search.centre import Centre, check_centre, record_centre, recorded_centre, stored_vectors, wanted
 from valuembed.search.index_rows import cosines, filter_columns, hit_columns, last_of_each_key, to_hits
 from valuembed.search.ingest import ROWS, RepeatedIdWarning, Update
 from valuembed.search.ledger import only_writer
+from valuembed.search.neighbours import row_of, rows_around
 from valuembed.search.results import Hit, check_make, check_query, embed_query, fuse, unit
-from valuembed.search.vector_store import REFINE, Table, in_sql, languages
+from valuembed.search.vector_store import REFINE, Table, languages
 from valuembed.vectors import EMBEDDING, KEY, EmbeddingFiles, Encoder, VectorSpec, is_remote
 
 if TYPE_CHECKING:
@@ -244,11 +245,22 @@ class Index:
         Raises:
             UnknownRowError: no row has this key.
         """
-        for rows in self._rows.scan([EMBEDDING], f"{KEY} = {in_sql(key)}"):
-            if rows.num_rows:
-                found: NDArray[np.float32] = unit(stored_vectors(rows, self.vector_spec), self.called)[0]
-                return found
-        raise UnknownRowError(f"{self.called} has no row with the key {key!r:.200}; give the key of a hit")
+        rows = row_of(self._rows, key, [EMBEDDING], self.called)
+        found: NDArray[np.float32] = unit(stored_vectors(rows, self.vector_spec), self.called)[0]
+        return found
+
+    def around(self, key: str, before: int, after: int) -> list[Hit]:
+        """A row with those that stand before and behind it in its text or file, in order; their score is 0.
+
+        Args:
+            key: of a hit.
+            before: so many pieces of the same text; where it was not cut, so many rows of the same file.
+            after: the same, behind it.
+
+        Raises:
+            UnknownRowError: no row has this key.
+        """
+        return rows_around(self._rows, key, before, after, self.called)
 
     def search(
         self,

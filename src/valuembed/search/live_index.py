@@ -131,6 +131,16 @@ class LiveIndex:
         others = [hit for hit in hits if like is None or hit.key != like][:k]
         return [answer_of(hit, rank, query) for rank, hit in enumerate(others, start=1)]
 
+    def around(self, key: str, before: int = 1, after: int = 1) -> list[dict[str, Any]]:
+        """A row with those around it in its text or file, in order, as plain data; see :meth:`Index.around`.
+
+        Raises:
+            UnknownRowError: no row has this key.
+        """
+        with self._current() as index:
+            hits = index.around(key, before, after)
+        return [answer_of(hit, rank) for rank, hit in enumerate(hits, start=1)]
+
     def describe(self) -> dict[str, Any]:
         """What it holds: rows, columns with their types, the width of a vector, what made it, and its sources."""
         with self._current() as index:

@@ -35,5 +35,8 @@ class StoredIndex(Protocol):
     ) -> list[dict[str, Any]]:
         """The k rows that are most similar to a vector ``[width]`` or to the row with a key, as plain data."""
 
+    def around(self, key: str, before: int = 1, after: int = 1) -> list[dict[str, Any]]:
+        """The row with a key and those around it in its text or file, in order, as plain data."""
+
     def describe(self) -> dict[str, Any]:
         """Rows, columns with their types, width, model, method and names of the sources."""
