@@ -115,21 +115,32 @@ class FakeIndex:
         scores = [float(vector_of("document" + text) @ vector) for text in ROWS]
         order = sorted(range(len(ROWS)), key=lambda at: -scores[at])
         found = [at for at in order if like != f"k{at}"][:k]
-        return [
-            {
-                "rank": rank,
-                "score": scores[at],
-                "fused": None,
-                "key": f"k{at}",
-                "source": "rows",
-                "id": at,
-                **dict.fromkeys(("file", "row", "chunk", "start", "end", "title", "headings", "page", "line")),
-                "text": ROWS[at],
-                "words": [[0, 1]] if query else [],
-                "more": {"label": None},
-            }
-            for rank, at in enumerate(found, start=1)
-        ]
+        return [self._row(at, rank, scores[at], query) for rank, at in enumerate(found, start=1)]
+
+    @staticmethod
+    def _row(at, rank, score, query):
+        known = {"file": "a.txt", "line": at + 1} if at < 2 else {}
+        return {
+            "rank": rank,
+            "score": score,
+            "fused": None,
+            "key": f"k{at}",
+            "source": "rows",
+            "id": at,
+            **dict.fromkeys(("file", "row", "chunk", "start", "end", "title", "headings", "page", "line")),
+            **known,
+            "text": ROWS[at],
+            "words": [[0, 1]] if query else [],
+            "more": {"label": None},
+        }
+
+    def around(self, key, before=1, after=1):
+        self.check()
+        if key not in ("k0", "k1", "k2"):
+            raise UnknownRowError(f"the index has no row with the key {key!r}; give the key of a hit")
+        at = int(key[1])
+        rows = range(max(0, at - before), min(len(ROWS), at + after + 1))
+        return [self._row(row, number, 0.0, None) for number, row in enumerate(rows, start=1)]
 
     def describe(self):
         self.check()

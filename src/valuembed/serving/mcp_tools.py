@@ -292,8 +292,8 @@ class AssistantTools:
         if len(asked.texts) * width > MOST_NUMBERS:
             vectors = f"{counted(len(asked.texts), 'vector')} of {counted(width, 'number')}"
             raise InputError(
-                f"texts: {vectors} are too long an answer; at most {MOST_NUMBERS:,} numbers are returned, so send at most "
-                f"{max(1, MOST_NUMBERS // width)} at once, or give dimensions"
+                f"texts: {vectors} are too long an answer; at most {MOST_NUMBERS:,} numbers are returned, so send "
+                f"at most {max(1, MOST_NUMBERS // width)} at once, or give dimensions"
             )
         import numpy as np
 
