@@ -5,10 +5,7 @@ import tempfile
 from haystack import Document, Pipeline
 from haystack.components.retrievers import InMemoryEmbeddingRetriever
 from haystack.document_stores.in_memory import InMemoryDocumentStore
-from haystack_integrations.components.embedders.sentence_transformers import (
-    SentenceTransformersDocumentEmbedder,
-    SentenceTransformersTextEmbedder,
-)
+from haystack_integrations.components.embedders import sentence_transformers as embedders
 
 import valuembed
 
@@ -24,10 +21,9 @@ with tempfile.TemporaryDirectory() as folder:
     # The module class comes from your own installation of valuembed; the folder holds no code.
     options = {"model": folder, "trust_remote_code": True, "progress_bar": False}
     # Each role has its template and its instruction: what encode_document and encode_query would do.
-    documents = SentenceTransformersDocumentEmbedder(
-        **options, encode_kwargs={"task": "document", "prompt_name": "document"}
-    )
-    questions = SentenceTransformersTextEmbedder(**options, encode_kwargs={"task": "query", "prompt_name": "query"})
+    roles = {role: {"task": role, "prompt_name": role} for role in ("document", "query")}
+    documents = embedders.SentenceTransformersDocumentEmbedder(**options, encode_kwargs=roles["document"])
+    questions = embedders.SentenceTransformersTextEmbedder(**options, encode_kwargs=roles["query"])
     documents.warm_up()
     questions.warm_up()
 store = InMemoryDocumentStore(embedding_similarity_function="cosine")
