@@ -86,7 +86,9 @@ class TestProcess:
                 told = await session.initialize()
                 assert (told.server_info.name, "search" in told.instructions) == ("valuembed", True)
                 assert len((await session.list_tools()).tools) == 3
-                found = await session.call_tool("search", {"query": "Was the quokka's train delayed?", "k": 1})
+                found = await session.call_tool(
+                    "search", {"query": "The train was two hours late, said the quokka.", "k": 1}
+                )
                 (hit,) = found.structured_content["passages"]
                 around = await session.call_tool("read_passage", {"key": hit["key"]})
                 vectors = await session.call_tool("embed", {"texts": ["a"], "dimensions": 4})
