@@ -290,9 +290,9 @@ class AssistantTools:
         # How wide vectors are is known once there is one; the index knows of its own.
         width = asked.dimensions or self._index.width
         if len(asked.texts) * width > MOST_NUMBERS:
-            vectors = f"{counted(len(asked.texts), 'vector')} of {counted(width, 'number')}"
+            wanted = f"{counted(len(asked.texts), 'vector')} of {counted(width, 'number')}"
             raise InputError(
-                f"texts: {vectors} are too long an answer; at most {MOST_NUMBERS:,} numbers are returned, so send "
+                f"texts: {wanted} are too long an answer; at most {MOST_NUMBERS:,} numbers are returned, so send "
                 f"at most {max(1, MOST_NUMBERS // width)} at once, or give dimensions"
             )
         import numpy as np
