@@ -27,7 +27,8 @@ SECONDS = 600
 PAGE = """# Other packages
 
 The examples for other packages, run in an environment that was made for it, with the versions that were newest then.
-An example is what [docs/integrations.md](../docs/integrations.md) shows; a test holds a package's vectors against ours.
+An example is what [docs/integrations.md](../docs/integrations.md) shows; its test holds a
+package's vectors against ours; that of BERTopic holds that it needs a backend.
 
 {table}
 
@@ -172,14 +173,14 @@ def try_one(integration: Integration, environment: Environment) -> Outcome:
 
 def to_page(outcomes: dict[str, Outcome], environment: Environment, command: str) -> str:
     """The record as Markdown."""
-    rows = ["| package | versions | example | its vectors against ours |", "|---|---|---|---|"]
+    rows = ["| package | versions | example | test |", "|---|---|---|---|"]
     parts = []
     for integration in INTEGRATIONS:
         if (found := outcomes.get(integration.name)) is None:
             continue
         versions = ", ".join(f"{name} {version}" for name, version in found.versions.items()) or "none"
         example = f"[{integration.example}](../examples/{integration.example}) {found.example}"
-        rows.append(f"| {integration.name} | {versions} | {example} | test {found.test} |")
+        rows.append(f"| {integration.name} | {versions} | {example} | {found.test} |")
         parts.append(f"\n{integration.name}:\n\n```text\n{found.printed}\n```\n")
     own = environment.versions(["torch", "sentence-transformers"])
     python = environment.run("-c", "import platform; print(platform.python_version())").stdout.strip()
