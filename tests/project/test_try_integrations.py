@@ -1,4 +1,4 @@
-"""The script that runs the examples for other packages: it knows each example and its test, and writes what it found."""
+"""The script that runs the examples for other packages: it knows each example and its test, and its record."""
 
 import runpy
 from pathlib import Path
