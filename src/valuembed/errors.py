@@ -8,7 +8,9 @@ ValuembedError
 ├── InputError             (ValueError)    texts or data files that cannot be embedded
 │   ├── DocumentError                      a document that cannot be read
 │   ├── TextTooLongError                   a text that is too long and may not be cut
-│   └── UnknownTokenError                  texts with tokens for which a model has no embedding
+│   ├── UnknownTokenError                  texts with tokens for which a model has no embedding
+│   ├── UnknownRowError                    a key that no row of an index has
+│   └── IndexUnavailableError              an index that cannot be read, or not any more
 ├── UnsupportedModelError  (ValueError)    a model whose attention values cannot be read
 ├── DeviceError            (ValueError)    a device that does not exist, or that this machine does not have
 ├── CheckpointError        (OSError)       weights or files that are missing, damaged or refused
@@ -85,6 +87,14 @@ class UnknownTokenError(InputError):
     def moved(self, start: int, texts: int) -> UnknownTokenError:
         """The same where the rows began at ``start`` of so many texts."""
         return self.of({start + row: reason for row, reason in self.reasons.items()}, texts)
+
+
+class UnknownRowError(InputError):
+    """No row of an index has the key that was given."""
+
+
+class IndexUnavailableError(InputError):
+    """An index cannot be read: it is gone, damaged or out of reach, or has become one of another model."""
 
 
 class UnsupportedModelError(ValuembedError, ValueError):

@@ -86,7 +86,7 @@ def test_the_program_has_every_command():
     # In a process of its own: here other tests register commands.
     script = "import valuembed.cli.main as cli, typer; print(*sorted(typer.main.get_command(cli.app).commands))"
     measuring = ("evaluate", "sweep", "select-layers", "calibrate", "probe", "reproduce", "cost")
-    assert shell("-c", script).stdout.split() == sorted([*COMMANDS, *measuring, "index", "train", "serve"])
+    assert shell("-c", script).stdout.split() == sorted([*COMMANDS, *measuring, "index", "train", "serve", "mcp"])
 
 
 def test_version():

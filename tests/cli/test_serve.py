@@ -4,13 +4,16 @@ import socket
 import threading
 
 import pytest
+from fakes import FakeEncoder
 from running import fails, run, succeeds
 from serving import FakeEngine, until
+from stored import write_embeddings
 
 import valuembed.serving.server as server
 from valuembed._utils import optional
-from valuembed.cli import serve as cli_serve
+from valuembed.cli import served_index
 from valuembed.errors import InputError, MissingExtraError, ReadingError, ServingError
+from valuembed.search.index import build_index
 from valuembed.serving import addresses
 from valuembed.serving.addresses import listen
 from valuembed.serving.admission import Limits
@@ -29,7 +32,7 @@ class Listener:
 def asked(monkeypatch):
     """What the command asks for, in place of a running server."""
     found = {}
-    monkeypatch.setattr(cli_serve, "load_model", lambda options: found.setdefault("options", options))
+    monkeypatch.setattr(served_index, "load_model", lambda options: found.setdefault("options", options))
     monkeypatch.setattr(
         "valuembed.serving.listen", lambda host, port: found.setdefault("listened", Listener(host, port))
     )
@@ -55,6 +58,7 @@ def test_without_options_it_is_loopback_without_a_key(asked):
     tried = asked.pop("listened")
     assert (tried.at, tried.closed) == (("127.0.0.1", 8000), True)
     assert asked == {
+        "index": None,
         "host": "127.0.0.1",
         "port": 8000,
         "name": None,
@@ -72,6 +76,7 @@ def test_every_option_arrives(asked, tmp_path):
     limits = {
         "max_body_bytes": 10,
         "max_texts": 2,
+        "max_hits": 5,
         "max_requests": 3,
         "max_waiting_texts": 4,
         "max_waiting_bytes": 50,
@@ -100,8 +105,44 @@ def test_every_option_arrives(asked, tmp_path):
     options = asked.pop("options")
     assert asked.pop("listened").at == ("0.0.0.0", 9)
     assert (options["model"], options["method"]) == ("some/model", "va")
-    more = {"docs": False, "cors_origins": ["https://a.b", "*"]}
+    more = {"index": None, "docs": False, "cors_origins": ["https://a.b", "*"]}
     assert asked == {**others, **more, "keys": ["one", "two"], "limits": Limits(**limits)}
+
+
+@pytest.fixture
+def index(tmp_path):
+    """An index that the bundled model is recorded to have made, and did not."""
+    pytest.importorskip("lancedb", reason="the extra 'store' is not installed")
+    write_embeddings(tmp_path / "some.parquet", ["A cat sleeps.", "Shares fell."])
+    build_index(tmp_path / "some.parquet", tmp_path / "index", progress=False)
+    return tmp_path / "index"
+
+
+class TestIndex:
+    def test_the_model_is_the_one_that_it_records(self, asked, index, monkeypatch):
+        made = FakeEncoder()
+        monkeypatch.setattr(served_index, "load_model", lambda options: asked.setdefault("options", options) and made)
+        monkeypatch.setattr("valuembed.serving.serve", lambda encoder, **given: asked.update(given, encoder=encoder))
+        succeeds("serve", "--index", index, "--device", "cpu")
+        assert asked["encoder"] is made
+        assert (asked["index"].address, asked["index"].width) == (str(index), 16)
+        options = asked["options"]
+        assert (options["model"], options["method"].layers, options["device"]) == ("bundled", (2, 3), "cpu")
+
+    def test_a_model_of_another_make_is_said_before_it_is_served(self, asked, index, monkeypatch):
+        monkeypatch.setattr(served_index, "load_model", lambda options: FakeEncoder(name="other", shift=9.0))
+        said = fails("serve", "--index", index, "--model", "other")
+        assert said.startswith(
+            f"error: {index} was made by model 'fake', method 'aligned_wva', layers [2, 3], width 16"
+        )
+        assert "other weights or prompts: the same sentence has cosine" in said
+        assert "host" not in asked
+
+    def test_a_folder_without_one(self, asked, tmp_path):
+        assert fails("serve", "--index", tmp_path) == (
+            f"error: {tmp_path} holds no index; make one with: valuembed index SOURCE -o {tmp_path}"
+        )
+        assert "options" not in asked
 
 
 def test_no_option_takes_a_key(asked):
@@ -124,7 +165,7 @@ def test_a_wrong_origin_is_one_line(asked):
 
 
 def test_a_port_that_is_taken_is_said_before_a_model_is_loaded(monkeypatch):
-    monkeypatch.setattr(cli_serve, "load_model", lambda options: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(served_index, "load_model", lambda options: pytest.fail("the model was loaded"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert fails("serve", "--port", port) == (

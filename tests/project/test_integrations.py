@@ -92,3 +92,49 @@ def test_bertopic(alike: tuple[Any, str]) -> None:
     # What the page warns of: it wants a model of its own then, which cannot be had offline.
     with pytest.raises(OSError, match=r"all-MiniLM-L6-v2|huggingface\.co"):
         select_backend(alike[0], language="english")
+
+
+def test_haystack(model: Any, saved: str) -> None:
+    package("haystack")
+    embedders = package("haystack_integrations.components.embedders.sentence_transformers")
+    from haystack import Document
+
+    trusted = {"model": saved, "trust_remote_code": True, "progress_bar": False}
+    documents = embedders.SentenceTransformersDocumentEmbedder(
+        **trusted, encode_kwargs={"task": "document", "prompt_name": "document"}
+    )
+    query = embedders.SentenceTransformersTextEmbedder(
+        **trusted, encode_kwargs={"task": "query", "prompt_name": "query"}
+    )
+    documents.warm_up()
+    query.warm_up()
+    found = documents.run([Document(content=text) for text in TEXTS])["documents"]
+    assert same(model.encode_document(TEXTS), [document.embedding for document in found])
+    assert same(model.encode_query(QUERY), query.run(QUERY)["embedding"])
+    # What the page warns of: without these, a query is read as a text.
+    plain = embedders.SentenceTransformersTextEmbedder(**trusted)
+    plain.warm_up()
+    assert not same(model.encode_query(QUERY), plain.run(QUERY)["embedding"])
+
+
+def test_txtai(alike: tuple[Any, str]) -> None:
+    embeddings = package("txtai").Embeddings
+    plain, path = alike
+    theirs = embeddings(method="external", transform=lambda texts: plain.encode(list(texts)))
+    assert same(plain.encode(TEXTS), theirs.batchtransform(TEXTS))
+    theirs = embeddings(path=path, method="sentence-transformers", vectors={"trust_remote_code": True})
+    assert same(plain.encode(TEXTS), theirs.batchtransform(TEXTS))
+
+
+def test_qdrant(alike: tuple[Any, str]) -> None:
+    qdrant = package("qdrant_client")
+    plain, _ = alike
+    vectors, query = plain.encode_document(TEXTS), plain.encode_query(QUERY)
+    client = qdrant.QdrantClient(":memory:")
+    size = qdrant.models.VectorParams(size=vectors.shape[1], distance=qdrant.models.Distance.COSINE)
+    client.create_collection("texts", vectors_config=size)
+    points = [qdrant.models.PointStruct(id=at, vector=vector.tolist()) for at, vector in enumerate(vectors)]
+    client.upsert("texts", points)
+    found = client.query_points("texts", query=query.tolist()).points
+    assert same(sorted(vectors @ query), sorted(point.score for point in found))
+    client.close()

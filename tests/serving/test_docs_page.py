@@ -5,7 +5,7 @@ import re
 
 import pytest
 from fastapi.testclient import TestClient
-from serving import FakeEngine
+from serving import FakeEngine, FakeIndex
 
 import valuembed
 from valuembed.serving.routes.docs_page import describe
@@ -14,7 +14,7 @@ from valuembed.serving.server import create_app
 
 @pytest.fixture(scope="module", params=[(), ("a-key",)], ids=["open", "locked"])
 def found(request):
-    app = create_app(FakeEngine(), keys=request.param)
+    app = create_app(FakeEngine(), keys=request.param, index=FakeIndex())
     with TestClient(app) as client:
         yield client.get("/docs"), app.openapi(), bool(request.param)
 
@@ -61,6 +61,7 @@ def test_every_route_field_and_answer_is_there(found):
     assert '"float" or "base64" or null' in page
     assert "list of strings (not empty) (not empty)" in page
     assert """'{"input": ["A cat sleeps.", "A kitten naps."]}'""" in page
+    assert """'{"k": 5, "query": "Where is the cat?"}'""" in page
     assert ("Needs a key." in page) == ("Authorization: Bearer" in page) == locked
 
 

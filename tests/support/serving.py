@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from valuembed.errors import InputError, ReadingError, TemplateError
+from valuembed.errors import IndexUnavailableError, InputError, ReadingError, TemplateError, UnknownRowError
 from valuembed.serving.addresses import listen
 from valuembed.serving.jobs import Engine, Tokenized
 from valuembed.serving.server import Server, create_app, read_keys, serve
@@ -76,6 +76,81 @@ class FakeEngine(Engine):
         """Let the next step hang until :attr:`open` is set."""
         self.open.clear()
         self.entered.clear()
+
+
+ROWS = ["a cat sleeps", "shares fell", "a late train"]
+"""Texts of the rows of a fake index; their keys are k0, k1, k2."""
+
+
+class FakeIndex:
+    """An index of :data:`ROWS` as documents of a :class:`FakeEngine`; it notes what it is asked.
+
+    A filter has to be ``true``. Where :attr:`broken` is an error, everything raises it.
+    """
+
+    width = WIDTH
+
+    def __init__(self):
+        self.asked = []
+        self.broken = None
+        self.open = threading.Event()
+        self.open.set()
+        self.entered = threading.Event()
+
+    def check(self, *, where=None, hybrid=False, centre=None):
+        if self.broken:
+            raise self.broken
+        if where not in (None, "true"):
+            raise InputError(f"the filter {where!r} cannot be applied; columns of the index: text (string)")
+
+    def search(self, vector=None, *, query=None, like=None, k=10, where=None, hybrid=False, centre=None):
+        self.check(where=where)
+        self.entered.set()
+        assert self.open.wait(30)
+        self.asked.append({"query": query, "like": like, "k": k, "where": where, "hybrid": hybrid, "centre": centre})
+        if like is not None:
+            if like not in ("k0", "k1", "k2"):
+                raise UnknownRowError(f"the index has no row with the key {like!r}; give the key of a hit")
+            vector = vector_of("document" + ROWS[int(like[1])])
+        scores = [float(vector_of("document" + text) @ vector) for text in ROWS]
+        order = sorted(range(len(ROWS)), key=lambda at: -scores[at])
+        found = [at for at in order if like != f"k{at}"][:k]
+        return [self._row(at, rank, scores[at], query) for rank, at in enumerate(found, start=1)]
+
+    @staticmethod
+    def _row(at, rank, score, query):
+        known = {"file": "a.txt", "line": at + 1} if at < 2 else {}
+        return {
+            "rank": rank,
+            "score": score,
+            "fused": None,
+            "key": f"k{at}",
+            "source": "rows",
+            "id": at,
+            **dict.fromkeys(("file", "row", "chunk", "start", "end", "title", "headings", "page", "line")),
+            **known,
+            "text": ROWS[at],
+            "words": [[0, 1]] if query else [],
+            "more": {"label": None},
+        }
+
+    def around(self, key, before=1, after=1):
+        self.check()
+        if key not in ("k0", "k1", "k2"):
+            raise UnknownRowError(f"the index has no row with the key {key!r}; give the key of a hit")
+        at = int(key[1])
+        rows = range(max(0, at - before), min(len(ROWS), at + after + 1))
+        return [self._row(row, number, 0.0, None) for number, row in enumerate(rows, start=1)]
+
+    def describe(self):
+        self.check()
+        made = {"width": WIDTH, "model": "fake", "method": "va", "sources": ["rows"]}
+        return {"rows": len(ROWS), "columns": {"text": "string"}, **made}
+
+
+def gone():
+    """What an index raises that is not there any more."""
+    return IndexUnavailableError("the index is gone from where it was; it is served again once it is back")
 
 
 @contextmanager

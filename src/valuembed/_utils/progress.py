@@ -36,6 +36,7 @@ class Progress:
         seconds: since the run began.
         seconds_left: at this run's own pace; None while there is nothing to tell it by.
         waiting: for what other processes have in hand.
+        unit: what is counted as rows.
     """
 
     rows: int
@@ -48,9 +49,10 @@ class Progress:
     seconds: float
     seconds_left: float | None
     waiting: bool = False
+    unit: str = "row"
 
     def __str__(self) -> str:
-        parts = [counted(self.rows, "row"), f"{self.tokens_per_second:,.0f} tokens/s"]
+        parts = [counted(self.rows, self.unit), f"{self.tokens_per_second:,.0f} tokens/s"]
         parts += [f"{self.truncated:,} truncated"] if self.truncated else []
         parts += [f"{self.rejected:,} rejected"] if self.rejected else []
         parts += [f"{duration(self.seconds_left)} left"] if self.seconds_left is not None else []
@@ -65,10 +67,12 @@ class ProgressTracker:
         sizes: bytes of each input, by its name.
         tell: True is a bar on stderr if that is a terminal, else a line every :data:`LINE_EVERY` seconds; False is
             nothing; or what is called with a :class:`Progress` after each step.
+        unit: what is counted.
     """
 
-    def __init__(self, sizes: dict[str, int], tell: bool | Callable[[Progress], object]) -> None:
+    def __init__(self, sizes: dict[str, int], tell: bool | Callable[[Progress], object], unit: str = "row") -> None:
         self.sizes = sizes
+        self.unit = unit
         self.behind = dict.fromkeys(sizes, 0.0)
         self.begun = time.monotonic()
         self.worked = 0.0
@@ -113,6 +117,7 @@ class ProgressTracker:
             seconds=seconds,
             seconds_left=seconds * (total - behind) / self.worked if self.worked else None,
             waiting=self.waiting,
+            unit=self.unit,
         )
 
     def close(self) -> None:

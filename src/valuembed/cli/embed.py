@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from valuembed._utils.text import counted
+from valuembed.cli.documents import LinesOption, are_documents, check_for_documents, tell_update, update
 from valuembed.cli.embed_summary import pace, tell_job, tell_rejected
 from valuembed.cli.fields import Fields
 from valuembed.cli.framework import command, load_encoder
@@ -55,9 +56,10 @@ def embed(
         list[str],
         typer.Argument(
             metavar="INPUT...",
-            help="With OUTPUT: a file of texts, which is .txt (one text a line), .jsonl, .csv or .tsv, each of them "
-            "also as .gz or .zst, or .parquet. If OUTPUT is a folder, give any number of files, folders and patterns. "
-            "Without OUTPUT: texts, whose vectors are printed. In both cases, - stands for the lines of stdin.",
+            help="With OUTPUT: a folder of documents; or a file of texts, which is .txt (one text a line), .jsonl, .csv "
+            "or .tsv, each of them also as .gz or .zst, or .parquet. If OUTPUT is a folder, give any number of such "
+            "files, folders and patterns. Without OUTPUT: texts, whose vectors are printed. - stands for the lines of "
+            "stdin.",
             show_default=False,
         ),
     ],
@@ -75,6 +77,7 @@ def embed(
     ] = None,
     *,
     choices: Annotated[dict[str, Any], Fields(EmbedOptions, FOLDER, PANELS, is_open=True)],
+    lines: Annotated[bool, LinesOption] = False,
     query: Annotated[
         bool,
         typer.Option(
@@ -157,9 +160,9 @@ def embed(
         json_option("Print what came of it as JSON, and a line of progress on stderr now and then."),
     ] = False,
 ) -> None:
-    """Embed the texts of files, or texts given as arguments.
+    """Embed documents, the texts of files, or texts given as arguments.
 
-    Rows of a file without a usable text are set aside in a rejected.jsonl, and the rest goes on.
+    Documents of a folder are cut into passages, and brought up to date by the same command. Rows of a file without a usable text are set aside in a rejected.jsonl, and the rest goes on.
 
     A folder in which a job was begun is gone on with: what it records, its model included, is the default.
     """
@@ -204,6 +207,11 @@ def embed(
             raise typer.BadParameter("ray is for a folder as OUTPUT, not for a .parquet file", param_hint="--engine")
         if len(inputs) > 1:
             raise typer.BadParameter("several inputs need a folder as OUTPUT", param_hint="INPUT")
+        if not lines and _is_document(inputs[0]):
+            raise typer.BadParameter(
+                f"{inputs[0]} is read as documents, which need a folder as OUTPUT (no .parquet at its end)",
+                param_hint="INPUT",
+            )
         if wrong := [name for name, value in choices.items() if value and name not in FILE_OPTIONS]:
             option = wrong[0].replace("_", "-")
             raise typer.BadParameter("is for a folder as OUTPUT, not for a .parquet file", param_hint=f"--{option}")
@@ -216,9 +224,30 @@ def embed(
         raise typer.BadParameter("- needs a .parquet file as OUTPUT, or none", param_hint="INPUT")
     if overwrite:
         raise typer.BadParameter("a folder is gone on with, not replaced; remove it first", param_hint="--overwrite")
+    if are_documents(inputs, output, lines):
+        check_for_documents({"engine": engine if engine != "local" else None, **choices, "keep": keep})
+        _embed_documents(inputs[0], output, options, choices, as_json)
+        return
     options, choices = _gone_on_with(output, options, choices)
     run = functools.partial(_on_ray, options, cluster) if engine == "ray" else functools.partial(_here, options)
     _embed_folder(run, inputs, output, as_json, choices, options.get("method"))
+
+
+def _is_document(input: str) -> bool:
+    from valuembed.corpus.documents import holds_documents
+
+    return input != STDIN and holds_documents(input)
+
+
+def _embed_documents(input: str, output: Path, options: dict[str, Any], choices: dict[str, Any], as_json: bool) -> None:
+    from valuembed._utils.progress import every
+    from valuembed.corpus.documents import PassageFolder
+
+    store = PassageFolder(output)
+    progress: bool | Callable[[Progress], object] = every(JSON_EVERY, _print_progress) if as_json else True
+    otherwise = "; --lines takes each line of .txt files as a text"
+    done = update(store, input, options, choices, progress, otherwise=otherwise)
+    tell_update(str(output), done, store.rejected_path, as_json=as_json)
 
 
 def _gone_on_with(

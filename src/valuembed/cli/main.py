@@ -15,7 +15,7 @@ from rich.text import Text
 from valuembed._utils.text import counted, decimals, inflected
 
 # Imported to register their commands.
-from valuembed.cli import calibrate, embed, evaluate, layers, probe, reproduce, search, serve, train  # noqa: F401
+from valuembed.cli import calibrate, embed, evaluate, index, layers, mcp, probe, reproduce, search, serve, train  # noqa: F401
 from valuembed.cli.explain import explain
 from valuembed.cli.framework import app, command, load_encoder
 from valuembed.cli.options import BUNDLED, OUTPUT, AsJson, json_option

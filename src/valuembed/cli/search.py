@@ -1,109 +1,23 @@
-"""The commands that find texts again: ``index`` and ``search``."""
+"""The command that finds texts again."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
-from valuembed._utils.text import counted, inflected
+from valuembed._utils.text import counted, printable
 from valuembed.cli.framework import command, load_encoder
-from valuembed.cli.options import INPUT, MODEL_OPTIONS, OUTPUT, json_option
-from valuembed.cli.output import keeps, new_table, print_json, print_table, shown
+from valuembed.cli.hits import file_of, open_hit, place, show_hits, with_words
+from valuembed.cli.index_place import find_index
+from valuembed.cli.options import INPUT, OUTPUT, json_option
+from valuembed.cli.output import print_json
 from valuembed.cli.texts import given_text
+from valuembed.errors import InputError
 
 if TYPE_CHECKING:
-    from valuembed.search import Hit, IndexSummary
+    from valuembed.search import Hit
 
 IN_INDEX = "Search in an index"
-
-
-@command(
-    without=MODEL_OPTIONS,
-    examples=(
-        "valuembed embed examples/sentences.txt -o sentences.parquet",
-        "valuembed index sentences.parquet -o sentences.index",
-    ),
-)
-def index(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE",
-            help="The file or folder that 'valuembed embed' wrote, or its address.",
-            show_default=False,
-        ),
-    ],
-    output: Annotated[
-        str,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="INDEX",
-            help="The folder of the index to make or bring up to date, or an address: s3://, gs://, az://.",
-            rich_help_panel=OUTPUT,
-            show_default=False,
-        ),
-    ],
-    options: dict[str, Any],
-    name: Annotated[
-        str | None,
-        typer.Option(
-            help="The name that the rows are known under; a source replaces only rows of its own name. By default it "
-            "is that of the file or folder.",
-            rich_help_panel=OUTPUT,
-            show_default=False,
-        ),
-    ] = None,
-    prune: Annotated[
-        bool,
-        typer.Option(
-            "--prune", help="Remove the rows of this name that are no longer in SOURCE.", rich_help_panel=OUTPUT
-        ),
-    ] = False,
-    language: Annotated[
-        str | None,
-        typer.Option(
-            help="The language of the texts, such as English, whose words are then found by their stems. By default "
-            "words are found as they are written.",
-            rich_help_panel=INPUT,
-            show_default=False,
-        ),
-    ] = None,
-    as_json: Annotated[bool, json_option("Print what was done as JSON.")] = False,
-) -> None:
-    """Make an index of embeddings, for search in large sets, by words too, and with filters; or bring one up to date.
-
-    Rows that come again replace those before. Files that have not changed are left out, so that an interrupted run
-    goes on where it was.
-    """
-    from valuembed.search import build_index
-    from valuembed.vectors import is_remote
-
-    folder = None if is_remote(output) else Path(output)
-    with keeps(folder, "rows that were added are kept, the same command goes on from there"):
-        done = build_index(source, output, name=name, prune=prune, language=language)
-    if as_json:
-        print_json(asdict(done))
-        return
-    _tell(source, output, done)
-
-
-def _tell(source: str, output: str, done: "IndexSummary") -> None:
-    unchanged = f" ({done.unchanged:,} of {counted(done.files, 'file')} unchanged)" if done.unchanged else ""
-    typer.echo(
-        f"{output}: {counted(done.added, 'row')} added, {done.replaced:,} replaced, {done.removed:,} removed, in "
-        f"{done.seconds:.1f} s{unchanged}"
-    )
-    kind = "approximate index" if done.approximate else "too few for an approximate index, so each search is exact"
-    typer.echo(f"{counted(done.rows, 'row is', 'rows are')} in it; {kind}")
-    if done.outdated:
-        typer.echo(
-            f"{counted(done.outdated, 'row')} named {done.name!r} {inflected(done.outdated, 'is', 'are')} not in "
-            f"{source} and {inflected(done.outdated, 'was', 'were')} kept; --prune removes "
-            f"{inflected(done.outdated, 'it', 'them')}"
-        )
 
 
 @command(
@@ -111,6 +25,8 @@ def _tell(source: str, output: str, done: "IndexSummary") -> None:
     examples=(
         "valuembed embed examples/sentences.txt -o sentences.parquet",
         'valuembed search "The match was decided by a late goal." --in sentences.parquet -k 3',
+        "valuembed index docs",
+        'valuembed search "How much memory does it take?" --in docs/.valuembed/index --hybrid',
     ),
 )
 def search(
@@ -118,18 +34,19 @@ def search(
         str,
         typer.Argument(metavar="QUERY", help="The text to look for; - reads it from stdin.", show_default=False),
     ],
+    options: dict[str, Any],
     source: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--in",
             metavar="SOURCE",
             help="Where to look: a file or folder that 'valuembed embed' wrote, an index that 'valuembed index' made, "
-            "or the address of one.",
+            "or the address of one. By default the index of this folder or of one around it, else the one that was "
+            "made last.",
             rich_help_panel=INPUT,
             show_default=False,
         ),
-    ],
-    options: dict[str, Any],
+    ] = None,
     k: Annotated[
         int, typer.Option("-k", min=1, metavar="N", help="How many texts to show.", rich_help_panel=OUTPUT)
     ] = 10,
@@ -139,6 +56,16 @@ def search(
             metavar="SQL",
             help="Show only rows that meet this condition in SQL on the columns, such as \"file LIKE 'news/%' AND "
             'length(text) > 80".',
+            rich_help_panel=IN_INDEX,
+            show_default=False,
+        ),
+    ] = None,
+    file: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Show only rows of files whose name matches this pattern, such as 'notes/*'; * and ? stand for any "
+            "characters.",
             rich_help_panel=IN_INDEX,
             show_default=False,
         ),
@@ -182,7 +109,19 @@ def search(
             show_default=False,
         ),
     ] = None,
-    as_json: Annotated[bool, json_option("Print the hits as JSON instead of a table.")] = False,
+    open_rank: Annotated[
+        int | None,
+        typer.Option(
+            "--open",
+            min=1,
+            metavar="N",
+            help="Open the file of the N-th hit where the hit stands in it: in $VISUAL or $EDITOR, or with what the "
+            "system opens it with.",
+            rich_help_panel=OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, json_option("Print the hits as JSON, with all that is known of them.")] = False,
 ) -> None:
     """Find the texts that are most similar to a query: exactly in files of embeddings, fast in an index.
 
@@ -192,34 +131,58 @@ def search(
     from valuembed.vectors import recorded_options, telling_what_made
 
     check_query(query, k)
+    if source is None:
+        source, is_here = find_index()
+        if not is_here:
+            typer.echo(f"searching in {printable(source)}", err=True)
     embeddings = open_embeddings(source)
-    asked: dict[str, Any] = {"where": where, "hybrid": hybrid, "probes": probes, "refine": refine, "centre": centre}
+    asked: dict[str, Any] = {
+        "where": _condition(where, file),
+        "hybrid": hybrid,
+        "probes": probes,
+        "refine": refine,
+        "centre": centre,
+    }
     check_options(embeddings, **asked)
     query = given_text(query)
     options = recorded_options(embeddings.vector_spec, embeddings.address, options)
     with telling_what_made(embeddings.vector_spec, embeddings.address):
         encoder = load_encoder(options)
-    hits = find(encoder, query, embeddings, k, **asked)
-    if as_json:
-        print_json([hit.to_dict() for hit in hits])
+    hits = find(encoder, query, embeddings, max(k, open_rank or 0), **asked)
+    if open_rank is not None:
+        _open(hits, open_rank, source)
         return
-    _show(query, hits)
+    if as_json:
+        print_json(with_words(query, hits))
+        return
+    if not hits:
+        typer.echo("nothing was found: no row meets the condition" if asked["where"] else "nothing was found", err=True)
+    show_hits(query, hits)
 
 
-def _show(query: str, hits: "list[Hit]") -> None:
-    """A table, with the columns that have something in them."""
-    columns: dict[str, list[Text | None]] = {
-        "rank": [Text(str(hit.rank)) for hit in hits],
-        "score": [Text(f"{hit.score:.3f}") for hit in hits],
-        "fused": [Text(f"{hit.fused:.4f}") if hit.fused is not None else None for hit in hits],
-        "id": [shown(str(hit.id), 100) for hit in hits],
-        "file": [shown(hit.file, 100) if hit.file is not None else None for hit in hits],
-        "chunk": [Text(str(hit.chunk)) if hit.chunk is not None else None for hit in hits],
-        "text": [shown(hit.text, 500) for hit in hits],
-    }
-    filled = {name: cells for name, cells in columns.items() if any(cells) or name in ("rank", "score", "id", "text")}
-    numbers = [place for place, name in enumerate(filled) if name in ("rank", "score", "fused", "chunk")]
-    table = new_table(*filled, title=shown(query, 100), right=numbers)
-    for row in zip(*filled.values(), strict=True):
-        table.add_row(*(cell or "" for cell in row))
-    print_table(table)
+def _condition(where: str | None, file: str | None) -> str | None:
+    """A filter in SQL that both options stand for."""
+    if file is None:
+        return where
+    # In a pattern of SQL, the first two stand for something else.
+    pattern = "".join(
+        {"*": "%", "?": "_", "'": "''"}.get(char, f"\\{char}" if char in "%_\\" else char) for char in file
+    )
+    named = f"file LIKE '{pattern}'"
+    return named if where is None else f"({where}\n) AND {named}"
+
+
+def _open(hits: "list[Hit]", rank: int, source: str) -> None:
+    """Open the file of a hit."""
+    from valuembed.corpus import holds_passages
+    from valuembed.corpus.documents import PassageFolder
+    from valuembed.search import Index, documents_folders
+
+    if rank > len(hits):
+        raise InputError(f"there is no hit {rank}; {counted(len(hits), 'hit was', 'hits were')} found")
+    hit = hits[rank - 1]
+    folders = documents_folders(source) if Index.is_at(source) else {}
+    folder = PassageFolder(source).documents_folder if holds_passages(Path(source)) else None
+    path = file_of(hit, folders, folder)
+    typer.echo(f"opening {', '.join(filter(None, (printable(str(path)), place(hit))))}", err=True)
+    open_hit(path, hit)

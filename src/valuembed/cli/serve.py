@@ -1,4 +1,4 @@
-"""The command ``serve``: a model behind the embeddings APIs of OpenAI, Ollama and text-embeddings-inference."""
+"""The command ``serve``: a model, and perhaps an index, behind HTTP."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from valuembed._utils.optional import require
-from valuembed.cli.framework import command, load_model
+from valuembed.cli.framework import command
+from valuembed.cli.served_index import load_with_index
 
 SERVER = "Server"
 LIMITS = "Limits"
@@ -17,13 +18,24 @@ def _limit(help: str, metavar: str = "N", **more: Any) -> Any:
 
 
 @command(
+    recorded="",
     examples=(
         "valuembed serve --port 8000",
         "valuembed serve --method va --host 0.0.0.0 --name my-model",
-    )
+    ),
 )
 def serve(
     options: dict[str, Any],
+    index: Annotated[
+        str | None,
+        typer.Option(
+            metavar="INDEX",
+            help="The index that 'valuembed index' made, or its address, to be searched at /v1/search. The model and "
+            "the recipe are then those that it records, unless they are given.",
+            rich_help_panel=SERVER,
+            show_default=False,
+        ),
+    ] = None,
     host: Annotated[
         str,
         typer.Option(
@@ -91,6 +103,7 @@ def serve(
     ] = None,
     max_body_bytes: Annotated[int, _limit("How many bytes the body of one request may have.", min=1)] = 8_000_000,
     max_texts: Annotated[int, _limit("How many texts one request may have.", min=1)] = 2048,
+    max_hits: Annotated[int, _limit("How many rows of an index one search may ask for.", min=1)] = 100,
     max_requests: Annotated[int, _limit("How many requests may be in the server at once.", min=1)] = 1024,
     max_waiting_texts: Annotated[
         int, _limit("How many texts all requests in the server may have together.", min=1)
@@ -117,6 +130,7 @@ def serve(
     limits = Limits(
         max_body_bytes=max_body_bytes,
         max_texts=max_texts,
+        max_hits=max_hits,
         max_requests=max_requests,
         max_waiting_texts=max_waiting_texts,
         max_waiting_bytes=max_waiting_bytes,
@@ -126,8 +140,10 @@ def serve(
     cross_origin(cors_origin or ())
     # A port that is taken is said now, and not after a model has been loaded.
     listen(host, port).close()
+    live, model = load_with_index(index, options)
     run(
-        load_model(options),
+        model,
+        index=live,
         host=host,
         port=port,
         name=name,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from valuembed._utils.text import counted, inflected
 from valuembed.errors import InputError
 from valuembed.models import TextEncoder, ValueEncoder
@@ -26,13 +28,40 @@ def cutter_for(model: object, tokens: int, overlap: int = 0, *, late: bool = Fal
     if late:
         check_takes_parts(model.recipe, "late chunking")
     cutter = Cutter(model.reader.texts.tokenizer, tokens, overlap)
+    check_room(model, tokens)
+    return cutter
+
+
+def token_counter(model: object, tokens: int) -> Callable[[str], int]:
+    """What counts the tokens of a text for a model whose passages are to have so many at most.
+
+    Raises:
+        InputError: a number that means nothing, or a passage that does not fit into the model beside its template.
+    """
+    if not isinstance(model, (ValueEncoder, TextEncoder)):
+        raise InputError(f"chunk={tokens}: documents are cut for a model of valuembed.load, not {type(model)}")
+    if tokens < 1:
+        raise InputError(f"chunk={tokens} has to be at least 1 token")
+    check_room(model, tokens)
+    tokenizer = model.reader.texts.tokenizer
+
+    def count(text: str) -> int:
+        ids = tokenizer(
+            text, add_special_tokens=False, split_special_tokens=True, truncation=False, verbose=False
+        ).input_ids
+        return len(ids)
+
+    return count
+
+
+def check_room(model: ValueEncoder | TextEncoder, tokens: int) -> None:
+    """Raise an :class:`InputError` where a text of so many tokens does not fit beside the templates."""
     room = _room(model)
     if room is not None and tokens > room:
         raise InputError(
             f"chunk={tokens}: beside the template, {counted(room, 'token')} of a text "
             f"{inflected(room, 'fits', 'fit')} into max_tokens={model.reader.max_tokens}; ask for smaller chunks"
         )
-    return cutter
 
 
 def _room(model: ValueEncoder | TextEncoder) -> int | None:

@@ -61,7 +61,8 @@ class EmbedOptions(Options):
     )
     chunk: int | None = option(
         None,
-        "Cut each text into chunks of so many tokens, which get a vector each. By default texts are embedded whole.",
+        "Cut each text into chunks of so many tokens, which get a vector each. By default texts are embedded whole, "
+        "and documents in passages of 200.",
         min=1,
         metavar="TOKENS",
     )

@@ -26,7 +26,10 @@ WORK = ".work"
 """Folder inside the output for locks and for what is not finished. A reader of tables passes over such a name."""
 
 FORMAT = 1
-_PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "pyarrow")
+DOCUMENTS_KIND = "documents"
+"""Stands in the manifest of a folder that holds passages of documents (see :mod:`valuembed.corpus.documents`)."""
+
+PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "pyarrow")
 SAME_MODEL_COSINE = 0.999
 """Vectors of one job come from one set of weights: between machines, one in the same precision stays above this."""
 
@@ -110,6 +113,14 @@ def check_folder(output: str | os.PathLike[str]) -> Path:
     return folder
 
 
+def holds_passages(folder: Path) -> bool:
+    """Whether a folder was begun with documents; a folder without a manifest, or with a damaged one, was not."""
+    try:
+        return bool(json.loads((folder / MANIFEST).read_bytes()).get("kind") == DOCUMENTS_KIND)
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """What a job's manifest records as plain data, or None where there is none.
 
@@ -126,6 +137,11 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     try:
         record = json.loads(path.read_bytes())
         form = record["format"]
+        if record.get("kind") == DOCUMENTS_KIND:
+            raise OutputError(
+                f"output {folder} was begun with documents, which are cut into passages; name another folder for texts "
+                "that are rows of files"
+            )
         if form == FORMAT:
             VectorSpec.from_record(record["make"])
             Settings(**record["settings"])
@@ -235,7 +251,7 @@ def note_complete(job: Job, counts: Mapping[str, int]) -> None:
 
 def _begin(vector_spec: VectorSpec, settings: Settings, kept: KeptColumns) -> dict[str, Any]:
     """What all runs of a job share, as plain data."""
-    shared = {"make": vector_spec.to_record(), "settings": asdict(settings), "versions": versions(*_PACKAGES)}
+    shared = {"make": vector_spec.to_record(), "settings": asdict(settings), "versions": versions(*PACKAGES)}
     return {**shared, "kept": kept.to_record()} if kept.names else shared
 
 

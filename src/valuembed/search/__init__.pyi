@@ -7,4 +7,7 @@ from .exact import (
     similarity_matrix as similarity_matrix,
 )
 from .index import Index as Index, IndexSummary as IndexSummary, build_index as build_index
+from .live_index import LiveIndex as LiveIndex
+from .passage_index import PassageIndex as PassageIndex, documents_folders as documents_folders
 from .results import Hit as Hit
+from .words import matched_words as matched_words

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 from valuembed._utils.progress import track
 from valuembed.data import as_text
 from valuembed.errors import InputError
-from valuembed.search.centre import Centre, check_centre, record_centre, recorded_centre, wanted
+from valuembed.search.centre import Centre, check_centre, record_centre, recorded_centre, stored_vectors, wanted
 from valuembed.search.index_rows import cosines, filter_columns, hit_columns, last_of_each_key, to_hits
 from valuembed.search.ingest import ROWS, RepeatedIdWarning, Update
 from valuembed.search.ledger import only_writer
-from valuembed.search.results import Hit, check_make, check_query, embed_query, fuse
+from valuembed.search.neighbours import row_of, rows_around
+from valuembed.search.results import Hit, check_make, check_query, embed_query, fuse, unit
 from valuembed.search.vector_store import REFINE, Table, languages
-from valuembed.vectors import KEY, EmbeddingFiles, Encoder, VectorSpec, is_remote
+from valuembed.vectors import EMBEDDING, KEY, EmbeddingFiles, Encoder, VectorSpec, is_remote
 
 if TYPE_CHECKING:
     import numpy as np
@@ -152,11 +153,13 @@ class Index:
 
     Attributes:
         address: where it is.
+        called: what messages call it.
         vector_spec: which model and recipe made its vectors.
     """
 
-    def __init__(self, address: str, rows: Table) -> None:
+    def __init__(self, address: str, rows: Table, called: str | None = None) -> None:
         self.address = address
+        self.called = called or address
         self._schema = rows.schema
         self.vector_spec = VectorSpec.from_metadata(address, self._schema.metadata)
         self._rows = rows
@@ -172,8 +175,12 @@ class Index:
         return Table.is_at(address, ROWS)
 
     @classmethod
-    def open(cls, address: str | Path) -> Index:
+    def open(cls, address: str | Path, *, called: str | None = None) -> Index:
         """An index that :func:`build_index` made.
+
+        Args:
+            address: where it is.
+            called: what messages call it; None is its address.
 
         Raises:
             InputError: there is none, or it is damaged.
@@ -181,10 +188,15 @@ class Index:
         """
         if not cls.is_at(address):
             raise InputError(f"{address} holds no index; make one with: valuembed index SOURCE -o {address}")
-        return cls(str(address), Table.open(address, ROWS))
+        return cls(str(address), Table.open(address, ROWS), called)
 
     def __len__(self) -> int:
         return self._rows.count()
+
+    @property
+    def version(self) -> int:
+        """A number that grows with every change of its rows."""
+        return self._rows.version
 
     @property
     def is_approximate(self) -> bool:
@@ -206,20 +218,49 @@ class Index:
         centre: bool | None = None,
     ) -> None:
         """Raise what :meth:`search` would raise before it needs a model."""
-        check_centre(centre, self.vector_spec, self.address)
+        check_centre(centre, self.vector_spec, self.called)
         if centre and self._centre is None:
-            raise InputError(f"{self.address} holds no mean of its rows; bring it up to date with: valuembed index")
+            raise InputError(f"{self.called} holds no mean of its rows; bring it up to date with: valuembed index")
         for name, value in (("probes", probes), ("refine", refine)):
             if value is not None and value < 1:
                 raise InputError(f"{name}={value} has to be at least 1")
         if hybrid:
-            self._rows.check_words()
+            self._rows.check_words(self.called)
         if where is not None:
             try:
                 self._rows.check_filter(where)
             except InputError as error:
                 columns = ", ".join(f"{name} ({kind})" for name, kind in self.columns.items())
-                raise InputError(f"{str(error).rstrip('.')}; columns of {self.address}: {columns}") from error
+                raise InputError(f"{str(error).rstrip('.')}; columns of {self.called}: {columns}") from error
+
+    def vector_of(self, key: str) -> NDArray[np.float32]:
+        """The stored vector of a row: given to :meth:`nearest`, it finds texts that are similar to that of the row.
+
+        Args:
+            key: of a hit.
+
+        Returns:
+            float32 ``[width]``, of length 1.
+
+        Raises:
+            UnknownRowError: no row has this key.
+        """
+        rows = row_of(self._rows, key, [EMBEDDING], self.called)
+        found: NDArray[np.float32] = unit(stored_vectors(rows, self.vector_spec), self.called)[0]
+        return found
+
+    def around(self, key: str, before: int, after: int) -> list[Hit]:
+        """A row with those that stand before and behind it in its text or file, in order; their score is 0.
+
+        Args:
+            key: of a hit.
+            before: so many pieces of the same text; where it was not cut, so many rows of the same file.
+            after: the same, behind it.
+
+        Raises:
+            UnknownRowError: no row has this key.
+        """
+        return rows_around(self._rows, key, before, after, self.called)
 
     def search(
         self,

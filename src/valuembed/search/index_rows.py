@@ -184,8 +184,8 @@ def to_hits(rows: Any, scores: list[float], fused: list[float] | None = None) ->
         fused: of a hybrid search, what decided the rank of each.
     """
     hits = []
-    for at, row in enumerate(rows.drop_columns([KEY, EMBEDDING]).to_pylist()):
-        own = {name: row.pop(name) for name in (TEXT, SOURCE, *PLACES)}
+    for at, row in enumerate(rows.drop_columns([EMBEDDING]).to_pylist()):
+        own = {name: row.pop(name) for name in (TEXT, SOURCE, KEY, *PLACES)}
         id = int(row[ID]) if row[NUMBERED] else row[ID]
         more = {name: value for name, value in row.items() if name not in (ID, NUMBERED)}
         hits.append(Hit(at + 1, scores[at], id, fused=fused[at] if fused else None, more=more, **own))

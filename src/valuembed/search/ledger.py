@@ -56,6 +56,11 @@ class IngestLedger:
         self._parts = {row["number"]: IngestedFile(**row) for row in rows}
         self._unwritten: dict[int, IngestedFile] = {}
 
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers of all files."""
+        return list(self._parts)
+
     def of(self, source: str) -> list[IngestedFile]:
         """The files of one source."""
         return [part for part in self._parts.values() if part.source == source]
@@ -75,14 +80,14 @@ class IngestLedger:
             part = known.get((file.name, file.stamp))
             if part is None:
                 number += 1
-                part = self._keep(IngestedFile(number, source, files.location, file.name, file.stamp))
+                part = self.keep(IngestedFile(number, source, files.location, file.name, file.stamp))
             found.append(part)
         self.write()
         return found
 
     def finish(self, part: IngestedFile, rows: int) -> None:
         """Remember that all of a file is in, and that the index holds so many rows of it."""
-        self._keep(replace(part, rows=rows))
+        self.keep(replace(part, rows=rows))
 
     def write(self) -> None:
         """Write down what was remembered since the last time."""
@@ -100,6 +105,14 @@ class IngestLedger:
             del self._parts[part.number]
 
     @staticmethod
+    def sources(address: str) -> list[str]:
+        """Names of the sources of an index, sorted; none where nothing has gone in yet."""
+        if not Table.is_at(address, PARTS):
+            return []
+        batches = Table.open(address, PARTS).scan(["source"])
+        return sorted({name for batch in batches for name in batch.column(0).to_pylist()})
+
+    @staticmethod
     def held(rows: Table, parts: list[IngestedFile] | None = None) -> dict[int, int]:
         """How many rows the index holds of each file, or of some of them, by its number."""
         import numpy as np
@@ -111,7 +124,8 @@ class IngestLedger:
                 counts[number] = counts.get(number, 0) + count
         return counts
 
-    def _keep(self, part: IngestedFile) -> IngestedFile:
+    def keep(self, part: IngestedFile) -> IngestedFile:
+        """Remember what is known of a file, until :meth:`write` writes it down."""
         self._parts[part.number] = self._unwritten[part.number] = part
         return part
 

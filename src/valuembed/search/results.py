@@ -34,6 +34,7 @@ class Hit:
         end: offset behind its last character.
         fused: of a hybrid search, what decided the rank, see :func:`fuse`.
         source: in an index, the name of the source that the row belongs to.
+        key: in an index, what the row is known by there, for :meth:`valuembed.search.Index.vector_of`.
         more: what the row's further columns hold.
     """
 
@@ -48,6 +49,7 @@ class Hit:
     end: int | None = None
     fused: float | None = None
     source: str | None = None
+    key: str | None = field(default=None, compare=False)
     more: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:

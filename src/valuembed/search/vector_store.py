@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from valuembed._utils.optional import require
 from valuembed._utils.process_state import environment
-from valuembed.errors import InputError, OutputError, ValuembedError
+from valuembed.errors import IndexUnavailableError, InputError, OutputError, ValuembedError
 from valuembed.vectors import EMBEDDING, FILE, KEY, TEXT, is_remote
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Table:
 
         Raises:
             MissingExtraError: LanceDB is not installed.
-            InputError: it cannot be read.
+            IndexUnavailableError: it cannot be read.
         """
         with _reading(str(address)):
             return cls(str(address), _connect(str(address)).open_table(name))
@@ -89,6 +89,12 @@ class Table:
         """The Arrow schema, with its metadata."""
         with _reading(self.address):
             return self._table.schema
+
+    @property
+    def version(self) -> int:
+        """A number that grows with every change."""
+        with _reading(self.address):
+            return int(self._table.version)
 
     def count(self, where: str | None = None) -> int:
         """How many rows there are, or how many a filter leaves."""
@@ -120,6 +126,17 @@ class Table:
             done = merge.execute(rows)
         return int(done.num_inserted_rows), int(done.num_updated_rows)
 
+    def replace_all(self, rows: Any, wheres: list[str]) -> None:
+        """Add an Arrow table of rows in place of those with their keys, and of all that these filters name.
+
+        Args:
+            rows: no two with one key, perhaps none.
+            wheres: filters. What they name is gone with the commit in which the rows come.
+        """
+        with _writing(self.address):
+            merge = self._table.merge_insert(KEY).when_matched_update_all().when_not_matched_insert_all()
+            merge.when_not_matched_by_source_delete(" OR ".join(f"({where})" for where in wheres)).execute(rows)
+
     def delete(self, where: str) -> None:
         """Remove the rows that a filter names."""
         with _writing(self.address):
@@ -140,11 +157,11 @@ class Table:
             # What the planner cannot do comes as whatever its language has for it, panics included.
             raise InputError(f"the filter {where!r} cannot be applied: {_reason(error)}") from error
 
-    def check_words(self) -> None:
-        """Raise an :class:`InputError` where there is no index of words yet."""
+    def check_words(self, called: str) -> None:
+        """Raise an :class:`InputError` where there is no index of words yet, which calls the index by a name."""
         with _reading(self.address):
             if not self._has_index(TEXT):
-                raise InputError(f"{self.address} has no index of words: its making was interrupted; run it again")
+                raise InputError(f"{called} has no index of words: its making was interrupted; run it again")
 
     def nearest(
         self,
@@ -270,6 +287,11 @@ class Table:
         return any(language in (None, words["language"] if words["stem"] else "") for words in found)
 
 
+def in_sql(text: str) -> str:
+    """A text as a constant of a filter."""
+    return "'" + text.replace("'", "''") + "'"
+
+
 def languages() -> list[str]:
     """Languages whose stems and empty words are known.
 
@@ -303,7 +325,7 @@ def _reading(address: str) -> Iterator[None]:
     except ValuembedError:
         raise
     except (ValueError, RuntimeError, OSError) as error:
-        raise InputError(f"cannot read {address}: {_reason(error)}") from error
+        raise IndexUnavailableError(f"cannot read {address}: {_reason(error)}") from error
 
 
 @contextmanager

@@ -11,12 +11,13 @@ from valuembed.errors import InputError, RequestError
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a server takes on. Beyond the first three a request is refused for good, beyond the others for now.
+    """How much a server takes on. Beyond the first four a request is refused for good, beyond the others for now.
 
     Attributes:
         max_body_bytes: of a request.
         max_texts: of a request.
         max_ids: token ids of a request, where it holds ids instead of texts.
+        max_hits: that a search may ask for.
         max_requests: that are in the server at once.
         max_waiting_texts: of all requests in the server.
         max_waiting_bytes: of all their bodies.
@@ -31,6 +32,7 @@ class Limits:
     max_body_bytes: int = 8_000_000
     max_texts: int = 2048
     max_ids: int = 300_000
+    max_hits: int = 100
     max_requests: int = 1024
     max_waiting_texts: int = 8192
     max_waiting_bytes: int = 64_000_000

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from fastapi import Request
 
 from valuembed.errors import (
+    IndexUnavailableError,
     InputError,
     ReadingError,
     RequestError,
@@ -19,16 +21,24 @@ from valuembed.errors import (
     TemplateError,
     TextFailed,
     TextTooLongError,
+    UnknownRowError,
     ValuembedError,
+    trace_of,
 )
 from valuembed.serving.admission import Admission, Limits, Slot
 from valuembed.serving.batcher import DEAD, READY, Batcher
 from valuembed.serving.jobs import Embedded, EmbedRequest, Text
 from valuembed.serving.metrics import Metrics
 from valuembed.serving.middleware import TICKET, ClientGone
+from valuembed.serving.stored_index import StoredIndex
+
+logger = logging.getLogger(__name__)
 
 LEAVING = "leaving"
 """A server that is about to end; the other states are those of its batcher."""
+
+SEARCHES_AT_ONCE = 4
+"""Threads that search; the index itself uses every core for one search."""
 
 T = TypeVar("T")
 
@@ -42,6 +52,7 @@ class ServerContext:
         batcher: what embeds.
         admission: what counts.
         metrics: what is counted for others to see.
+        index: what is searched; None where there is none.
         leaving: whether it is about to end.
         since: when it began, in seconds since 1970.
     """
@@ -50,8 +61,12 @@ class ServerContext:
     batcher: Batcher
     admission: Admission
     metrics: Metrics
+    index: StoredIndex | None = None
     leaving: bool = False
     since: int = field(default_factory=lambda: int(time.time()))
+
+    def __post_init__(self) -> None:
+        self._searching = ThreadPoolExecutor(SEARCHES_AT_ONCE, "valuembed-search")
 
     @property
     def limits(self) -> Limits:
@@ -127,6 +142,37 @@ class ServerContext:
             raise
         except ValuembedError as error:
             raise RequestError(400, str(error), code="invalid_value", param="input") from error
+
+    async def ask_index(self, request: Request, function: Callable[[StoredIndex], T]) -> T:
+        """Have something done with the index for a request, on a thread of its own.
+
+        Args:
+            request: theirs, whose body has been read.
+            function: called with the index.
+
+        Raises:
+            RequestError: 400 for what cannot be asked, 404 for a row that is not there, 503 where the index cannot be
+                read or no answer was found in time.
+            ClientGone: there is nobody to answer.
+        """
+        assert self.index is not None, "the routes are there for servers that have one"
+        try:
+            return await self.wait(request, self._searching.submit(function, self.index))
+        except IndexUnavailableError as error:
+            logger.warning("the index is unavailable: %s", trace_of(error))
+            raise RequestError(503, str(error), code="index_unavailable", headers={"Retry-After": "5"}) from error
+        except UnknownRowError as error:
+            raise RequestError(404, str(error), code="not_found", param="like") from error
+        except ReadingError as error:
+            raise RequestError(500, str(error), code="index_failed") from error
+        except RequestError:
+            raise
+        except ValuembedError as error:
+            raise RequestError(400, str(error), code="invalid_value") from error
+
+    def close(self) -> None:
+        """Begin no further search."""
+        self._searching.shutdown(wait=False, cancel_futures=True)
 
     async def wait(self, request: Request, future: Future[T]) -> T:
         """What a future of the batcher gives; it is cancelled when nobody waits for it any more.

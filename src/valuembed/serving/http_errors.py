@@ -14,6 +14,9 @@ from valuembed.serving.schemas import invalid_request
 API_PATHS = ("/v1/embeddings", "/v1/models")
 """What clients of OpenAI's API ask for."""
 
+INDEX_PATHS = ("/v1/search", "/v1/index")
+"""What is only there where an index is served."""
+
 OTHER_APIS = {"/api/embed": "Ollama", "/api/embeddings": "Ollama", "/embed": "text-embeddings-inference"}
 """Where clients of other servers have texts embedded."""
 
@@ -34,6 +37,8 @@ async def on_error(request: Request, error: Exception) -> Response:
 
 
 def _no_path(path: str) -> str:
+    if path in INDEX_PATHS:
+        return f"there is no {path!r} here, for no index is served; start the server with: valuembed serve --index DIR"
     for known, api in OTHER_APIS.items():
         if path.endswith(known):
             return f"there is no {path!r:.100} here; {api}'s clients find {known} if their address ends with the port"

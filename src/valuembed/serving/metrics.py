@@ -42,6 +42,12 @@ class Metrics(BatcherListener):
         )
         self._step = Histogram("valuembed_step_seconds", "Computing a step.", buckets=SECONDS, registry=registry)
         self._step_texts = Histogram("valuembed_step_texts", "Texts of a step.", buckets=TEXTS, registry=registry)
+        self._search = Histogram(
+            "valuembed_search_seconds",
+            "Searching the index, the query's embedding left out.",
+            buckets=SECONDS,
+            registry=registry,
+        )
         self._step_tokens = Histogram("valuembed_step_tokens", "Tokens of a step.", buckets=TOKENS, registry=registry)
 
     def gauge(self, name: str, documentation: str, value: Callable[[], float]) -> None:
@@ -63,6 +69,10 @@ class Metrics(BatcherListener):
         self._texts.inc(texts)
         self._tokens.inc(tokens)
         self._truncated.inc(truncated)
+
+    def searched(self, seconds: float) -> None:
+        """The index was searched."""
+        self._search.observe(seconds)
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         """A request was answered."""

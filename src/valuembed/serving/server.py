@@ -34,7 +34,8 @@ from valuembed.serving.jobs import Engine
 from valuembed.serving.metrics import Metrics
 from valuembed.serving.middleware import OPEN_PATHS, Guard, cross_origin
 from valuembed.serving.playground import routes
-from valuembed.serving.routes import docs_page, health, ollama, openai, tei
+from valuembed.serving.routes import docs_page, health, ollama, openai, search, tei
+from valuembed.serving.stored_index import StoredIndex
 
 if TYPE_CHECKING:
     from valuembed.models import ValueEncoder
@@ -64,6 +65,7 @@ class OpenServerWarning(UserWarning):
 def create_app(
     embedder: ValueEncoder | Engine,
     *,
+    index: StoredIndex | None = None,
     name: str | None = None,
     keys: Collection[str] = (),
     limits: Limits | None = None,
@@ -76,12 +78,14 @@ def create_app(
     It also answers as Ollama (``/api/embed``) and text-embeddings-inference (``/embed``) do.
 
     ``/docs`` and ``/openapi.json`` describe it. Around a loaded model, and around an engine with a playground, there is
-    also a page to try it with at ``/``.
+    also a page to try it with at ``/``. With an index there are ``/v1/search`` and ``/v1/index`` too.
 
     The model's thread runs as long as the application's lifespan.
 
     Args:
         embedder: what :func:`valuembed.load` returns, which has to stay as it is, or an engine.
+        index: what ``/v1/search`` looks in, as :meth:`valuembed.search.LiveIndex.open` gives it; whether the model is
+            the one that made it is for the caller to have looked at.
         name: of the model, for clients; None is its own.
         keys: that open it, sent as ``Authorization: Bearer KEY``; none, and it stands open.
         limits: what it takes on at most.
@@ -101,13 +105,14 @@ def create_app(
     limits, metrics = limits or Limits(), Metrics()
     batcher = Batcher(engine, stuck_after=limits.stuck_seconds, watch=metrics)
     admission = Admission(limits, batcher.seconds_to_clear)
-    serving = ServerContext(name or engine.name, batcher, admission, metrics)
+    serving = ServerContext(name or engine.name, batcher, admission, metrics, index)
     _show(serving)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         batcher.start()
         yield
+        serving.close()
         await asyncio.to_thread(batcher.stop)
 
     app = FastAPI(
@@ -126,6 +131,8 @@ def create_app(
     app.state.serving = serving
     for api in (openai, ollama, tei):
         app.include_router(api.router)
+    if index is not None:
+        app.include_router(search.router)
     app.include_router(health.router)
     if engine.playground is not None:
         app.include_router(routes.router)
@@ -200,6 +207,7 @@ def read_keys(path: str | os.PathLike[str] | None = None) -> list[str]:
 def serve(
     embedder: ValueEncoder | Engine,
     *,
+    index: StoredIndex | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
     name: str | None = None,
@@ -216,7 +224,7 @@ def serve(
     then it closes the port, finishes every request it has, and returns. A second signal ends it at once.
 
     Args:
-        embedder, name, keys, limits, step_tokens, docs, cors_origins: as in :func:`create_app`.
+        embedder, index, name, keys, limits, step_tokens, docs, cors_origins: as in :func:`create_app`.
         host: address to listen on; others than loopback can be reached from other machines.
         port: 0 picks a free one.
         drain_seconds: between the signal and the closing of the port.
@@ -238,6 +246,7 @@ def serve(
         embedder.encode([PROBE], show_progress_bar=False)
     app = create_app(
         embedder,
+        index=index,
         name=name,
         keys=keys,
         limits=limits,

@@ -10,12 +10,28 @@ from .kept_columns import (
     find_columns as find_columns,
 )
 from .late_interaction import maxsim as maxsim, maxsim_pairwise as maxsim_pairwise
+from .passages import (
+    BETWEEN_HEADINGS as BETWEEN_HEADINGS,
+    HEADINGS as HEADINGS,
+    LINE as LINE,
+    PAGE as PAGE,
+    TITLE as TITLE,
+    DocumentState as DocumentState,
+    EmbeddedDocument as EmbeddedDocument,
+    PassageLike as PassageLike,
+    PassageRecord as PassageRecord,
+    PassageStore as PassageStore,
+    passage_rows as passage_rows,
+    passage_schema as passage_schema,
+    setting_differences as setting_differences,
+)
 from .provenance import (
     CHUNK as CHUNK,
     EMBEDDING as EMBEDDING,
     END as END,
     FILE as FILE,
     ID as ID,
+    METADATA_KEY as METADATA_KEY,
     ROW as ROW,
     START as START,
     TEXT as TEXT,

@@ -165,6 +165,7 @@ def _name(field: Mapping[str, Any]) -> str:
 def _curl(url: str, part: Mapping[str, Any], locked: bool) -> str:
     fields = part.get("properties", {})
     body = {name: EXAMPLES.get(name, "") for name in part.get("required", ())}
+    body.update(*part.get("examples", ())[:1])
     if fields.get("input", {}).get("type") == "string":
         body["input"] = EXAMPLES["input"][0]
     key = ' -H "Authorization: Bearer $VALUEMBED_API_KEY"' if locked else ""
