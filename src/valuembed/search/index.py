@@ -250,6 +250,15 @@ class Index:
                 return found
         raise UnknownRowError(f"{self.called} has no row with the key {key!r:.200}; give the key of a hit")
 
+    def hits_of(self, keys: list[str]) -> list[Hit | None]:
+        """The rows with these keys, in this order, with a score of 1; None for one that is not there."""
+        names = hit_columns(self._schema)
+        found: dict[str, Hit] = {}
+        if keys:
+            for rows in self._rows.scan(names, f"{KEY} IN ({', '.join(map(in_sql, keys))})"):
+                found.update((hit.key or "", hit) for hit in to_hits(rows, [1.0] * rows.num_rows))
+        return [found.get(key) for key in keys]
+
     def search(
         self,
         model: Encoder,
