@@ -31,6 +31,7 @@ PERPLEXITY = 30
 ITERATIONS = 500
 NEIGHBOURS = 5
 
+MOST_STRETCH = 1.5
 MOST_AREAS = 24
 ROWS_PER_AREA = 8
 """A map has an area for so many rows, as far as there may be more."""
@@ -87,39 +88,43 @@ class Plane:
         return found
 
 
-def find_areas(reduced: NDArray[np.float32], progress: Progress = lambda done: None) -> NDArray[np.uint8]:
-    """The area of each row ``[b]``, numbered from 0, the largest first: rows of one area are similar (k-means).
+def find_areas(places: NDArray[np.float32], landmarks: int = LANDMARKS) -> NDArray[np.uint8]:
+    """The area of each row ``[b]``, numbered from 0, the largest first: rows that lie together (Ward's linkage).
 
     Args:
-        reduced: ``[b, p]``, of length 1.
-        progress: told how much of the work is done, from 0 to 1.
+        places: ``[b, 2]``, those of the landmarks first.
+        landmarks: so many rows are grouped, and every other row goes with the one next to it.
     """
     import numpy as np
-    from sklearn.cluster import MiniBatchKMeans
+    from sklearn.cluster import AgglomerativeClustering
 
-    rows = len(reduced)
-    # Rows that are all alike are one area.
-    wanted = min(MOST_AREAS, rows // ROWS_PER_AREA, len(np.unique(reduced[:1000], axis=0)))
+    grouped, rows = places[:landmarks], len(places)
+    # Rows at one place are one area.
+    wanted = min(MOST_AREAS, rows // ROWS_PER_AREA, len(np.unique(grouped, axis=0)))
     if wanted < 2:
         return np.zeros(rows, np.uint8)
-    found = MiniBatchKMeans(wanted, random_state=SEED, n_init=3, batch_size=2048).fit_predict(reduced)
-    progress(1.0)
-    names, counts = np.unique(found, return_counts=True)
+    found = AgglomerativeClustering(wanted, linkage="ward").fit_predict(grouped)
+    if rows > len(grouped):
+        found = np.concatenate([found, found[_nearest(places[len(grouped) :], grouped, 1)[1][:, 0]]])
     ranks = np.empty(wanted, np.uint8)
-    ranks[names[np.argsort(-counts, kind="stable")]] = np.arange(len(names))
+    ranks[np.argsort(-np.bincount(found, minlength=wanted), kind="stable")] = np.arange(wanted)
     ranked: NDArray[np.uint8] = ranks[found]
     return ranked
 
 
 def to_square(places: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Places ``[b, 2]`` moved and scaled, both axes alike, so that they fill -1 to 1 along the longer one."""
+    """Places ``[b, 2]`` moved and scaled so that they fill -1 to 1 along the longer axis.
+
+    The shorter one is drawn out by half at most: t-SNE's distances compare nearby, and a plane that is filled shows more.
+    """
     import numpy as np
 
     if not len(places):
         return places
     low, high = places.min(axis=0), places.max(axis=0)
-    half = float((high - low).max()) / 2
-    filled: NDArray[np.float32] = ((places - (low + high) / 2) / (half or 1.0)).astype(np.float32)
+    half = np.maximum((high - low) / 2, 1e-12)
+    scale = np.minimum(half, half.max()) * np.maximum(1, half.max() / half / MOST_STRETCH)
+    filled: NDArray[np.float32] = ((places - (low + high) / 2) / scale).astype(np.float32)
     return np.clip(filled, -1, 1)
 
 

@@ -105,7 +105,8 @@ class CorpusMap:
         import numpy as np
 
         try:
-            with np.load(path, allow_pickle=False) as file:
+            # Opened here, for of what is no archive numpy would leave it open.
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 told = json.loads(file["told"].tobytes())
                 if told["format"] != FORMAT:
                     return None

@@ -78,9 +78,9 @@ def make_map(address: str, tell: Tell = lambda step, done: None, *, most: int = 
             at = slice(first + part.start, first + part.stop)
             places[at] = plane.place(reduced[at], SEED + at.start)
             tell("placing", 0.8 + 0.2 * at.stop / len(keys))
-        places = to_square(places)
-        area_of = find_areas(reduced)
         del reduced
+        places = to_square(places)
+        area_of = find_areas(places)
     count = int(area_of.max(initial=0)) + 1 if keys else 0
     words = WordCounts(count)
     seen = 0

@@ -7,12 +7,17 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
+from valuembed.search.words import SAYING_NOTHING
+
 _WORD = re.compile(r"[^\W\d_]{3,}(?:['\u2019-][^\W\d_]+)*")
 _WITHOUT_BLANKS = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]{2,}")
 """Letters of scripts that put no blanks between words: of these, two in a row are taken for a word."""
 
 MOST_CHARACTERS = 2000
 """Of a passage; what it is about is said by then."""
+
+LEAST_GAIN = math.log(1.5)
+"""A word has to be so much more frequent in its area than in all of them."""
 
 LEAST_PASSAGES = 2
 """Of an area, that a word has to stand in: a name in one passage says nothing of the others."""
@@ -38,6 +43,8 @@ class WordCounts:
         for word in _words_of(text[:MOST_CHARACTERS]):
             # A word that is also written small is no name.
             small = word.lower()
+            if small in SAYING_NOTHING:
+                continue
             if small not in found or word == small:
                 found[small] = word
         self._words[area].update(found.keys())
@@ -49,9 +56,10 @@ class WordCounts:
     def telling(self, most: int = 4) -> list[list[str]]:
         """For each area the words that tell it from the others, the most telling first.
 
-        A word counts by ``p(w | area) log(p(w | area) / p(w))``, its part of what an area's words say beyond those of
-        all: as in c-TF-IDF (Grootendorst 2022), often in the area and seldom elsewhere, but by passages, so that
-        one that repeats a word does not name its area, and words of grammar, which stand everywhere, count nothing.
+        A word counts by ``p(w | area) log(p(w | area) / p(w)) log(1 / p(w))``, with the share p of passages that it
+        stands in: as in c-TF-IDF (Grootendorst 2022), often in the area and seldom elsewhere, but by passages, so that
+        one that repeats a word does not name its area. The last factor is the usual one for words of grammar, which
+        stand everywhere; English ones are left out.
         """
         total = Counter[str]()
         for words in self._words:
@@ -62,8 +70,9 @@ class WordCounts:
             scores = {}
             for word, count in words.items():
                 share = count / max(1, passages)
-                if count >= LEAST_PASSAGES and (gain := math.log(share * everything / total[word])) > 0:
-                    scores[word] = share * gain
+                gain = math.log(share * everything / total[word])
+                if count >= LEAST_PASSAGES and gain > LEAST_GAIN:
+                    scores[word] = share * gain * math.log(everything / total[word])
             chosen: list[str] = []
             for word in sorted(scores, key=lambda word: (-scores[word], word)):
                 if len(chosen) == most:
