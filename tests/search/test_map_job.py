@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def address(tmp_path):
 
 
 def more(address, texts):
-    path = write_embeddings(os.path.join(os.path.dirname(address), "more.parquet"), texts)
+    path = write_embeddings(Path(address).parent / "more.parquet", texts)
     build_index(path, address, progress=False)
 
 

@@ -77,7 +77,7 @@ class TestMap:
             ("passages", {}, "give either numbers or keys"),
             ("passages", {"numbers": [0], "keys": ["a"]}, "give either numbers or keys"),
             ("passages", {"numbers": [6]}, "numbers: 6; those of this map end at 5"),
-            ("passages", {"numbers": [-1]}, "numbers.0: Input should be greater than or equal to 0"),
+            ("passages", {"numbers": [-1]}, "numbers: Input should be greater than or equal to 0"),
             ("passages", {"keys": ["a"] * 101}, "keys: List should have at most 100 items after validation, not 101"),
             ("passages", {"what": 1}, "what: no such field"),
             ("places", {"version": "a"}, "keys: Field required"),

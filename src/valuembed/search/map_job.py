@@ -114,9 +114,10 @@ def run() -> None:
     if hasattr(os, "nice"):
         # Whoever searches meanwhile goes first.
         os.nice(10)
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    # What libraries print goes another way.
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
 
-    def tell(step: str, done: float) -> None:
-        print(json.dumps({"step": step, "done": round(done, 3)}), file=out, flush=True)  # noqa: T201
+        def tell(step: str, done: float) -> None:
+            print(json.dumps({"step": step, "done": round(done, 3)}), file=out, flush=True)  # noqa: T201
 
-    make_map(address, tell).save(Path(path))
+        make_map(address, tell).save(Path(path))

@@ -35,6 +35,10 @@ class Points {
     const next = starts.slice();
     this.sorted = new Uint32Array(this.count);
     for (let at = 0; at < this.count; at++) this.sorted[next[cells[at]]++] = at;
+    // Drawn in this order, a point lies in memory where the one before lay.
+    this.across = Float32Array.from(this.sorted, at => this.x[at]);
+    this.up = Float32Array.from(this.sorted, at => this.y[at]);
+    this.area = Uint8Array.from(this.sorted, at => this.areaOf[at]);
   }
 
   cell(value) {
@@ -63,7 +67,7 @@ class Points {
 
   // Colours are numbers of four bytes, one for each area; unit and offsets turn places into pixels.
   draw(unit, left, top, radius, colours) {
-    const { x, y, areaOf, pixels } = this, { width, height } = this.canvas, margin = Math.ceil(radius) + 1;
+    const { across, up, area, pixels } = this, { width, height } = this.canvas, margin = Math.ceil(radius) + 1;
     pixels.fill(0);
     // The whole of a disc, and its rim, which is half as strong and covers nothing.
     const inner = [], rim = [];
@@ -75,14 +79,15 @@ class Points {
       }
     }
     const [own, edge] = [Int32Array.from(inner), Int32Array.from(rim)];
-    for (let at = 0; at < areaOf.length; at++) {
-      const column = Math.round(x[at] * unit + left), row = Math.round(top - y[at] * unit);
-      if (column < margin || row < margin || column >= width - margin || row >= height - margin) continue;
-      const middle = row * width + column, colour = colours[areaOf[at]];
-      const faint = (colour & 0xffffff | (colour >>> 25) << 24) >>> 0;
+    const strong = Uint32Array.from(colours), faint = strong.map(colour => colour & 0xffffff | (colour >>> 25) << 24);
+    const right = width - margin, bottom = height - margin;
+    for (let at = 0; at < area.length; at++) {
+      const column = across[at] * unit + left + .5 | 0, row = top - up[at] * unit + .5 | 0;
+      if (column < margin || row < margin || column >= right || row >= bottom) continue;
+      const middle = row * width + column, colour = strong[area[at]], weak = faint[area[at]];
       for (let part = 0; part < own.length; part++) pixels[middle + own[part]] = colour;
       for (let part = 0; part < edge.length; part++) {
-        if (pixels[middle + edge[part]] === 0) pixels[middle + edge[part]] = faint;
+        if (pixels[middle + edge[part]] === 0) pixels[middle + edge[part]] = weak;
       }
     }
     this.context.putImageData(this.image, 0, 0);
