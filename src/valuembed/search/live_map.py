@@ -1,4 +1,4 @@
-"""The map of an index for whoever answers requests: made beside them when it is first asked for, and again after changes."""
+"""The map of an index for whoever answers requests: made when it is first asked for, and again after changes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -94,10 +95,7 @@ class _Job:
     """A process that makes a map."""
 
     def __init__(self, address: str) -> None:
-        import time
-
-        self._clock = time.monotonic
-        self._since = self._clock()
+        self._since = time.monotonic()
         self.taken = False
         self.told: dict[str, Any] = {"step": "reading", "done": 0.0}
         place = writable_place(address)
@@ -126,7 +124,7 @@ class _Job:
     @property
     def age(self) -> float:
         """Seconds since it began."""
-        return self._clock() - self._since
+        return time.monotonic() - self._since
 
     @property
     def status(self) -> int | None:

@@ -177,9 +177,11 @@ function similar(hit) {
 }
 
 // Places come in characters, of which some are two units of a string here.
-function marked(text, words) {
+function marked(text, words, isShort) {
   const parts = /[\ud800-\udfff]/.test(text) ? Array.from(text) : null;
-  const cut = (from, to) => parts ? parts.slice(from, to).join("") : text.slice(from, to);
+  const whole = (from, to) => parts ? parts.slice(from, to).join("") : text.slice(from, to);
+  // Of the few lines of a short one, none is spent on nothing.
+  const cut = (from, to) => isShort ? whole(from, to).replace(/\n\s*\n/g, "\n") : whole(from, to);
   const nodes = [];
   let at = 0;
   for (const [start, end] of words) {
@@ -201,11 +203,12 @@ function hitOf(hit, at) {
   item.append(el("div", { className: "place" }, el("span", { className: "number", textContent: at + 1 }), file, score));
   const trail = [hit.title, ...(hit.headings || "").split(" > ")].filter((part, number, all) => part && part !== name && all.indexOf(part) === number);
   if (trail.length) item.append(el("p", { className: "trail", dir: "auto", textContent: trail.join(" › ") }));
-  const passage = el("p", { className: "passage short", dir: "auto" }, ...marked(hit.text, hit.words));
+  const passage = el("p", { className: "passage short", dir: "auto" }, ...marked(hit.text, hit.words, true));
   const whole = el("button", { type: "button", className: "whole", textContent: "Whole passage" });
   whole.setAttribute("aria-expanded", "false");
   whole.addEventListener("click", () => {
     const isShort = passage.classList.toggle("short");
+    passage.replaceChildren(...marked(hit.text, hit.words, isShort));
     whole.textContent = isShort ? "Whole passage" : "Less";
     whole.setAttribute("aria-expanded", String(!isShort));
   });
