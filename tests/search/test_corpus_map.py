@@ -43,7 +43,7 @@ class TestGroups:
         return vectors, of, Plane(vectors, told.append), told
 
     def test_lie_apart(self, made):
-        vectors, of, plane, told = made
+        _, of, plane, told = made
         distances = np.linalg.norm(plane.places[:, None] - plane.places[None], axis=2)
         np.fill_diagonal(distances, np.inf)
         assert (of[distances.argmin(axis=1)] == of).all(), "the nearest on the plane is of the same group"
@@ -55,7 +55,7 @@ class TestGroups:
         np.testing.assert_allclose(Plane(vectors).places, plane.places, rtol=1e-4, atol=1e-3)
 
     def test_others_lie_among_their_own(self, made):
-        vectors, of, plane, _ = made
+        _, of, plane, _ = made
         more, theirs = groups([10, 10, 10], seed=5)
         found = plane.place(plane.reduced(more))
         distances = np.linalg.norm(found[:, None] - plane.places[None], axis=2)

@@ -12,7 +12,11 @@ from valuembed.search.map_file import Area, CorpusMap
 from valuembed.search.words import matched_words
 
 PASSAGES = {
-    "harbour.md": ["Ships leave the harbour at dawn.", "The harbour master counts ships.", "A ship waits for the tide."],
+    "harbour.md": [
+        "Ships leave the harbour at dawn.",
+        "The harbour master counts ships.",
+        "A ship waits for the tide.",
+    ],
     "garden.pdf": ["Herbs grow on the balcony.", "Tomatoes need the sun.", "Water the herbs in the evening."],
 }
 COLUMNS = {"source": "string", "file": "string", "text": "string", "label name": "string"}
@@ -26,13 +30,16 @@ def hit(key, rank=1, score=1.0, query=None):
         "rank": rank, "score": score, "fused": None, "key": key, "source": "guide", "id": key, "file": file,
         "row": 0, "chunk": int(number), "start": 0, "end": len(text), "text": text, "title": file.split(".")[0].title(),
         "headings": "First > Second" if file.endswith("md") else None,
-        "page": None if file.endswith("md") else int(number) + 1, "line": int(number) * 3 + 1 if file.endswith("md") else None,
+        "page": None if file.endswith("md") else int(number) + 1,
+        "line": int(number) * 3 + 1 if file.endswith("md") else None,
         "words": matched_words(query, text) if query else [], "more": {},
     }  # fmt: skip
 
 
 class FakeIndex:
-    """Holds six passages of two files; those with most of the query's words come first. A filter is the start of a file's name in quotes; others are wrong.
+    """Holds six passages of two files; those with most of the query's words come first.
+
+    A filter is the start of a file's name in quotes; others are wrong.
 
     Attributes:
         open: clear it, and a search for "slow" hangs.
@@ -49,7 +56,9 @@ class FakeIndex:
 
     def check(self, *, where=None, hybrid=False, centre=None):
         if where is not None and not where.startswith("file LIKE '"):
-            raise InputError(f"the filter {where!r} cannot be applied: no field named weather; columns of the index: file")
+            raise InputError(
+                f"the filter {where!r} cannot be applied: no field named weather; columns of the index: file"
+            )
 
     def search(self, vector=None, *, query=None, like=None, k=10, where=None, hybrid=False, centre=None):
         self.check(where=where)

@@ -115,7 +115,8 @@ def find_areas(places: NDArray[np.float32], landmarks: int = LANDMARKS) -> NDArr
 def to_square(places: NDArray[np.float32]) -> NDArray[np.float32]:
     """Places ``[b, 2]`` moved and scaled so that they fill -1 to 1 along the longer axis.
 
-    The shorter one is drawn out by half at most: t-SNE's distances compare nearby, and a plane that is filled shows more.
+    The shorter one is drawn out by half at most: t-SNE's distances compare nearby alone, and a plane that is filled
+    shows more.
     """
     import numpy as np
 
@@ -148,7 +149,7 @@ def _main_directions(centred: NDArray[np.float32]) -> NDArray[np.float32]:
     rows, width = centred.shape
     count = min(DIRECTIONS, rows, width)
     if rows <= width:
-        sizes, found = np.linalg.eigh((centred @ centred.T).astype(np.float64))
+        _, found = np.linalg.eigh((centred @ centred.T).astype(np.float64))
         found = centred.T.astype(np.float64) @ found[:, ::-1][:, :count]
         norms = np.linalg.norm(found, axis=0)
         # What rounding leaves along a direction is no difference.

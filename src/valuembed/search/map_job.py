@@ -118,6 +118,6 @@ def run() -> None:
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
 
         def tell(step: str, done: float) -> None:
-            print(json.dumps({"step": step, "done": round(done, 3)}), file=out, flush=True)  # noqa: T201
+            print(json.dumps({"step": step, "done": round(done, 3)}), file=out, flush=True)
 
         make_map(address, tell).save(Path(path))

@@ -81,8 +81,8 @@ def create_app(
     It also answers as Ollama (``/api/embed``) and text-embeddings-inference (``/embed``) do.
 
     ``/docs`` and ``/openapi.json`` describe it. Around a loaded model, and around an engine with a playground, there is
-    also a page to try it with at ``/playground``, and at ``/``. With an index there are ``/v1/search`` and ``/v1/index``
-    too, with its map also ``/v1/map``, and a page to search it with at ``/``.
+    also a page to try it with at ``/playground``, and at ``/``. With an index there are ``/v1/search`` and
+    ``/v1/index`` too, with its map also ``/v1/map``, and a page to search it with at ``/``.
 
     The model's thread runs as long as the application's lifespan.
 

@@ -93,8 +93,10 @@ class Places(BaseModel):
     responses={200: {"model": MapAnswer, "description": "The map."}, **responses(400, 401, 429, 503)},
 )
 async def corpus_map(request: Request, known: str | None = None) -> Response:
-    """Show where the rows of the index lie on a plane. It is made when it is first asked for: ask again until it is
-    ready. A client that names the version it has is not sent that one again."""  # noqa: D209
+    """Show where the rows of the index lie on a plane; ask again until it is ready.
+
+    A client that names the version it has is not sent that one again.
+    """
     found, told = await _ask(request)
     shown = None if found is None or found.version == known else _packed(found)
     answer = {"object": "map", **told, "map": shown, "version": found.version if found else None}
@@ -146,7 +148,10 @@ async def _of_version(request: Request, version: str | None) -> PlacedRows:
     found, _ = await _ask(request)
     if found is None or found.version != version:
         raise RequestError(
-            404, f"there is no map of version {version!r:.40} any more; GET /v1/map", code="map_changed", param="version"
+            404,
+            f"there is no map of version {version!r:.40} any more; GET /v1/map",
+            code="map_changed",
+            param="version",
         )
     return found
 

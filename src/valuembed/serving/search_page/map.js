@@ -31,7 +31,7 @@ function drawMap() {
   if (!corpus.map || !corpus.width) return;
   const ratio = corpus.ratio, scale = unit() * ratio, [left, top] = shownAt(0, 0);
   const many = Math.sqrt(corpus.width * corpus.height / corpus.points.count) * .11;
-  corpus.radius = Math.min(6, Math.max(corpus.points.count < 3000 ? 2.2 : .8, many) * Math.sqrt(corpus.view.zoom));
+  corpus.radius = Math.min(6, Math.max(corpus.points.count < 3000 ? 2.3 : .8, many) * Math.sqrt(corpus.view.zoom));
   corpus.points.draw(scale, left * ratio, top * ratio, corpus.radius * ratio, corpus.pixels);
   drawMarks();
   placeLabels();
