@@ -91,7 +91,7 @@ def test_a_search(browser, url, width, scheme):
         tab.click("#show-map")
         assert tab.value("document.querySelector('#results').checkVisibility()") is False
     tab.until("corpus.hits.length === 6 && corpus.width > 0")
-    assert tab.value("document.querySelector('#labels span').style.visibility") == "visible"
+    tab.until("document.querySelector('#labels span').style.visibility === 'visible'")
     assert tab.value(CONTRAST)[0][0] >= 4.5
     well(tab, url)
 
