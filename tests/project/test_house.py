@@ -22,7 +22,7 @@ STARTING = {
     "ray": re.compile(r"importorskip\(.ray."),
 }
 """By marker, what stands in a file of tests that starts something."""
-WITHOUT_A_FACE = ("_utils", "cli", "models/early_paths", "serving/playground", "serving/routes")
+WITHOUT_A_FACE = ("_utils", "cli", "models/early_paths", "serving/playground", "serving/routes", "serving/search_page")
 """Folders whose files are imported one by one: what every room may need, what none imports, and parts of a room."""
 ROOMS = sorted(path.parent for path in FILES if path.name == "__init__.py" and path.parent != SOURCE)
 OF_ONE_SYSTEM = {"fcntl", "grp", "msvcrt", "posix", "pwd", "resource", "syslog", "termios", "winreg"}

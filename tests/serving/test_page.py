@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, CONTROL, browsing
+from browser import CHROMIUM, CONTRAST, CONTROL, browsing
 from pages import KEY, PageEngine, other_vector_of
 from serving import running, until, vector_of
 
@@ -22,33 +22,6 @@ pytestmark = [
 
 DESKTOP, PHONE = (1280, 900), (360, 780)
 TEXTS = ["a cat sleeps", "a kitten naps", "rates rise again"]
-
-CONTRAST = """(() => {
-  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-  const rgb = (...layers) => {
-    canvas.clearRect(0, 0, 1, 1);
-    for (const color of layers) { canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1); }
-    return Array.from(canvas.getImageData(0, 0, 1, 1).data).slice(0, 3);
-  };
-  const light = color => {
-    const [r, g, b] = color.map(value => value / 255).map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
-    return .2126 * r + .7152 * g + .0722 * b;
-  };
-  const found = [];
-  for (const node of document.querySelectorAll("body *")) {
-    const own = Array.from(node.childNodes).some(child => child.nodeType === 3 && child.textContent.trim());
-    if (!own || !node.checkVisibility() || node.closest("script, option, noscript")) continue;
-    const behind = [];
-    for (let at = node; at; at = at.parentElement) behind.unshift(getComputedStyle(at).backgroundColor);
-    const style = getComputedStyle(node), within = node.closest("svg") !== null;
-    const inside = within && style.textAnchor === "middle" ? [node.parentNode.querySelector("circle")] : [];
-    const back = rgb(...behind, ...inside.map(circle => getComputedStyle(circle).fill));
-    const front = rgb(within ? style.fill : style.color);
-    const [low, high] = [light(back), light(front)].sort((one, other) => one - other);
-    found.push([(high + .05) / (low + .05), node.outerHTML.slice(0, 120)]);
-  }
-  return found.sort((one, other) => one[0] - other[0]);
-})()"""
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,36 @@ from contextlib import contextmanager
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 """The program, where this machine has one."""
 
-KEYS = {"Tab": 9, "Enter": 13, "ArrowDown": 40, "ArrowUp": 38}
+KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowDown": 40, "ArrowUp": 38, "/": 191}
 CONTROL = 2
+
+CONTRAST = """(() => {
+  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const rgb = (...layers) => {
+    canvas.clearRect(0, 0, 1, 1);
+    for (const color of layers) { canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1); }
+    return Array.from(canvas.getImageData(0, 0, 1, 1).data).slice(0, 3);
+  };
+  const light = color => {
+    const [r, g, b] = color.map(value => value / 255).map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+    return .2126 * r + .7152 * g + .0722 * b;
+  };
+  const found = [];
+  for (const node of document.querySelectorAll("body *")) {
+    const own = Array.from(node.childNodes).some(child => child.nodeType === 3 && child.textContent.trim());
+    if (!own || !node.checkVisibility() || node.closest("script, option, noscript")) continue;
+    const behind = [];
+    for (let at = node; at; at = at.parentElement) behind.unshift(getComputedStyle(at).backgroundColor);
+    const style = getComputedStyle(node), within = node.closest("svg") !== null;
+    const inside = within && style.textAnchor === "middle" ? [node.parentNode.querySelector("circle")] : [];
+    const back = rgb(...behind, ...inside.map(circle => getComputedStyle(circle).fill));
+    const front = rgb(within ? style.fill : style.color);
+    const [low, high] = [light(back), light(front)].sort((one, other) => one - other);
+    found.push([(high + .05) / (low + .05), node.outerHTML.slice(0, 120)]);
+  }
+  return found.sort((one, other) => one[0] - other[0]);
+})()"""
+"""Contrast of every visible text of a page with what is behind it, the least first, with the text's element."""
 
 START = (
     "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])"
@@ -36,6 +64,7 @@ class Tab:
     def __init__(self, pipe, session):
         self._pipe, self._session = pipe, session
         self.requests, self.complaints = [], []
+        self._touching = 0
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.send(f"{domain}.enable")
 
@@ -98,10 +127,21 @@ class Tab:
         for kind in ("mousePressed", "mouseReleased"):
             self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
+    def mouse(self, kind, x, y, **more):
+        """Have the mouse do something: ``mouseMoved``, ``mousePressed``, ``mouseReleased``, ``mouseWheel``."""
+        self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, **more)
+
+    def touch(self, *points):
+        """Put fingers down, one at each place, or move them there; none lifts them."""
+        kind = "touchEnd" if not points else "touchMove" if self._touching == len(points) else "touchStart"
+        self._touching = len(points)
+        self.send("Input.dispatchTouchEvent", type=kind, touchPoints=[{"x": x, "y": y} for x, y in points])
+
     def press(self, key, modifiers=0):
-        told = {"key": key, "code": key, "windowsVirtualKeyCode": KEYS[key], "modifiers": modifiers}
-        if key == "Enter":
-            told["text"] = "\r"
+        number = KEYS.get(key) or ord(key.upper())
+        told = {"key": key, "code": key, "windowsVirtualKeyCode": number, "modifiers": modifiers}
+        if key == "Enter" or len(key) == 1:
+            told["text"] = "\r" if key == "Enter" else key
         self.send("Input.dispatchKeyEvent", type="keyDown" if "text" in told else "rawKeyDown", **told)
         self.send("Input.dispatchKeyEvent", type="keyUp", **told)
 

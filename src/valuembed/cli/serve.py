@@ -7,7 +7,7 @@ import typer
 
 from valuembed._utils.optional import require
 from valuembed.cli.framework import command
-from valuembed.cli.served_index import load_with_index
+from valuembed.cli.served_index import load_with_index, map_of
 
 SERVER = "Server"
 LIMITS = "Limits"
@@ -144,6 +144,7 @@ def serve(
     run(
         model,
         index=live,
+        index_map=map_of(live),
         host=host,
         port=port,
         name=name,

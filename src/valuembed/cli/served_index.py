@@ -7,7 +7,7 @@ from valuembed.cli.options import BUNDLED
 
 if TYPE_CHECKING:
     from valuembed.models import ValueEncoder
-    from valuembed.search import LiveIndex
+    from valuembed.search import LiveIndex, LiveMap
 
 
 def open_index(address: str, options: dict[str, Any]) -> "tuple[LiveIndex, dict[str, Any]]":
@@ -47,3 +47,12 @@ def load_for_index(index: "LiveIndex", options: dict[str, Any]) -> "ValueEncoder
         model = load_model(options)
     index.check_make(model)
     return model
+
+
+def map_of(index: "LiveIndex | None") -> "LiveMap | None":
+    """The map of an index, which is made once somebody asks for it."""
+    if index is None:
+        return None
+    from valuembed.search import LiveMap
+
+    return LiveMap(index)

@@ -24,7 +24,7 @@ from valuembed.search.ingest import ROWS, RepeatedIdWarning, Update
 from valuembed.search.ledger import only_writer
 from valuembed.search.neighbours import row_of, rows_around
 from valuembed.search.results import Hit, check_make, check_query, embed_query, fuse, unit
-from valuembed.search.vector_store import REFINE, Table, languages
+from valuembed.search.vector_store import REFINE, Table, languages, in_sql
 from valuembed.vectors import EMBEDDING, KEY, EmbeddingFiles, Encoder, VectorSpec, is_remote
 
 if TYPE_CHECKING:
@@ -261,6 +261,15 @@ class Index:
             UnknownRowError: no row has this key.
         """
         return rows_around(self._rows, key, before, after, self.called)
+
+    def hits_of(self, keys: list[str]) -> list[Hit | None]:
+        """The rows with these keys, in this order, with a score of 1; None for one that is not there."""
+        names = hit_columns(self._schema)
+        found: dict[str, Hit] = {}
+        if keys:
+            for rows in self._rows.scan(names, f"{KEY} IN ({', '.join(map(in_sql, keys))})"):
+                found.update((hit.key or "", hit) for hit in to_hits(rows, [1.0] * rows.num_rows))
+        return [found.get(key) for key in keys]
 
     def search(
         self,

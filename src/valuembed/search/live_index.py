@@ -14,6 +14,7 @@ from valuembed.search.centre import MEAN
 from valuembed.search.client_filters import check_client_filter
 from valuembed.search.index import Index
 from valuembed.search.ledger import IngestLedger
+from valuembed.search.map_file import state_of
 from valuembed.search.results import Hit, check_make, unit
 from valuembed.search.vector_store import Table
 from valuembed.search.words import matched_words
@@ -140,6 +141,17 @@ class LiveIndex:
         with self._current() as index:
             hits = index.around(key, before, after)
         return [answer_of(hit, rank) for rank, hit in enumerate(hits, start=1)]
+
+    @property
+    def state(self) -> str:
+        """What differs after every change of its rows."""
+        with self._current() as index:
+            return state_of(index.version, len(index))
+
+    def passages(self, keys: list[str]) -> list[dict[str, Any] | None]:
+        """Rows by their keys, in this order, as :func:`answer_of` gives them; None for one that is not there."""
+        with self._current() as index:
+            return [None if hit is None else answer_of(hit, rank) for rank, hit in enumerate(index.hits_of(keys), 1)]
 
     def describe(self) -> dict[str, Any]:
         """What it holds: rows, columns with their types, the width of a vector, what made it, and its sources."""

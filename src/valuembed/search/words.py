@@ -19,7 +19,7 @@ _LETTERS = str.maketrans(
     {"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "đ": "d", "ð": "d", "ł": "l", "\u0131": "i", "þ": "th", "ħ": "h"}
 )
 
-_SAYING_NOTHING = frozenset(
+SAYING_NOTHING = frozenset(
     """a about an and are as at be by can could did do does for from had has have how i if in into is it its me my not
     of on or our should so that the their them then there these they this to was we were what when where which who why
     will with would you your""".split()  # noqa: SIM905
@@ -48,8 +48,8 @@ def matched_words(query: str, text: str) -> list[tuple[int, int]]:
                 wanted.add(_folded(word))
             else:
                 pairs |= {word} if len(word) == 1 else {a + b for a, b in pairwise(word)}
-    if (wanted - _SAYING_NOTHING) or pairs:
-        wanted -= _SAYING_NOTHING
+    if (wanted - SAYING_NOTHING) or pairs:
+        wanted -= SAYING_NOTHING
     found: list[tuple[int, int]] = []
     for match in _WORD.finditer(text):
         for word, start, is_spaced in _pieces(match):

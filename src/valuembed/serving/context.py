@@ -31,6 +31,7 @@ from valuembed.serving.jobs import Embedded, EmbedRequest, Text
 from valuembed.serving.metrics import Metrics
 from valuembed.serving.middleware import TICKET, ClientGone
 from valuembed.serving.stored_index import StoredIndex
+from valuembed.serving.stored_map import StoredMap
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class ServerContext:
         admission: what counts.
         metrics: what is counted for others to see.
         index: what is searched; None where there is none.
+        map: of that index; None where there is none.
         leaving: whether it is about to end.
         since: when it began, in seconds since 1970.
     """
@@ -62,6 +64,7 @@ class ServerContext:
     admission: Admission
     metrics: Metrics
     index: StoredIndex | None = None
+    map: StoredMap | None = None
     leaving: bool = False
     since: int = field(default_factory=lambda: int(time.time()))
 
@@ -173,6 +176,8 @@ class ServerContext:
     def close(self) -> None:
         """Begin no further search."""
         self._searching.shutdown(wait=False, cancel_futures=True)
+        if self.map is not None:
+            self.map.close()
 
     async def wait(self, request: Request, future: Future[T]) -> T:
         """What a future of the batcher gives; it is cancelled when nobody waits for it any more.

@@ -14,7 +14,7 @@ from valuembed.serving.schemas import invalid_request
 API_PATHS = ("/v1/embeddings", "/v1/models")
 """What clients of OpenAI's API ask for."""
 
-INDEX_PATHS = ("/v1/search", "/v1/index")
+INDEX_PATHS = ("/v1/search", "/v1/index", "/v1/map")
 """What is only there where an index is served."""
 
 OTHER_APIS = {"/api/embed": "Ollama", "/api/embeddings": "Ollama", "/embed": "text-embeddings-inference"}

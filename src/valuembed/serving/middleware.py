@@ -20,7 +20,7 @@ from valuembed.serving.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-OPEN_PATHS = frozenset({"/", "/health", "/ready", "/metrics", "/docs", "/openapi.json"})
+OPEN_PATHS = frozenset({"/", "/playground", "/health", "/ready", "/metrics", "/docs", "/openapi.json"})
 """Paths that need no key to be read: they say nothing of texts, and those who watch a server have no key."""
 
 GONE = 499

@@ -34,8 +34,10 @@ from valuembed.serving.jobs import Engine
 from valuembed.serving.metrics import Metrics
 from valuembed.serving.middleware import OPEN_PATHS, Guard, cross_origin
 from valuembed.serving.playground import routes
-from valuembed.serving.routes import docs_page, health, ollama, openai, search, tei
+from valuembed.serving.routes import corpus_map, docs_page, health, ollama, openai, search, tei
+from valuembed.serving.search_page import routes as search_page
 from valuembed.serving.stored_index import StoredIndex
+from valuembed.serving.stored_map import StoredMap
 
 if TYPE_CHECKING:
     from valuembed.models import ValueEncoder
@@ -66,6 +68,7 @@ def create_app(
     embedder: ValueEncoder | Engine,
     *,
     index: StoredIndex | None = None,
+    index_map: StoredMap | None = None,
     name: str | None = None,
     keys: Collection[str] = (),
     limits: Limits | None = None,
@@ -78,7 +81,8 @@ def create_app(
     It also answers as Ollama (``/api/embed``) and text-embeddings-inference (``/embed``) do.
 
     ``/docs`` and ``/openapi.json`` describe it. Around a loaded model, and around an engine with a playground, there is
-    also a page to try it with at ``/``. With an index there are ``/v1/search`` and ``/v1/index`` too.
+    also a page to try it with at ``/playground``, and at ``/``. With an index there are ``/v1/search`` and
+    ``/v1/index`` too, with its map also ``/v1/map``, and a page to search it with at ``/``.
 
     The model's thread runs as long as the application's lifespan.
 
@@ -86,6 +90,7 @@ def create_app(
         embedder: what :func:`valuembed.load` returns, which has to stay as it is, or an engine.
         index: what ``/v1/search`` looks in, as :meth:`valuembed.search.LiveIndex.open` gives it; whether the model is
             the one that made it is for the caller to have looked at.
+        index_map: what ``/v1/map`` shows, as :class:`valuembed.search.LiveMap` makes it of that index.
         name: of the model, for clients; None is its own.
         keys: that open it, sent as ``Authorization: Bearer KEY``; none, and it stands open.
         limits: what it takes on at most.
@@ -105,7 +110,7 @@ def create_app(
     limits, metrics = limits or Limits(), Metrics()
     batcher = Batcher(engine, stuck_after=limits.stuck_seconds, watch=metrics)
     admission = Admission(limits, batcher.seconds_to_clear)
-    serving = ServerContext(name or engine.name, batcher, admission, metrics, index)
+    serving = ServerContext(name or engine.name, batcher, admission, metrics, index, index_map)
     _show(serving)
 
     @asynccontextmanager
@@ -133,6 +138,10 @@ def create_app(
         app.include_router(api.router)
     if index is not None:
         app.include_router(search.router)
+        # Before the page to try a model with, which is at / where there is nothing to search.
+        app.include_router(search_page.router)
+    if index_map is not None:
+        app.include_router(corpus_map.router)
     app.include_router(health.router)
     if engine.playground is not None:
         app.include_router(routes.router)
@@ -208,6 +217,7 @@ def serve(
     embedder: ValueEncoder | Engine,
     *,
     index: StoredIndex | None = None,
+    index_map: StoredMap | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
     name: str | None = None,
@@ -224,7 +234,7 @@ def serve(
     then it closes the port, finishes every request it has, and returns. A second signal ends it at once.
 
     Args:
-        embedder, index, name, keys, limits, step_tokens, docs, cors_origins: as in :func:`create_app`.
+        embedder, index, index_map, name, keys, limits, step_tokens, docs, cors_origins: as in :func:`create_app`.
         host: address to listen on; others than loopback can be reached from other machines.
         port: 0 picks a free one.
         drain_seconds: between the signal and the closing of the port.
@@ -247,6 +257,7 @@ def serve(
     app = create_app(
         embedder,
         index=index,
+        index_map=index_map,
         name=name,
         keys=keys,
         limits=limits,
@@ -330,8 +341,11 @@ class Server(uvicorn.Server):
 
     def _say_where(self, url: str) -> None:
         logger.info("serving %s at %s/v1", self._serving.name, url)
+        if self._serving.index is not None:
+            logger.info("a page to search it with: %s%s", url, search_page.PATH)
         if self._serving.batcher.engine.playground is not None:
-            logger.info("a page to try it with: %s%s", url, routes.PATH)
+            path = routes.PATH if self._serving.index is None else routes.OWN_PATH
+            logger.info("a page to try it with: %s%s", url, path)
         if self._described:
             logger.info("what can be asked of it: %s%s", url, docs_page.PATH)
 

@@ -28,6 +28,9 @@ from valuembed.serving.schemas import MOST_CHARACTERS, responses
 
 PATH = "/"
 
+OWN_PATH = "/playground"
+"""Where it is too, for servers with another page at /."""
+
 PAGE = (Path(__file__).parent / "index.html").read_text(encoding="utf-8")
 
 MOST_COMPARED = 100
@@ -160,6 +163,7 @@ router = APIRouter(route_class=JsonRoute)
 
 
 @router.get(PATH, include_in_schema=False)
+@router.get(OWN_PATH, include_in_schema=False)
 async def page() -> HTMLResponse:
     """The page."""
     return HTMLResponse(PAGE, headers=HEADERS)
