@@ -54,8 +54,8 @@ def are_documents(inputs: list[str], output: Path, lines: bool) -> bool:
         return False
     if len(inputs) > 1:
         raise typer.BadParameter(
-            "documents are embedded from one folder, or one file, at a time; --lines takes each line of .txt files as a "
-            "text",
+            "documents are embedded from one folder, or one file, at a time; --lines takes each line of .txt files as "
+            "a text",
             param_hint="INPUT",
         )
     return True

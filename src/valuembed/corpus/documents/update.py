@@ -128,10 +128,10 @@ def update_documents(
                 counts.removed = len(gone)
             store.finish(lambda what: None)
             states = store.documents()
-            rejected = {one.name: one.reason for one in aside}
-            rejected |= {name: state.reason for name, state in states.items() if state.reason is not None}
-            rejected |= counts.unsettled
-            rejected = dict(sorted(rejected.items()))
+            unread = {name: state.reason for name, state in states.items() if state.reason is not None}
+            # Documents first: that a file is of a kind that nothing reads is no news.
+            rejected = {**counts.unsettled, **unread}
+            rejected |= {one.name: one.reason for one in aside if one.name not in rejected}
             list_rejected(store.rejected_path, rejected)
             passages = store.count()
     except OutputError as error:
