@@ -38,7 +38,6 @@ class Extraction:
         lines: pairs of a character and the line of the file, from 1, that begins there; empty where a document has no
             lines that a person could look up.
         pages: pairs of a character and the page, from 1, that begins there; empty where there are no pages.
-        is_code: whether it is a program, whose parts are short and belong together.
     """
 
     text: str
@@ -46,7 +45,6 @@ class Extraction:
     headings: Sequence[Heading] = ()
     lines: Sequence[tuple[int, int]] = ()
     pages: Sequence[tuple[int, int]] = ()
-    is_code: bool = False
 
     def line(self, at: int) -> int | None:
         """The line of the file that a character stands in."""

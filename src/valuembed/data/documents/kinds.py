@@ -10,8 +10,8 @@ from valuembed.data.compression import COMPRESSIONS, compression, extension
 _CODE = """
 .py .pyi .pyx .ipy .js .mjs .cjs .jsx .ts .tsx .vue .svelte .java .kt .kts .scala .groovy .c .h .cc .cpp .cxx .hpp .hh
 .hxx .m .mm .cs .fs .go .rs .rb .php .pl .pm .lua .r .jl .swift .dart .ex .exs .erl .hs .ml .mli .clj .el .lisp .scm
-.zig .nim .sh .bash .zsh .fish .ps1 .bat .sql .proto .graphql .tf .cmake .mk .gradle .css .scss .sass .less .toml .yaml .yml
-.ini .cfg .conf .env .properties .json .json5 .xml .xsl .xsd .diff .patch .awk .tcl .vim .y .l .asm .s .f .f90 .cu
+.zig .nim .sh .bash .zsh .fish .ps1 .bat .sql .proto .graphql .tf .cmake .mk .gradle .css .scss .sass .less .toml .yaml
+.yml .ini .cfg .conf .env .properties .json .json5 .xml .xsl .xsd .diff .patch .awk .tcl .vim .y .l .asm .s .f .f90 .cu
 .glsl .wgsl .pyw .in .am .ac
 """
 
@@ -60,9 +60,6 @@ DOCUMENT_KINDS: dict[str, Kind] = {
 
 _BY_ENDING = {ending: kind for kind in DOCUMENT_KINDS.values() for ending in kind.endings}
 
-UNPACKED = ("PDF", "Word")
-"""Kinds that are packed inside, and are not read in a packed file."""
-
 
 def kind_of(path: Path) -> Kind | None:
     """The kind of a file by its name; None where nothing reads it."""
@@ -73,9 +70,7 @@ def kind_of(path: Path) -> Kind | None:
         if not ending or bare in _READMES or ending[1:].isdigit():
             return DOCUMENT_KINDS["text"]
         return None
-    if compression(path) and (kind.name in UNPACKED or ending == ".parquet"):
-        return None
-    return kind
+    return None if compression(path) and ending == ".parquet" else kind
 
 
 def why_not_read(path: Path, size: int) -> str | None:

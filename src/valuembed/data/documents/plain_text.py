@@ -7,6 +7,9 @@ import re
 from valuembed.data.documents.extraction import Extraction, TextBuilder
 
 _UNDERLINE = re.compile(r"([=\-~^\"'`#*+:._])\1{2,}\s*$")
+_COMMENT = re.compile(r"\.\. (?!\[)(?!.*::)|\.\.$")
+"""Begins a comment or a target of reStructuredText; what is neither has two colons or is a footnote."""
+
 _CAPITALS = re.compile(r"[A-Z0-9][A-Z0-9 ,./&()'\-]{2,60}$")
 
 
@@ -29,7 +32,8 @@ def _read(text: str, capitals: bool) -> Extraction:
 
     def flush() -> None:
         nonlocal block
-        builder.block("\n".join(block), begun + 1)
+        if capitals or not block or not _COMMENT.match(block[0]):
+            builder.block("\n".join(block), begun + 1)
         block = []
 
     while at < len(lines):

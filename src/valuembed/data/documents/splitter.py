@@ -13,6 +13,9 @@ from valuembed.errors import InputError
 SMALL = 4
 """A section below this share of the budget, one in four, is put together with its neighbours."""
 
+SCRAP = 8
+"""The last passage of a section that is cut has at least this share of the budget, one in eight, where that can be."""
+
 
 @dataclass(frozen=True)
 class Passage:
@@ -97,7 +100,7 @@ class Splitter:
         """
         text = extraction.text
         sections = _sections(extraction)
-        least = self.budget if extraction.is_code else self.budget // SMALL
+        least = self.budget // SMALL
         found: list[Passage] = []
         for group in self._groups(text, sections, least):
             for start, end in self._spans(text, group):
@@ -162,14 +165,31 @@ class Splitter:
     def _spans(self, text: str, group: _Group) -> list[tuple[int, int]]:
         if group.size <= self.budget:
             return [_trimmed(text, group.start, group.end)]
-        head = self.count_tokens(text[group.start : group.body])
-        start = group.body if head <= self.budget // 2 else group.start
-        room = self.budget - head if start == group.body else self.budget
-        pieces = self._cutter(room).chunk_indices(text[start : group.end])
-        spans = [(start + at, start + at + len(piece)) for at, piece in pieces]
-        if spans and start == group.body:
+        body = group.body + len(text[group.body : group.end]) - len(text[group.body : group.end].lstrip())
+        head = self.count_tokens(text[group.start : body]) if body > group.start else 0
+        start = body if head <= self.budget // 2 else group.start
+        # How the last token of a heading and the first below it are cut apart may take one more.
+        room = max(1, self.budget - head - 1) if head and start == body else self.budget
+        spans = self._cut(text, start, group.end, room)
+        if spans and start == body:
             spans[0] = (group.start, spans[0][1])
-        return [span for a, b in spans if (span := _trimmed(text, a, b))[0] < span[1]]
+        return self._evened(text, spans)
+
+    def _cut(self, text: str, start: int, end: int, room: int) -> list[tuple[int, int]]:
+        pieces = self._cutter(room).chunk_indices(text[start:end])
+        spans = [_trimmed(text, start + at, start + at + len(piece)) for at, piece in pieces]
+        return [span for span in spans if span[0] < span[1]]
+
+    def _evened(self, text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Spans whose last one is no scrap: the one before it gives it of its own."""
+        if len(spans) < 2 or self.count_tokens(text[slice(*spans[-1])]) >= self.budget // SCRAP:
+            return spans
+        start, end = spans[-2][0], spans[-1][1]
+        # In steps, so that few cutters are made.
+        share = max(1, self.budget // SCRAP)
+        room = min(self.budget, (self.count_tokens(text[start:end]) * 5 // 8 // share + 1) * share)
+        halves = self._cut(text, start, end, room)
+        return [*spans[:-2], *halves] if len(halves) == 2 else spans
 
     def _cutter(self, room: int) -> Any:
         if room not in self._cutters:
