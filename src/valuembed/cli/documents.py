@@ -69,7 +69,8 @@ def check_for_documents(given: Mapping[str, Any]) -> None:
     """
     if wrong := [name for name, value in given.items() if value and name not in DOCUMENT_CHOICES]:
         raise typer.BadParameter(
-            "is for rows of files, and INPUT holds documents", param_hint=f"--{wrong[0].replace('_', '-')}"
+            "is for rows of files, and INPUT holds documents; --lines takes each line of .txt files as a text",
+            param_hint=f"--{wrong[0].replace('_', '-')}",
         )
 
 

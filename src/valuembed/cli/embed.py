@@ -209,14 +209,14 @@ def embed(
             raise typer.BadParameter("ray is for a folder as OUTPUT, not for a .parquet file", param_hint="--engine")
         if len(inputs) > 1:
             raise typer.BadParameter("several inputs need a folder as OUTPUT", param_hint="INPUT")
+        if wrong := [name for name, value in choices.items() if value and name not in FILE_OPTIONS]:
+            option = wrong[0].replace("_", "-")
+            raise typer.BadParameter("is for a folder as OUTPUT, not for a .parquet file", param_hint=f"--{option}")
         if not lines and _is_document(inputs[0]):
             raise typer.BadParameter(
                 f"{inputs[0]} is read as documents, which need a folder as OUTPUT (no .parquet at its end)",
                 param_hint="INPUT",
             )
-        if wrong := [name for name, value in choices.items() if value and name not in FILE_OPTIONS]:
-            option = wrong[0].replace("_", "-")
-            raise typer.BadParameter("is for a folder as OUTPUT, not for a .parquet file", param_hint=f"--{option}")
         options.setdefault("model", BUNDLED)
         asked = {name: value for name, value in choices.items() if name in FILE_OPTIONS}
         with as_file(inputs[0]) as input:
