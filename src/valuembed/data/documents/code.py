@@ -67,7 +67,7 @@ def _definition(line: str, ending: str, after_blank: bool) -> tuple[int, str] | 
     if found := _DEFINITION.match(line):
         depth = len(found["indent"].expandtabs(4))
         if depth == 0 or (depth <= 4 and ending in _INNER):
-            return 1 + (depth > 0), f"{found['kind'].lower()} {found['name'].strip()}"
+            return 1 + (depth > 0), f"{found['kind'].lower()} {found['name'].strip().rstrip(':<')}"
         return None
     if ending in _C_LIKE and after_blank and (found := _FUNCTION.match(line)):
         return 1, found["name"]

@@ -191,11 +191,11 @@ class _Walk:
             self.bullet = "  " * max(0, self.depth - 1) + "- " if tag == "li" else ""
         elif tag in _BLOCKS:
             bullet, gap = self.bullet, self.gap
-            if self.flush():
-                self.after_item = tag in ("ul", "ol") and self.depth > 0
-            else:
+            if not self.flush():
                 # A paragraph in a list's item is the item.
                 self.bullet, self.gap = bullet, gap
+            elif tag not in ("thead", "tbody"):
+                self.after_item = tag in ("ul", "ol") and self.depth > 0
             self.depth += tag in ("ul", "ol")
             self.after_item = self.after_item and tag not in ("table", "dl")
         self.pre += tag == "pre"
@@ -221,7 +221,8 @@ class _Walk:
             if cell.tag in ("td", "th"):
                 if cell.css("table, ul, ol, pre, h1, h2, h3, h4, dl") or len(cell.css("p, div")) > 1:
                     return False
-                cells.append(_SPACE.sub(" ", cell.text()).strip())
+                between = " " if cell.css("p, div, br") else ""
+                cells.append(_SPACE.sub(" ", cell.text(separator=between)).strip())
             cell = cell.next
         self.builder.block(" | ".join(cells) if any(cells) else "", gap=self.gap)
         self.after_item, self.gap = True, "\n\n"
@@ -235,7 +236,8 @@ class _Walk:
             self.after_item = False
         elif tag in _BLOCKS:
             self.flush()
-            self.after_item = tag in ("li", "dd", "dt", "tr") or (self.depth > 1 and tag in ("ul", "ol"))
+            kept = tag in ("thead", "tbody") and self.after_item
+            self.after_item = kept or tag in ("li", "dd", "dt", "tr") or (self.depth > 1 and tag in ("ul", "ol"))
             self.depth -= tag in ("ul", "ol")
         self.pre -= tag == "pre"
 
