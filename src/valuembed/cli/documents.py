@@ -93,12 +93,12 @@ def update(
         progress: see :func:`valuembed.corpus.documents.update_documents`.
         otherwise: what else could be done, for people.
     """
-    from valuembed.corpus.documents import CHUNK, check_documents, update_documents
+    from valuembed.corpus.documents import PASSAGE_TOKENS, check_documents, update_documents
 
     found, _ = check_documents(folder, store)
     options = _with_record(store, options)
     known = store.recorded()
-    tokens = choices.get("chunk") or (known.settings.get("chunk") if known else None) or CHUNK
+    tokens = choices.get("chunk") or (known.settings.get("chunk") if known else None) or PASSAGE_TOKENS
     typer.echo(
         f"{printable(folder)}: {counted(len(found), 'document')}, in passages of at most {counted(tokens, 'token')}"
         f"{otherwise}",

@@ -25,7 +25,7 @@ from valuembed.data.documents import DocumentFile, Passage, SetAside, Splitter, 
 from valuembed.errors import DocumentError, InputError, MissingExtraError, OutputError
 from valuembed.vectors import DocumentState, EmbeddedDocument, Encoder, PassageRecord, PassageStore, VectorSpec
 
-CHUNK = 200
+PASSAGE_TOKENS = 200
 """Tokens that a passage has at most, unless it is said otherwise."""
 
 FIRST_CALL, LARGEST_CALL = 64, 1024
@@ -104,7 +104,7 @@ def update_documents(
     given = Path(folder)
     found, aside = check_documents(given, store)
     known = store.recorded()
-    chunk = chunk if chunk is not None else known.settings.get("chunk", CHUNK) if known else CHUNK
+    chunk = chunk if chunk is not None else known.settings.get("chunk", PASSAGE_TOKENS) if known else PASSAGE_TOKENS
     precision = precision or (known.vector_spec.precision if known else "float32")
     dim = dim or (known.vector_spec.dim if known else None)
     count_tokens = token_counter(model, chunk)
