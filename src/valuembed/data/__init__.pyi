@@ -1,5 +1,5 @@
 from .column_types import merged as merged, to_array as to_array
-from .compression import COMPRESSIONS as COMPRESSIONS, extension as extension
+from .compression import COMPRESSIONS as COMPRESSIONS, extension as extension, open_stream as open_stream
 from .labelled import (
     LabelledFile as LabelledFile,
     StsFile as StsFile,

@@ -12,7 +12,7 @@ import pytest
 from document_files import docx, pdf
 
 import valuembed.data.documents.passages as passages_file
-from valuembed.data.documents import DocumentFile, Splitter, extract, find_documents, read_passages
+from valuembed.data.documents import DocumentFile, Extraction, Splitter, extract, find_documents, read_passages
 from valuembed.errors import DocumentError, InputError, MissingExtraError
 
 
@@ -79,6 +79,17 @@ class TestEachKind:
     def test_capitals_above_what_is_indented(self, document):
         found = read(document("page.txt", "NAME\n     cat - show\n\nOPTIONS\n     -n with numbers on each line\n"), 8)
         assert [(each.headings, each.line) for each in found] == [(("NAME",), 1), (("OPTIONS",), 4)]
+
+    def test_a_manual_page(self, document):
+        page = (
+            '.\\" comment\n.de Xx\n.SH no\n..\n.TH CAT 1\n.SH NAME\ncat \\- show \\fBfiles\\fR\n.SH OPTIONS\n'
+            ".TP\n.BR \\-n , \\ \\-\\-number\nnumber \\(lqlines\\(rq\n.IP \\(bu 2\nC:\\e\n.nf\na\n  b\n.fi\n"
+        )
+        found = extract(document("cat.1.gz", gzip.compress(page.encode())))
+        assert found.title == "CAT(1)"
+        assert found.text == ('NAME\n\ncat - show files\n\nOPTIONS\n\n-n, --number: number "lines"\n\n- C:\\\n\na\n  b')
+        assert [heading.title for heading in found.headings] == ["NAME", "OPTIONS"]
+        assert found.line(found.text.index("-n,")) == 10
 
     def test_html(self, document):
         page = """<html><head><title>Tea &amp; milk</title><style>p {}</style></head><body>
@@ -171,6 +182,21 @@ class TestEachKind:
         assert all(each.text == text[each.start : each.end] and words(each.text) <= 12 for each in found)
         assert [each.chunk for each in found] == list(range(len(found)))
         assert "".join("".join(each.text.split()) for each in found) == "".join(text.split())
+
+    def test_what_has_no_borders_is_cut_in_time_that_grows_with_its_length(self):
+        counted = []
+
+        def characters(text):
+            counted.append(len(text))
+            return len(text)
+
+        costs = []
+        for length in (40_000, 80_000):
+            counted.clear()
+            found = Splitter(1000, characters).passages(Extraction("x" * length))
+            assert sum(len(each.text) for each in found) == length
+            costs.append(sum(counted))
+        assert costs[1] < 2.2 * costs[0]
 
 
 class TestRows:

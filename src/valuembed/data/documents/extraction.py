@@ -97,13 +97,14 @@ class TextBuilder:
             start = self.block(title, line)
             self._headings.append(Heading(start, start + len(title), level, title))
 
-    def block(self, text: str, line: int | None = None, *, gap: str = "\n\n") -> int:
+    def block(self, text: str, line: int | None = None, *, gap: str = "\n\n", each_line: bool = True) -> int:
         """Add a paragraph, a list, a table or a piece of code; a blank one is left out.
 
         Args:
-            text: its lines; each is one of the file where ``line`` is given.
+            text: of the block.
             line: of the file, in which it begins.
             gap: what sets it off from the block before it.
+            each_line: whether each line of the text is one of the file too.
 
         Returns:
             The character at which it begins.
@@ -118,7 +119,7 @@ class TextBuilder:
         if line is not None:
             line += len(whole) - len(whole.lstrip("\n"))
             at = start
-            for row in text.split("\n"):
+            for row in text.split("\n") if each_line else [text]:
                 self._lines.append((at, line))
                 at, line = at + len(row) + 1, line + 1
         self._append(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from valuembed.data.compression import COMPRESSIONS, compression, extension
+from valuembed.data import COMPRESSIONS, extension
 
 _CODE = """
 .py .pyi .pyx .ipy .js .mjs .cjs .jsx .ts .tsx .vue .svelte .java .kt .kts .scala .groovy .c .h .cc .cpp .cxx .hpp .hh
@@ -61,6 +61,11 @@ DOCUMENT_KINDS: dict[str, Kind] = {
 _BY_ENDING = {ending: kind for kind in DOCUMENT_KINDS.values() for ending in kind.endings}
 
 
+def is_packed(path: Path) -> bool:
+    """Whether a file is compressed, by its name."""
+    return path.suffix.lower() in COMPRESSIONS
+
+
 def kind_of(path: Path) -> Kind | None:
     """The kind of a file by its name; None where nothing reads it."""
     ending = extension(path)
@@ -70,7 +75,7 @@ def kind_of(path: Path) -> Kind | None:
         if not ending or bare in _READMES or ending[1:].isdigit():
             return DOCUMENT_KINDS["text"]
         return None
-    return None if compression(path) and ending == ".parquet" else kind
+    return None if is_packed(path) and ending == ".parquet" else kind
 
 
 def why_not_read(path: Path, size: int) -> str | None:
@@ -82,7 +87,7 @@ def why_not_read(path: Path, size: int) -> str | None:
     """
     kind = kind_of(path)
     if kind is None:
-        ending = "".join(path.suffixes[-2:]) if path.suffix.lower() in COMPRESSIONS else path.suffix
+        ending = "".join(path.suffixes[-2:]) if is_packed(path) else path.suffix
         return f"nothing reads {ending} files"
     return "empty: there is nothing in it" if not size else too_large(kind, size)
 

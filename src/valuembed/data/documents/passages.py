@@ -8,14 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from valuembed._utils.text import counted, printable, shortened
-from valuembed.data.compression import compression, extension, open_stream
+from valuembed.data import extension, open_stream
 from valuembed.data.documents.code import read_code
 from valuembed.data.documents.decoding import decoded
 from valuembed.data.documents.extraction import Extraction
 from valuembed.data.documents.folder import DocumentFile
 from valuembed.data.documents.html import read_html
-from valuembed.data.documents.kinds import Kind, kind_of, too_large, why_not_read
+from valuembed.data.documents.kinds import Kind, is_packed, kind_of, too_large, why_not_read
 from valuembed.data.documents.mail import read_mail
+from valuembed.data.documents.manual_page import is_manual_page, read_manual_page
 from valuembed.data.documents.markdown import read_markdown
 from valuembed.data.documents.pdf import read_pdf
 from valuembed.data.documents.plain_text import read_plain, read_rst
@@ -25,7 +26,7 @@ from valuembed.data.documents.word import read_word
 from valuembed.errors import DocumentError, InputError, ValuembedError
 
 _TEXTS: dict[str, Callable[[str], Extraction]] = {
-    "text": read_plain,
+    "text": lambda text: read_manual_page(text) if is_manual_page(text) else read_plain(text),
     "Markdown": read_markdown,
     "reStructuredText": read_rst,
     "HTML": read_html,
@@ -127,8 +128,8 @@ def _reason(error: Exception, path: Path, kind: Kind) -> str:
         for start in (f"input {path}: ", f"input {path} ", f"cannot read {path}: "):
             reason = reason.removeprefix(start)
         return reason
-    if isinstance(error, OSError) and error.strerror:
-        return f"cannot be read: {error.strerror}"
+    if isinstance(error, OSError):
+        return f"cannot be read: {error.strerror or error}"
     if isinstance(error, MemoryError):
         return "it takes more memory to read than there is; split it"
     if isinstance(error, RecursionError):
@@ -148,11 +149,11 @@ def _check_unchanged(file: DocumentFile) -> None:
 
 def _content(path: Path, kind: Kind) -> bytes:
     """The bytes of a file, unpacked."""
-    if compression(path) is None:
+    if not is_packed(path):
         data = path.read_bytes()
     else:
         with open_stream(path) as stream:
             data = stream.file.read(kind.largest + 1)
     if reason := too_large(kind, len(data)):
-        raise DocumentError(f"unpacked more than {reason}" if compression(path) else reason)
+        raise DocumentError(f"unpacked more than {reason}" if is_packed(path) else reason)
     return data

@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from valuembed.data import BLANK, DEFAULT_TEXT_COLUMN, InBatch, Rejected, Row, RowReader, nothing_usable
 from valuembed.data.documents.extraction import Extraction, TextBuilder, cleaned
 from valuembed.data.documents.splitter import Passage, Splitter
-from valuembed.data.records import BLANK, InBatch
-from valuembed.data.text_rows import DEFAULT_TEXT_COLUMN, Rejected, Row, RowReader, nothing_usable
 from valuembed.errors import DocumentError
 
 _TITLE = "title"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,9 @@ from valuembed.errors import InputError
 
 SMALL = 4
 """A section below this share of the budget, one in four, is put together with its neighbours."""
+
+STRETCH = 20_000
+"""Characters that are cut at once: the time that it takes grows faster than their number."""
 
 SCRAP = 8
 """The last passage of a section that is cut has at least this share of the budget, one in eight, where that can be."""
@@ -176,8 +179,10 @@ class Splitter:
         return self._evened(text, spans)
 
     def _cut(self, text: str, start: int, end: int, room: int) -> list[tuple[int, int]]:
-        pieces = self._cutter(room).chunk_indices(text[start:end])
-        spans = [_trimmed(text, start + at, start + at + len(piece)) for at, piece in pieces]
+        spans = []
+        for begin, finish in _stretches(text, start, end):
+            pieces = self._cutter(room).chunk_indices(text[begin:finish])
+            spans += [_trimmed(text, begin + at, begin + at + len(piece)) for at, piece in pieces]
         return [span for span in spans if span[0] < span[1]]
 
     def _evened(self, text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -231,6 +236,16 @@ def _shared(sections: Sequence[_Section]) -> tuple[str, ...]:
             same += 1
         shared = shared[:same]
     return shared
+
+
+def _stretches(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """A span in pieces that are quickly cut, which end with a paragraph, a line or a word where they can."""
+    while end - start > STRETCH:
+        places = (text.rfind(border, start + 1, start + STRETCH) for border in ("\n\n", "\n", " "))
+        finish = next((place for place in places if place > start), start + STRETCH)
+        yield start, finish
+        start = finish
+    yield start, end
 
 
 def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
