@@ -23,7 +23,7 @@ TESTS = Path(__file__).parent
 STORES = {"folder": PassageFolder, "index": PassageIndex}
 
 
-def words(model: object, tokens: int) -> Any:
+def words(model: object, tokens: int, in_front: int = 0) -> Any:
     """Counts words as tokens, in place of :func:`valuembed.corpus.token_counter` for models that are no models."""
     return lambda text: len(text.split())
 

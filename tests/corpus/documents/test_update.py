@@ -69,6 +69,15 @@ class TestFirstRun:
         calls = [texts for _, texts in model.calls if len(texts) > 1]
         assert [len(texts) for texts in calls] == [18]
 
+    def test_title_and_headings_stand_in_front_where_there_is_room(self, folder, new):
+        model = FakeEncoder()
+        (folder / "deep.md").write_text("# One\n\n## Two or three words\n\n### Last\n\nText of it.\n")
+        update(folder, new(), model, chunk=12)
+        # A fourth of 12 words: the whole trail has 8, its last heading 1.
+        assert any(text.startswith("Last\n\n") and text.endswith("Text of it.") for text in embedded(model))
+        update(folder, type(new())(folder.parent / "wide"), wide := FakeEncoder(), chunk=64)
+        assert any(text.startswith("One > Two or three words > Last\n\n") for text in embedded(wide))
+
     def test_it_can_be_searched(self, tmp_path, folder, new):
         update(folder, new())
         hit = search(FakeEncoder(), "doc22", tmp_path / "store", 1)[0]
@@ -226,7 +235,7 @@ class TestSetAside:
         (tmp_path / "blank").mkdir()
         (tmp_path / "blank" / "a.md").write_text("\n \n")
         with pytest.raises(
-            InputError, match=r"none of 1 document of \S+blank could be embedded; the first: a.md: no text"
+            InputError, match=r"none of 1 document of \S+blank could be embedded; the first: a\.md: there is no text"
         ):
             update(tmp_path / "blank", new())
 
