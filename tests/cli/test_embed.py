@@ -25,7 +25,7 @@ def loaded(tmp_path, monkeypatch):
 
 
 def test_a_folder(loaded):
-    lines = succeeds("embed", "in", "-o", "out", "--rows-per-shard", 10).splitlines()
+    lines = succeeds("embed", "in", "--lines", "-o", "out", "--rows-per-shard", 10).splitlines()
     assert lines[0] == "out: 27 of 28 rows of 2 inputs embedded, 16 wide, in 4 shards"
     assert lines[1].startswith("this run: 28 rows in ")
     assert (
@@ -34,17 +34,19 @@ def test_a_folder(loaded):
     assert len(held(Path("out"))) == 27
     lines = succeeds("embed", "in/*", "-o", "out", "--rows-per-shard", 10).splitlines()
     assert lines[1] == "this run: nothing was left to do"
-    message = fails("embed", "in", "-o", "out", "--precision", "int8", "--dim", 8, "--rows-per-shard", 16384)
+    message = fails("embed", "in", "--lines", "-o", "out", "--precision", "int8", "--dim", 8, "--rows-per-shard", 16384)
     assert message.startswith("error: output out was begun with other settings")
     assert "width 16 against 8 of 16; precision 'float32' against 'int8'; rows_per_shard 10 against 16384" in message
 
 
 def test_a_folder_in_another_precision_and_size(loaded):
-    assert ", 8 wide, binary, in 2 shards" in succeeds("embed", "in", "-o", "out", "--precision", "binary", "--dim", 8)
+    assert ", 8 wide, binary, in 2 shards" in succeeds(
+        "embed", "in", "--lines", "-o", "out", "--precision", "binary", "--dim", 8
+    )
 
 
 def test_unfinished_inputs_of_earlier_runs_are_named(loaded):
-    succeeds("embed", "in", "-o", "out")
+    succeeds("embed", "in", "--lines", "-o", "out")
     next(Path("out").glob("b.txt-*")).unlink()
     assert "unfinished inputs of earlier runs: in/b.txt\n" in succeeds("embed", "in/a.jsonl", "-o", "out")
 
@@ -56,7 +58,7 @@ def test_one_file_in_another_precision_and_size(loaded):
 
 def test_json(loaded, monkeypatch):
     monkeypatch.setattr(cli_embed, "JSON_EVERY", 0)
-    result = run("embed", "in", "-o", "out", "--rows-per-shard", 10, "--json")
+    result = run("embed", "in", "--lines", "-o", "out", "--rows-per-shard", 10, "--json")
     assert result.exit_code == 0
     found = json.loads(result.stdout)
     assert (found["rows"], found["embedded"], found["rejected"], found["shards"]) == (28, 27, 1, 4)
@@ -96,15 +98,15 @@ def test_options_that_do_not_fit_the_output(loaded, options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["in", "-o", "o.parquet"], "error: input in is a folder; give one file"),
+        (["in", "--lines", "-o", "o.parquet"], "error: input in is a folder; give one file"),
         (["none*", "-o", "out"], "error: input none* matches no file"),
-        (["in", "-o", "out", "--overlap", "3"], "error: overlap=3 is between chunks; give chunk too"),
+        (["in", "--lines", "-o", "out", "--overlap", "3"], "error: overlap=3 is between chunks; give chunk too"),
         (
-            ["in", "-o", "out", "--late", "--method", "va"],
+            ["in", "--lines", "-o", "out", "--late", "--method", "va"],
             "error: late=True reads the chunks of a text from one pass over it; give chunk too",
         ),
         (
-            ["in", "-o", "out", "--chunk", "9", "--late", "--method", "wva"],
+            ["in", "--lines", "-o", "out", "--chunk", "9", "--late", "--method", "wva"],
             "error: --late: method 'wva' reads a text at its last token; parts of a text are means over their own "
             "tokens: use va, aligned_va or hidden_mean",
         ),
@@ -177,7 +179,7 @@ def test_options_reach_the_cluster(loaded, monkeypatch):
         lambda model, inputs, output, **options: given.update(options, model=model) or 1 / 0,
     )
     options = ["--workers", "2:8", "--cpus-per-worker", 0.5, "--gpus-per-worker", 1, "--ray-address", "auto"]
-    result = run("embed", "in", "-o", "out", "--engine", "ray", *options, "--ray-wait", 9, "--method", "va")
+    result = run("embed", "in", "--lines", "-o", "out", "--engine", "ray", *options, "--ray-wait", 9, "--method", "va")
     assert isinstance(result.exception, ZeroDivisionError)
     assert given["model"]["method"] == "va"
     places = {"workers": "2:8", "cpus_per_worker": 0.5, "gpus_per_worker": 1.0, "address": "auto", "wait": 9.0}
@@ -190,4 +192,4 @@ def test_without_ray(loaded, monkeypatch):
 
     monkeypatch.setattr(optional, "import_module", missing)
     message = f"error: ray is not installed; run: {optional.install_line('ray')}"
-    assert fails("embed", "in", "-o", "out", "--engine", "ray").endswith(message)
+    assert fails("embed", "in", "--lines", "-o", "out", "--engine", "ray").endswith(message)

@@ -173,17 +173,12 @@ def test_the_model_is_the_first_thing_after_the_files(loaded, texts, tmp_path):
 
 def test_search(loaded, texts, tmp_path):
     succeeds("embed", texts, "-o", tmp_path / "out.parquet")
-    lines = [line.split() for line in succeeds("search", "cba", "--in", tmp_path / "out.parquet", "-k", 2).splitlines()]
+    lines = succeeds("search", "cba", "--in", tmp_path / "out.parquet", "-k", 2).splitlines()
     # Letters of the query: (1, 1, 1). "abc abc": (2, 2, 2) and one blank, so the cosine is 6 / sqrt(3 * 13) = 0.961.
-    assert lines == [
-        ["cba"],
-        ["rank", "score", "id", "text"],
-        ["1", "1.000", "3", "abc"],
-        ["2", "0.961", "0", "abc", "abc"],
-    ]
+    assert [line.rstrip() for line in lines] == [" 1  1.000  id 3", "    abc", " 2  0.961  id 0", "    abc abc"]
     hits = json.loads(succeeds("search", "cba", "--in", tmp_path / "out.parquet", "--json"))
     assert [hit["id"] for hit in hits] == [3, 0, 1]
-    assert hits[0].keys() == {"rank", "score", "id", "text"}
+    assert hits[0].keys() == {"rank", "score", "id", "text", "words"}
 
 
 def test_search_refuses_a_file_of_another_model(texts, tmp_path, monkeypatch):
@@ -236,7 +231,7 @@ def test_similarity_wants_two_texts(loaded):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["nothing"], ["embed"], ["search", "query"], ["info", "a", "--model", "b"], ["--no"]],
+    [["nothing"], ["embed"], ["search"], ["info", "a", "--model", "b"], ["--no"]],
 )
 def test_wrong_usage_exits_with_2(arguments):
     assert fails(*arguments, code=2)

@@ -52,10 +52,12 @@ def test_index_tells_what_it_did(source, tmp_path):
     assert (done["added"], done["rows"], done["name"]) == (10, 20, "other")
 
 
-def test_index_needs_no_model_and_takes_no_option_of_one(source, tmp_path):
-    assert "--model" not in succeeds("index", "--help")
-    assert "No such option: --model" in fails("index", source, "-o", tmp_path / "index", "--model", "x", code=2)
-    assert "Missing option '--output'" in fails("index", source, code=2)
+def test_an_index_of_embeddings_takes_no_option_of_a_model_or_of_documents(source, tmp_path):
+    for option, value in (("--model", "bundled"), ("--method", "va"), ("--chunk", 9), ("--dim", 4)):
+        message = f"Invalid value for {option}: is for documents; SOURCE holds embeddings"
+        assert message in fails("index", source, "-o", tmp_path / "index", option, value, code=2)
+    message = "Invalid value for --output: is needed where SOURCE holds embeddings"
+    assert message in fails("index", source, code=2)
 
 
 def test_errors_are_one_line(source, tmp_path, loaded):
@@ -77,13 +79,12 @@ def test_errors_are_one_line(source, tmp_path, loaded):
 def test_search_in_an_index(source, tmp_path, loaded):
     succeeds("index", source, "-o", tmp_path / "index")
     shown = succeeds("search", WORDS[13], "--in", tmp_path / "index", "-k", 2).splitlines()
-    assert shown[1].split() == ["rank", "score", "id", "file", "text"]
-    assert shown[2].split() == ["1", "1.000", "13", "in.txt", WORDS[13]]
+    assert [line.rstrip() for line in shown[:2]] == [" 1  1.000  in.txt, row 13", f"    {WORDS[13]}"]
     assert len(shown) == 4
     given = ["--where", "row < 10", "--probes", 3, "--refine", 2, "-k", 20, "--json"]
     hits = json.loads(succeeds("search", WORDS[13], "--in", tmp_path / "index", *given))
     assert sorted(hit["row"] for hit in hits) == list(range(10))
-    assert hits[0].keys() == {"rank", "score", "id", "text", "file", "row", "source"}
+    assert {"rank", "score", "id", "text", "file", "row", "source", "words"} <= hits[0].keys()
     assert loaded[0]["model"] == "bundled"
 
 
@@ -91,15 +92,31 @@ def test_hybrid_search_shows_what_decided(source, tmp_path, loaded):
     succeeds("index", source, "-o", tmp_path / "index")
     shown = succeeds("search", WORDS[4], "--in", tmp_path / "index", "--hybrid", "-k", 1).splitlines()
     # First by meaning and by words: 2 / 61.
-    assert [line.split() for line in shown[1:]] == [
-        ["rank", "score", "fused", "id", "file", "text"],
-        ["1", "1.000", "0.0328", "4", "in.txt", WORDS[4]],
-    ]
+    assert [line.rstrip() for line in shown] == [" 1  1.000 (fused 0.0328)  in.txt, row 4", f"    {WORDS[4]}"]
+
+
+def test_a_filter_by_file(source, tmp_path, loaded):
+    write_embeddings(source / "2.parquet", ["ab"], file="it's_50%/a.txt")
+    succeeds("index", source, "-o", tmp_path / "index")
+    for pattern, count in (
+        ("it's_50%/*", 1),
+        ("?n.txt", 20),
+        ("n.txt", 0),
+        ("*", 21),
+        ("it's?50%/a.txt", 1),
+        ("_n*", 0),
+    ):
+        hits = json.loads(succeeds("search", "abc", "--in", tmp_path / "index", "--file", pattern, "-k", 30, "--json"))
+        assert len(hits) == count, pattern
+    given = ["--file", "*.txt", "--where", "row = 0 OR row = 1 -- x", "--json"]
+    assert len(json.loads(succeeds("search", "abc", "--in", tmp_path / "index", *given))) == 3
+    result = run("search", "abc", "--in", tmp_path / "index", "--file", "no")
+    assert (result.stdout, result.stderr.splitlines()[-1]) == ("", "nothing was found: no row meets the condition")
 
 
 def test_search_in_a_folder_of_files(source, loaded):
     shown = succeeds("search", WORDS[4], "--in", source, "-k", 1).splitlines()
-    assert shown[2].split() == ["1", "1.000", "4", "in.txt", WORDS[4]]
+    assert shown[0] == " 1  1.000  in.txt, row 4"
 
 
 def test_an_index_of_another_model(source, tmp_path, monkeypatch):

@@ -54,8 +54,8 @@ def are_documents(inputs: list[str], output: Path, lines: bool) -> bool:
         return False
     if len(inputs) > 1:
         raise typer.BadParameter(
-            "documents are embedded from one folder, or one file, at a time; --lines takes each line of .txt files as a "
-            "text",
+            "documents are embedded from one folder, or one file, at a time; --lines takes each line of .txt files as "
+            "a text",
             param_hint="INPUT",
         )
     return True
@@ -69,7 +69,8 @@ def check_for_documents(given: Mapping[str, Any]) -> None:
     """
     if wrong := [name for name, value in given.items() if value and name not in DOCUMENT_CHOICES]:
         raise typer.BadParameter(
-            "is for rows of files, and INPUT holds documents", param_hint=f"--{wrong[0].replace('_', '-')}"
+            "is for rows of files, and INPUT holds documents; --lines takes each line of .txt files as a text",
+            param_hint=f"--{wrong[0].replace('_', '-')}",
         )
 
 
@@ -92,12 +93,12 @@ def update(
         progress: see :func:`valuembed.corpus.documents.update_documents`.
         otherwise: what else could be done, for people.
     """
-    from valuembed.corpus.documents import CHUNK, check_documents, update_documents
+    from valuembed.corpus.documents import PASSAGE_TOKENS, check_documents, update_documents
 
     found, _ = check_documents(folder, store)
     options = _with_record(store, options)
     known = store.recorded()
-    tokens = choices.get("chunk") or (known.settings.get("chunk") if known else None) or CHUNK
+    tokens = choices.get("chunk") or (known.settings.get("chunk") if known else None) or PASSAGE_TOKENS
     typer.echo(
         f"{printable(folder)}: {counted(len(found), 'document')}, in passages of at most {counted(tokens, 'token')}"
         f"{otherwise}",

@@ -56,10 +56,10 @@ def embed(
         list[str],
         typer.Argument(
             metavar="INPUT...",
-            help="With OUTPUT: a folder of documents; or a file of texts, which is .txt (one text a line), .jsonl, .csv "
-            "or .tsv, each of them also as .gz or .zst, or .parquet. If OUTPUT is a folder, give any number of such "
-            "files, folders and patterns. Without OUTPUT: texts, whose vectors are printed. - stands for the lines of "
-            "stdin.",
+            help="With OUTPUT: a folder of documents; or a file of texts, which is .txt (one text a line), .jsonl, "
+            ".csv or .tsv, each of them also as .gz or .zst, or .parquet. If OUTPUT is a folder, give any number of "
+            "such files, folders and patterns. Without OUTPUT: texts, whose vectors are printed. In both cases, - "
+            "stands for the lines of stdin.",
             show_default=False,
         ),
     ],
@@ -162,7 +162,9 @@ def embed(
 ) -> None:
     """Embed documents, the texts of files, or texts given as arguments.
 
-    Documents of a folder are cut into passages, and brought up to date by the same command. Rows of a file without a usable text are set aside in a rejected.jsonl, and the rest goes on.
+    Documents of a folder are cut into passages, and brought up to date by the same command.
+
+    Rows of a file without a usable text are set aside in a rejected.jsonl, and the rest goes on.
 
     A folder in which a job was begun is gone on with: what it records, its model included, is the default.
     """
@@ -207,14 +209,14 @@ def embed(
             raise typer.BadParameter("ray is for a folder as OUTPUT, not for a .parquet file", param_hint="--engine")
         if len(inputs) > 1:
             raise typer.BadParameter("several inputs need a folder as OUTPUT", param_hint="INPUT")
+        if wrong := [name for name, value in choices.items() if value and name not in FILE_OPTIONS]:
+            option = wrong[0].replace("_", "-")
+            raise typer.BadParameter("is for a folder as OUTPUT, not for a .parquet file", param_hint=f"--{option}")
         if not lines and _is_document(inputs[0]):
             raise typer.BadParameter(
                 f"{inputs[0]} is read as documents, which need a folder as OUTPUT (no .parquet at its end)",
                 param_hint="INPUT",
             )
-        if wrong := [name for name, value in choices.items() if value and name not in FILE_OPTIONS]:
-            option = wrong[0].replace("_", "-")
-            raise typer.BadParameter("is for a folder as OUTPUT, not for a .parquet file", param_hint=f"--{option}")
         options.setdefault("model", BUNDLED)
         asked = {name: value for name, value in choices.items() if name in FILE_OPTIONS}
         with as_file(inputs[0]) as input:

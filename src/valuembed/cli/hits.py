@@ -98,19 +98,20 @@ def excerpt(query: str, text: str, width: int, console: Console) -> list[Text]:
     begin = _begin(shown, spans, LINES * width - width // 5)
     part = Text("\N{HORIZONTAL ELLIPSIS} " if begin else "")
     skipped = part.cell_len - begin
-    # As much as fits at most, where each character takes a column.
-    part.append(shown[begin : begin + LINES * width])
+    # More than fits, where each character takes a column, so that the last line ends with a word.
+    part.append(shown[begin : begin + (LINES + 1) * width])
     for start, end in spans:
         if start >= begin and end + skipped <= len(part):
             part.stylize("bold", start + skipped, end + skipped)
-    lines = list(part.wrap(console, width))
-    shown_all = begin + LINES * width >= len(shown) and len(lines) <= LINES
-    lines = [line for line in lines[:LINES] if line.rstrip() is None]
-    if not shown_all and lines:
+    wrapped = list(part.wrap(console, width))
+    for line in wrapped:
+        line.rstrip()
+    lines = wrapped[:LINES]
+    if len(wrapped) > LINES or begin + (LINES + 1) * width < len(shown):
         last = lines[-1]
         if last.cell_len > width - 2:
-            last.truncate(width - 2)
-            last.rstrip()
+            kept = last.plain.rfind(" ", 0, width - 2)
+            last.truncate(kept if kept > 0 else width - 2)
         last.append(" \N{HORIZONTAL ELLIPSIS}")
     return lines
 

@@ -23,7 +23,7 @@ PASSAGES = "Passages (where SOURCE holds documents)"
 @command(
     recorded="",
     examples=(
-        "valuembed index docs",
+        "valuembed index examples -o examples.index",
         "valuembed embed examples/sentences.txt -o sentences.parquet",
         "valuembed index sentences.parquet -o sentences.index",
     ),

@@ -25,8 +25,8 @@ IN_INDEX = "Search in an index"
     examples=(
         "valuembed embed examples/sentences.txt -o sentences.parquet",
         'valuembed search "The match was decided by a late goal." --in sentences.parquet -k 3',
-        "valuembed index docs",
-        'valuembed search "How much memory does it take?" --in docs/.valuembed/index --hybrid',
+        "valuembed index examples -o examples.index",
+        'valuembed search "ask with a query" --in examples.index --hybrid',
     ),
 )
 def search(

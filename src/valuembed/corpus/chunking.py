@@ -32,8 +32,8 @@ def cutter_for(model: object, tokens: int, overlap: int = 0, *, late: bool = Fal
     return cutter
 
 
-def token_counter(model: object, tokens: int) -> Callable[[str], int]:
-    """What counts the tokens of a text for a model whose passages are to have so many at most.
+def token_counter(model: object, tokens: int, in_front: int = 0) -> Callable[[str], int]:
+    """What counts the tokens of a text for a model whose passages are to have so many at most, and more in front.
 
     Raises:
         InputError: a number that means nothing, or a passage that does not fit into the model beside its template.
@@ -42,7 +42,7 @@ def token_counter(model: object, tokens: int) -> Callable[[str], int]:
         raise InputError(f"chunk={tokens}: documents are cut for a model of valuembed.load, not {type(model)}")
     if tokens < 1:
         raise InputError(f"chunk={tokens} has to be at least 1 token")
-    check_room(model, tokens)
+    check_room(model, tokens, in_front)
     tokenizer = model.reader.texts.tokenizer
 
     def count(text: str) -> int:
@@ -54,12 +54,13 @@ def token_counter(model: object, tokens: int) -> Callable[[str], int]:
     return count
 
 
-def check_room(model: ValueEncoder | TextEncoder, tokens: int) -> None:
+def check_room(model: ValueEncoder | TextEncoder, tokens: int, in_front: int = 0) -> None:
     """Raise an :class:`InputError` where a text of so many tokens does not fit beside the templates."""
     room = _room(model)
-    if room is not None and tokens > room:
+    if room is not None and tokens + in_front > room:
+        headings = f"with {counted(in_front, 'token')} of headings in front, " if in_front else ""
         raise InputError(
-            f"chunk={tokens}: beside the template, {counted(room, 'token')} of a text "
+            f"chunk={tokens}: {headings}beside the template, {counted(room, 'token')} of a text "
             f"{inflected(room, 'fits', 'fit')} into max_tokens={model.reader.max_tokens}; ask for smaller chunks"
         )
 

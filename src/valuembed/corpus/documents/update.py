@@ -23,10 +23,21 @@ from valuembed.corpus.documents.summary import DocumentsSummary, list_rejected
 from valuembed.data import check_text
 from valuembed.data.documents import DocumentFile, Passage, SetAside, Splitter, read_passages
 from valuembed.errors import DocumentError, InputError, MissingExtraError, OutputError
-from valuembed.vectors import DocumentState, EmbeddedDocument, Encoder, PassageRecord, PassageStore, VectorSpec
+from valuembed.vectors import (
+    BETWEEN_HEADINGS,
+    DocumentState,
+    EmbeddedDocument,
+    Encoder,
+    PassageRecord,
+    PassageStore,
+    VectorSpec,
+)
 
-CHUNK = 200
+PASSAGE_TOKENS = 200
 """Tokens that a passage has at most, unless it is said otherwise."""
+
+HEADINGS_SHARE = 4
+"""Title and headings in front of a passage may have a fourth of its tokens on top."""
 
 FIRST_CALL, LARGEST_CALL = 64, 1024
 SECONDS_PER_CALL = 20.0
@@ -104,10 +115,11 @@ def update_documents(
     given = Path(folder)
     found, aside = check_documents(given, store)
     known = store.recorded()
-    chunk = chunk if chunk is not None else known.settings.get("chunk", CHUNK) if known else CHUNK
+    chunk = chunk if chunk is not None else known.settings.get("chunk", PASSAGE_TOKENS) if known else PASSAGE_TOKENS
     precision = precision or (known.vector_spec.precision if known else "float32")
     dim = dim or (known.vector_spec.dim if known else None)
-    count_tokens = token_counter(model, chunk)
+    room = chunk // HEADINGS_SHARE
+    count_tokens = token_counter(model, chunk, room)
     settings = {"chunk": chunk, "dtype": model.compute_dtype, "max_tokens": model.max_seq_length}
     record = PassageRecord(VectorSpec.of(model, precision, dim), settings)
     counts = _Counts()
@@ -118,7 +130,7 @@ def update_documents(
             counts.unchanged = len(found) - len(changed)
             watch = ProgressTracker({file.name: file.size for file in changed}, progress, unit="passage")
             with closing(watch):
-                worker = _Worker(model, record.vector_spec, store, watch, counts)
+                worker = _Worker(model, record.vector_spec, store, watch, counts, room, count_tokens)
                 worker.run(_read_all(given, changed, held, Splitter(chunk, count_tokens), watch, counts))
             if counts.touched:
                 store.note(counts.touched)
@@ -128,10 +140,10 @@ def update_documents(
                 counts.removed = len(gone)
             store.finish(lambda what: None)
             states = store.documents()
-            rejected = {one.name: one.reason for one in aside}
-            rejected |= {name: state.reason for name, state in states.items() if state.reason is not None}
-            rejected |= counts.unsettled
-            rejected = dict(sorted(rejected.items()))
+            unread = {name: state.reason for name, state in states.items() if state.reason is not None}
+            # Documents first: that a file is of a kind that nothing reads is no news.
+            rejected = {**counts.unsettled, **unread}
+            rejected |= {one.name: one.reason for one in aside if one.name not in rejected}
             list_rejected(store.rejected_path, rejected)
             passages = store.count()
     except OutputError as error:
@@ -249,19 +261,38 @@ def _digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def embedded_text(passage: Passage) -> str:
-    """What is given to the model for a passage."""
-    return passage.text
+def embedded_text(passage: Passage, room: int, count_tokens: Callable[[str], int]) -> str:
+    """What is given to the model for a passage: title and headings, then its text.
+
+    Args:
+        passage: the passage.
+        room: tokens that title and headings may have; of longer ones the last headings are taken that fit.
+        count_tokens: counts them.
+    """
+    trail = list(passage.headings)
+    if passage.title and passage.title not in trail[:1]:
+        trail.insert(0, passage.title)
+    while trail and count_tokens(shown := BETWEEN_HEADINGS.join(trail)) > room:
+        trail.pop(0)
+    return f"{shown}\n\n{passage.text}" if trail else passage.text
 
 
 class _Worker:
     """Embeds documents and puts them into a store, some at a time."""
 
     def __init__(
-        self, model: Encoder, vector_spec: VectorSpec, store: PassageStore, watch: ProgressTracker, counts: _Counts
+        self,
+        model: Encoder,
+        vector_spec: VectorSpec,
+        store: PassageStore,
+        watch: ProgressTracker,
+        counts: _Counts,
+        room: int,
+        count_tokens: Callable[[str], int],
     ) -> None:
         self.model, self.vector_spec, self.store = model, vector_spec, store
         self.watch, self.counts = watch, counts
+        self.room, self.count_tokens = room, count_tokens
         self.size = FIRST_CALL
 
     def run(self, documents: Iterator[tuple[DocumentState, list[Passage]]]) -> None:
@@ -311,7 +342,7 @@ class _Worker:
 
         width = len(self.vector_spec.probe)
         vectors = np.zeros((len(passages), width), np.float32)
-        texts = [embedded_text(passage) for passage in passages]
+        texts = [embedded_text(passage, self.room, self.count_tokens) for passage in passages]
         faults = {at: reason for at, text in enumerate(texts) if (reason := check_text(text))}
         fine = [at for at in range(len(texts)) if at not in faults]
         tokens = truncated = 0
