@@ -75,7 +75,7 @@ class Points {
       for (let right = -margin; right <= margin; right++) {
         const distance = Math.hypot(right, down);
         if (distance <= radius) inner.push(down * width + right);
-        else if (distance < radius + .6) rim.push(down * width + right);
+        else if (distance < radius + .4) rim.push(down * width + right);
       }
     }
     const [own, edge] = [Int32Array.from(inner), Int32Array.from(rim)];
