@@ -24,7 +24,7 @@ from valuembed.search.ingest import ROWS, RepeatedIdWarning, Update
 from valuembed.search.ledger import only_writer
 from valuembed.search.neighbours import row_of, rows_around
 from valuembed.search.results import Hit, check_make, check_query, embed_query, fuse, unit
-from valuembed.search.vector_store import REFINE, Table, languages, in_sql
+from valuembed.search.vector_store import REFINE, Table, in_sql, languages
 from valuembed.vectors import EMBEDDING, KEY, EmbeddingFiles, Encoder, VectorSpec, is_remote
 
 if TYPE_CHECKING:
