@@ -71,6 +71,8 @@ WAYS = ("raw", "general", "own", "whitened")
 the set's own texts; whitened by the general sentences."""
 
 SHRINKAGE = 0.5
+WHITENED = ("hidden_mean", "va", "prompt_eol", "wva", "aligned_wva", "va, echo")
+SHRINKAGES = (0.01, 0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -137,6 +139,7 @@ def run(args: argparse.Namespace, name: str) -> None:
             for row, parts in rows.items()
         },
         "parts": rows,
+        "given": f"--pairs {args.pairs} --questions {args.questions} --documents {args.documents} --texts {args.texts}",
         "dtype": args.dtype,
         "cpu": cpu_name(),
         "versions": scoring_versions(),
@@ -149,6 +152,7 @@ def run(args: argparse.Namespace, name: str) -> None:
         read[GENERAL]["aligned_wva"],
         *({layer: alone[side][f"va, echo@{layer}"] for layer in upper} for side in altered),
     )
+    made["shrinkage"] = shrinkages(read, scores)
     made["by layer"] = {
         layer: {
             "alone": scores(lambda label, part=f"va, echo@{layer}": joined(read, label, {part: 1.0}, "raw")),
@@ -164,6 +168,42 @@ def run(args: argparse.Namespace, name: str) -> None:
     if args.texts:
         made["tasks"] = sorted_texts(args, readouts, work, read, rows)
     (work / "scores.json").write_text(json.dumps(made, indent=1), encoding="utf-8")
+
+
+def shrinkages(
+    read: Mapping[str, Vectors], scores: Callable[[Callable[[str], NDArray[np.float32]]], dict[str, float]]
+) -> dict[str, Any]:
+    """What whitening gives by its shrinkage, of single readouts: by the general sentences, and by a set's own texts."""
+    made: dict[str, Any] = {}
+    for part in WHITENED:
+        found = {label: of_label[part] for label, of_label in read.items()}
+        principal = {label: moments(vectors) for label, vectors in found.items()}
+        made[part] = {
+            name: {str(shrinkage): scores(whitened(found, principal, base, shrinkage)) for shrinkage in SHRINKAGES}
+            for name, base in (("general", GENERAL), ("own", None))
+        }
+    return made
+
+
+def whitened(
+    found: Vectors, principal: Mapping[str, Any], base: str | None, shrinkage: float
+) -> Callable[[str], NDArray[np.float32]]:
+    """What gives a set's vectors, whitened by the moments of one set, or each set by its own."""
+
+    def of_set(label: str) -> NDArray[np.float32]:
+        mean, variances, directions = principal[base or label]
+        shrunk = (1 - shrinkage) * variances + shrinkage * variances.mean()
+        return unit((found[label] - mean) @ (directions / np.sqrt(shrunk)).astype(np.float32))
+
+    return of_set
+
+
+def moments(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
+    """The mean of vectors, the variances of their principal directions, and these."""
+    mean = vectors.mean(axis=0)
+    centred = (vectors - mean).astype(np.float64)
+    variances, directions = np.linalg.eigh(centred.T @ centred / len(centred))
+    return mean, variances.clip(min=0), directions
 
 
 def chosen(readouts: MultiReadout, recipes: Mapping[str, Recipe]) -> MultiReadout:

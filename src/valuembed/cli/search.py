@@ -12,6 +12,7 @@ from valuembed.cli.framework import command, load_encoder
 from valuembed.cli.options import INPUT, MODEL_OPTIONS, OUTPUT, json_option
 from valuembed.cli.output import keeps, new_table, print_json, print_table, shown
 from valuembed.cli.texts import given_text
+from valuembed.errors import InputError
 
 if TYPE_CHECKING:
     from valuembed.search import Hit, IndexSummary
@@ -182,6 +183,15 @@ def search(
             show_default=False,
         ),
     ] = None,
+    whiten: Annotated[
+        bool,
+        typer.Option(
+            "--whiten",
+            help="Take the mean of all rows away as --centre does, and scale down the directions in which rows differ "
+            "most.",
+            rich_help_panel=INPUT,
+        ),
+    ] = False,
     as_json: Annotated[bool, json_option("Print the hits as JSON instead of a table.")] = False,
 ) -> None:
     """Find the texts that are most similar to a query: exactly in files of embeddings, fast in an index.
@@ -193,7 +203,10 @@ def search(
 
     check_query(query, k)
     embeddings = open_embeddings(source)
-    asked: dict[str, Any] = {"where": where, "hybrid": hybrid, "probes": probes, "refine": refine, "centre": centre}
+    if whiten and centre is False:
+        raise InputError("--whiten takes the mean away, and --no-centre leaves it; give one of them")
+    asked: dict[str, Any] = {"where": where, "hybrid": hybrid, "probes": probes, "refine": refine}
+    asked["centre"] = "whiten" if whiten else centre
     check_options(embeddings, **asked)
     query = given_text(query)
     options = recorded_options(embeddings.vector_spec, embeddings.address, options)
