@@ -1,7 +1,7 @@
 """Readouts beyond the paper's: joined, centred, whitened; layers that no label chooses; what each costs in tokens.
 
     python benchmarks/beyond.py --models DIR --data DIR [--decoders smollm2 gemma3 qwen2.5] [--pairs N] [--work DIR]
-        [--questions N] [--dtype float32] [--page]
+        [--questions N] [--documents N] [--texts N] [--embedder DIR] [--dtype float32] [--page]
 
 DIR of --models holds a folder for each decoder, DIR of --data the evaluation sets as JSON Lines; of each set --pairs
 pairs are drawn with a fixed seed. Vectors are kept in --work: what lies there is not computed again, and --page only
@@ -24,13 +24,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from beyond_layers import criteria
+from beyond_layers import criteria, halves, without_words
 from beyond_page import write_page
-from beyond_search import Questions, found_in
+from beyond_search import FURTHER, ONE_SIDED, TWO_SIDED, collections, search
+from beyond_tasks import score_tasks, tasks
 from numpy.typing import NDArray
 from real import DECODERS, cpu_name
 from real_data import DEV, MORE_DEV, sts
+from sentence_transformers import SentenceTransformer
 
+from valuembed.backbone import resolve_plan
 from valuembed.evaluation import scoring_versions, spearman
 from valuembed.models import MultiReadout, fit, general_sentences
 from valuembed.recipes import METHODS, Recipe, resolve_recipe
@@ -68,6 +71,8 @@ WAYS = ("raw", "general", "own", "whitened")
 the set's own texts; whitened by the general sentences."""
 
 SHRINKAGE = 0.5
+WHITENED = ("hidden_mean", "va", "prompt_eol", "wva", "aligned_wva", "va, echo")
+SHRINKAGES = (0.01, 0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -76,7 +81,12 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the evaluation sets")
     parser.add_argument("--decoders", nargs="+", default=DECODERS)
     parser.add_argument("--pairs", type=int, default=300, help="of each set")
-    parser.add_argument("--questions", type=int, default=30, help="of each split of TREC-QA; 0 for none")
+    parser.add_argument(
+        "--questions", type=int, default=30, help="of each split of TREC-QA, half as many of Cranfield; 0 for none"
+    )
+    parser.add_argument("--documents", type=int, default=120, help="of Cranfield, or as many as its questions need")
+    parser.add_argument("--texts", type=int, default=100, help="to cluster, and to classify; 0 for none")
+    parser.add_argument("--embedder", type=Path, help="folder of a trained embedding model to set beside")
     parser.add_argument("--work", type=Path, default=Path("beyond-results"), help="folder for results that are kept")
     parser.add_argument("--dtype", default="float32", help="precision of the decoders")
     parser.add_argument("--page", action="store_true", help="only write the page of what lies in --work")
@@ -98,6 +108,7 @@ def run(args: argparse.Namespace, name: str) -> None:
     upper = [layer for layer in spec.value_layers if 2 * layer >= spec.num_layers]
     single = {f"va, echo@{layer}": resolve_recipe("va", [layer], "echo") for layer in upper}
     readouts = MultiReadout.load(args.models / name, {**PARTS, **single}, dtype=args.dtype)
+    layers = chosen(readouts, single)
     sets = {label: sts(args.data, label, args.pairs, work) for label in SETS}
     read = {GENERAL: read_texts(readouts, list(general_sentences()), work / "general.npz")}
     sides = {}
@@ -128,14 +139,20 @@ def run(args: argparse.Namespace, name: str) -> None:
             for row, parts in rows.items()
         },
         "parts": rows,
+        "given": f"--pairs {args.pairs} --questions {args.questions} --documents {args.documents} --texts {args.texts}",
         "dtype": args.dtype,
         "cpu": cpu_name(),
         "versions": scoring_versions(),
     }
+    general = list(general_sentences())
+    altered = dict(zip(("dropped", "first", "second"), (without_words(general), *halves(general)), strict=True))
+    alone = {side: read_texts(layers, texts, work / f"general-{side}.npz") for side, texts in altered.items()}
     made["criteria"] = criteria(
         {layer: read[GENERAL][f"va, echo@{layer}"] for layer in upper},
         read[GENERAL]["aligned_wva"],
+        *({layer: alone[side][f"va, echo@{layer}"] for layer in upper} for side in altered),
     )
+    made["shrinkage"] = shrinkages(read, scores)
     made["by layer"] = {
         layer: {
             "alone": scores(lambda label, part=f"va, echo@{layer}": joined(read, label, {part: 1.0}, "raw")),
@@ -147,31 +164,113 @@ def run(args: argparse.Namespace, name: str) -> None:
     }
     (work / "scores.json").write_text(json.dumps(made, indent=1), encoding="utf-8")
     if args.questions:
-        made["search"] = search(args, readouts, work, rows)
-        (work / "scores.json").write_text(json.dumps(made, indent=1), encoding="utf-8")
+        made["search"] = searched(args, readouts, work, rows)
+    if args.texts:
+        made["tasks"] = sorted_texts(args, readouts, work, read, rows)
+    (work / "scores.json").write_text(json.dumps(made, indent=1), encoding="utf-8")
 
 
-def search(
+def shrinkages(
+    read: Mapping[str, Vectors], scores: Callable[[Callable[[str], NDArray[np.float32]]], dict[str, float]]
+) -> dict[str, Any]:
+    """What whitening gives by its shrinkage, of single readouts: by the general sentences, and by a set's own texts."""
+    made: dict[str, Any] = {}
+    for part in WHITENED:
+        found = {label: of_label[part] for label, of_label in read.items()}
+        principal = {label: moments(vectors) for label, vectors in found.items()}
+        made[part] = {
+            name: {str(shrinkage): scores(whitened(found, principal, base, shrinkage)) for shrinkage in SHRINKAGES}
+            for name, base in (("general", GENERAL), ("own", None))
+        }
+    return made
+
+
+def whitened(
+    found: Vectors, principal: Mapping[str, Any], base: str | None, shrinkage: float
+) -> Callable[[str], NDArray[np.float32]]:
+    """What gives a set's vectors, whitened by the moments of one set, or each set by its own."""
+
+    def of_set(label: str) -> NDArray[np.float32]:
+        mean, variances, directions = principal[base or label]
+        shrunk = (1 - shrinkage) * variances + shrinkage * variances.mean()
+        return unit((found[label] - mean) @ (directions / np.sqrt(shrunk)).astype(np.float32))
+
+    return of_set
+
+
+def moments(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
+    """The mean of vectors, the variances of their principal directions, and these."""
+    mean = vectors.mean(axis=0)
+    centred = (vectors - mean).astype(np.float64)
+    variances, directions = np.linalg.eigh(centred.T @ centred / len(centred))
+    return mean, variances.clip(min=0), directions
+
+
+def chosen(readouts: MultiReadout, recipes: Mapping[str, Recipe]) -> MultiReadout:
+    """Some of the readouts of a decoder, or others of as few layers, on the same weights."""
+    spec = readouts.reader.plan.decoder_spec
+    plans = {name: resolve_plan(recipe, None, spec) for name, recipe in recipes.items()}
+    return MultiReadout(readouts.reader, plans)
+
+
+def searched(
     args: argparse.Namespace, readouts: MultiReadout, work: Path, rows: Mapping[str, Mapping[str, float]]
 ) -> dict[str, Any]:
-    """How well questions find their answers, as they are and without the mean of the answers."""
+    """How well questions find passages: the rows on both sides alike, and those that read either side differently."""
+    further = {
+        side: chosen(readouts, {name: recipe for name, recipe in FURTHER.items() if ONE_SIDED.get(name, side) == side})
+        for side in ("questions", "passages")
+    }
     found: dict[str, Any] = {}
-    for label, path in found_in(args.data).items():
-        asked = Questions.read(path, args.questions)
-        read = {
-            side: read_texts(readouts, texts, work / f"{label.replace(' ', '_')}-{args.questions}-{side}.npz")
-            for side, texts in (("questions", asked.questions), ("answers", asked.answers))
+    for label, collection in collections(args.data, args.questions, args.documents).items():
+        start = f"{label.replace(' ', '_')}-{len(collection.questions)}"
+        texts = {"questions": collection.questions, "passages": collection.passages}
+        read: dict[str, Vectors] = {}
+        for side, of_side in texts.items():
+            kept = work / f"{start}-{'answers' if side == 'passages' else side}.npz"
+            own = read_texts(readouts, of_side, kept)
+            read[side] = {**own, **read_texts(further[side], of_side, work / f"{start}-{side}-further.npz")}
+        both = {row: (parts, parts) for row, parts in rows.items()} | TWO_SIDED
+        vectors = {
+            row: (joined(read, "questions", one, "raw"), joined(read, "passages", two, "raw"))
+            for row, (one, two) in both.items()
         }
-        found[label] = {"questions": len(asked.questions), "answers": len(asked.answers), "scores": {}}
-        for row, parts in rows.items():
-            questions, answers = (joined(read, side, parts, "raw") for side in ("questions", "answers"))
-            # As a search does: the mean is that of what is searched.
-            mean = answers.mean(axis=0)
-            found[label]["scores"][row] = {
-                "raw": asked.scores(questions, answers),
-                "centred": asked.scores(unit(questions - mean), unit(answers - mean)),
-            }
+        if args.embedder:
+            vectors["trained"] = (trained(args.embedder, texts["questions"]), trained(args.embedder, texts["passages"]))
+        found[label] = search(collection, vectors)
+        print(f"{readouts.reader.origin.name}: {label} searched", flush=True)
     return found
+
+
+def sorted_texts(
+    args: argparse.Namespace,
+    readouts: MultiReadout,
+    work: Path,
+    read: dict[str, Vectors],
+    rows: Mapping[str, Mapping[str, float]],
+) -> dict[str, Any]:
+    """How well texts are clustered and classified by each row."""
+    sets = tasks(args.data, args.texts)
+    further = chosen(readouts, {"aligned_va": FURTHER["aligned_va"]})
+    for name, of_set in sets.items():
+        for group in (readouts, further):
+            kept = work / f"{name}-{len(of_set.texts)}-{len(group.recipes)}.npz"
+            read[name] = {**read.get(name, {}), **read_texts(group, of_set.texts, kept)}
+    general = read_texts(further, list(general_sentences()), work / "general-further.npz")
+    read[GENERAL] = {**read[GENERAL], **general}
+    all_rows = {**rows, "aligned_va": {"aligned_va": 1.0}}
+    made: dict[str, dict[str, Callable[[str], NDArray[np.float32]]]] = {
+        row: {way: lambda label, p=parts, w=way: joined(read, label, p, w) for way in WAYS}
+        for row, parts in all_rows.items()
+    }
+    if args.embedder:
+        made["trained"] = {"raw": lambda label: trained(args.embedder, sets[label].texts)}
+    return score_tasks(sets, made)
+
+
+def trained(folder: Path, texts: list[str]) -> NDArray[np.float32]:
+    """The vectors of a trained embedding model, of length 1."""
+    return unit(SentenceTransformer(str(folder), device="cpu").encode(texts, show_progress_bar=False))
 
 
 def read_texts(readouts: MultiReadout, texts: list[str], kept: Path) -> Vectors:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import random
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,44 @@ from numpy.typing import NDArray
 Matrix = NDArray[np.float32]
 
 
-def criteria(layers: Mapping[int, Matrix], other: Matrix) -> dict[str, dict[int, float]]:
+DROPPED = 5
+"""Of so many words one is left out."""
+
+
+def without_words(texts: Sequence[str]) -> list[str]:
+    """Each text without a fifth of its words, at least one, drawn with a fixed seed."""
+    drawn = random.Random(0)
+    made = []
+    for text in texts:
+        words = text.split()
+        gone = set(drawn.sample(range(len(words)), max(1, len(words) // DROPPED)))
+        made.append(" ".join(word for at, word in enumerate(words) if at not in gone))
+    return made
+
+
+def halves(texts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The first and the second half of each text's words."""
+    words = [text.split() for text in texts]
+    return [" ".join(of_text[: len(of_text) // 2]) for of_text in words], [
+        " ".join(of_text[len(of_text) // 2 :]) for of_text in words
+    ]
+
+
+def criteria(
+    layers: Mapping[int, Matrix],
+    other: Matrix,
+    dropped: Mapping[int, Matrix],
+    first: Mapping[int, Matrix],
+    second: Mapping[int, Matrix],
+) -> dict[str, dict[int, float]]:
     """How each layer does by each criterion; more is better.
 
     Args:
         layers: by layer, vectors ``[b, width]`` of length 1 of the same texts.
         other: vectors of another readout of these texts.
+        dropped: by layer, vectors of the texts that :func:`without_words` gives.
+        first: by layer, vectors of the first halves.
+        second: by layer, vectors of the second ones.
     """
     raw = {layer: _pairs(vectors, centred=False) for layer, vectors in layers.items()}
     ranks = {layer: _ranks(_pairs(vectors)) for layer, vectors in layers.items()}
@@ -29,7 +62,20 @@ def criteria(layers: Mapping[int, Matrix], other: Matrix) -> dict[str, dict[int,
         "agreement with the other layers": {layer: _correlation(found, mean) for layer, found in ranks.items()},
         "agreement with AlignedWVA": {layer: _correlation(found, of_other) for layer, found in ranks.items()},
         "narrow cosines": {layer: -float(_pairs(found).std()) for layer, found in layers.items()},
+        "stability under dropped words": {
+            layer: _found_again(dropped[layer], found) for layer, found in layers.items()
+        },
+        "segment matching: halves of a text": {layer: _found_again(first[layer], second[layer]) for layer in layers},
     }
+
+
+def _found_again(queries: Matrix, texts: Matrix) -> float:
+    """The mean reciprocal rank of each query's own text among all, both sides without the mean."""
+    one, two = (side - side.mean(axis=0) for side in (queries, texts))
+    one, two = (side / np.maximum(np.linalg.norm(side, axis=1, keepdims=True), 1e-12) for side in (one, two))
+    cosines = one @ two.T
+    places = (cosines > np.diag(cosines)[:, None]).sum(axis=1)
+    return float((1 / (1 + places)).mean())
 
 
 def _pairs(vectors: Matrix, centred: bool = True) -> Matrix:

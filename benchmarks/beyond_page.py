@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+from beyond_search import ANSWER, TOPIC_OF_PASSAGE, TOPIC_OF_QUESTION, WORDS as PASSAGE_WORDS
 from real_data import DEV, HEADLINE, MORE_DEV
 from real_page import SHORT, TITLES, wrapped
 
@@ -28,6 +29,7 @@ WAYS = {
 PASSES = {"echo": ("echo",), "hidden_mean": ("none",), "va": ("none",)}
 """Templates that a part is fed in; of all others PromptEOL's, or Echo's where the label says so."""
 CHOSEN = "joined"
+METRICS = ("MAP", "MRR@10", "nDCG@10")
 
 
 def write_page(folder: Path, work: Path, names: Iterable[str]) -> None:
@@ -42,6 +44,9 @@ def write_page(folder: Path, work: Path, names: Iterable[str]) -> None:
     lines += ["## What it comes to", "", *_gains(found), "", f"![Score by tokens]({_chart(found, folder)})", ""]
     if asked := {name: made for name, made in found.items() if made.get("search")}:
         lines += ["## Questions and answers", "", *_search(asked), ""]
+    if sorted_texts := {name: made for name, made in found.items() if made.get("tasks")}:
+        lines += ["## Clusters and classes", "", *_tasks(sorted_texts), ""]
+    lines += ["## Shrinkage", "", *_shrinkage(found), ""]
     lines += ["## Layers that no label chooses", "", *_layers(found), ""]
     (folder / "beyond.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
 
@@ -52,9 +57,7 @@ def _made(found: Mapping[str, Any]) -> Iterator[str]:
     for name, made in found.items():
         drawn = ", ".join(f"{count:,} of {label}" for label, count in made["pairs"].items())
         versions = ", ".join(f"{package} {number}" for package, number in made["versions"].items())
-        given = f"--decoders {name} --pairs {max(made['pairs'].values())}" + (
-            "" if made.get("search") else " --questions 0"
-        )
+        given = f"--decoders {name} {made['given']}"
         first, *rest = wrapped(
             f"- `{given}`: pairs drawn with a fixed seed, {drawn}; {made['dtype']} on {made['cpu']}; {versions}"
         )
@@ -138,26 +141,84 @@ def _chart(found: Mapping[str, Any], folder: Path) -> str:
 def _search(found: Mapping[str, Any]) -> Iterator[str]:
     yield from wrapped(
         "TREC-QA: MAP of the answers of each question among its own candidates, and MRR@10 among the candidates of all "
-        "questions, each raw / without the mean of all candidates. What `--for search` takes, and where `search` "
-        "centres by itself, was chosen on the development set."
+        f"questions. Cranfield: nDCG@10, of each abstract the first {PASSAGE_WORDS} words. Cells: raw / without the "
+        "mean of all passages / whitened by them, shrinkage 0.5; under each set, then, the same fused with the words' "
+        "ranking (BM25), as `--hybrid` fuses: raw / without the mean. BM25 alone reads the same words. What `--for "
+        "search` takes, and where `search` centres by itself, was chosen on the development set. Rows that read "
+        "questions and passages differently: AlignedWVA of a question against AlignedVA of passages, which lie in one "
+        "space; prompts for topics, `" + TOPIC_OF_QUESTION + "` and `" + TOPIC_OF_PASSAGE + "`; a prompt for the "
+        "answer, `" + ANSWER + "`, against passages by PromptEOL's. `trained` is all-MiniLM-L6-v2, an embedding model "
+        "of 23 million parameters that was trained on a billion pairs."
     )
     for name, made in found.items():
         sets = made["search"]
         drawn = "; ".join(
-            f"{label}: {of_set['questions']} questions, {of_set['answers']:,} candidates"
+            f"{label}: {of_set['questions']} questions, {of_set['passages']:,} passages"
             for label, of_set in sets.items()
         )
         yield from ("", f"### {TITLES[name]}, questions", "", f"{drawn}.", "")
+        columns = [(label, metric) for label in sets for metric in METRICS if _has(sets[label], metric)]
+        head = [title for label, metric in columns for title in (f"{label}, {metric}", "with words")]
+        names = list(dict.fromkeys(row for of_set in sets.values() for row in of_set["scores"]))
         rows = [
-            [row, *(_pair(of_set["scores"][row], metric) for of_set in sets.values() for metric in ("MAP", "MRR@10"))]
-            for row in made["scores"]
+            [row, *(cell for label, metric in columns for cell in _found(sets[label]["scores"][row], metric))]
+            for row in names
         ]
-        head = [f"{label}, {metric}" for label in sets for metric in ("MAP", "MRR@10")]
         yield from markdown.table(["readout", *head], rows, "lr")
 
 
-def _pair(scores: Mapping[str, Mapping[str, float]], metric: str) -> str:
-    return f"{scores['raw'][metric]:.1f} / {scores['centred'][metric]:.1f}"
+def _has(of_set: Mapping[str, Any], metric: str) -> bool:
+    return metric in of_set["scores"]["BM25"]["raw"]
+
+
+def _found(scores: Mapping[str, Mapping[str, float]], metric: str) -> list[str]:
+    """The cells of a row: of vectors alone, and with words."""
+    return [
+        " / ".join(f"{scores[way][metric]:.1f}" for way in ways if way in scores) or "-"
+        for ways in (("raw", "centred", "whitened 0.5"), ("raw, words", "centred, words"))
+    ]
+
+
+def _tasks(found: Mapping[str, Any]) -> Iterator[str]:
+    yield from wrapped(
+        "BBC-news: V-measure of k-means, the mean of ten starts, the first 100 words of each article. banking77: "
+        "accuracy of a logistic regression on 4 texts of each of 77 classes. Cells as above: " + " / ".join(WAYS) + "."
+    )
+    for name, made in found.items():
+        sets = made["tasks"]
+        drawn = "; ".join(f"{label}: {of_set['texts']:,} texts" for label, of_set in sets.items())
+        yield from ("", f"### {TITLES[name]}, clusters and classes", "", f"{drawn}.", "")
+        names = list(dict.fromkeys(row for of_set in sets.values() for row in of_set["scores"]))
+        rows = [
+            [
+                row,
+                *(" / ".join(f"{figure:.1f}" for figure in of_set["scores"][row].values()) for of_set in sets.values()),
+            ]
+            for row in names
+        ]
+        yield from markdown.table(
+            ["readout", *(f"{label}, {of_set['metric']}" for label, of_set in sets.items())], rows, "lr"
+        )
+
+
+def _shrinkage(found: Mapping[str, Any]) -> Iterator[str]:
+    yield from wrapped(
+        "Whitening by its shrinkage, single readouts: the mean of the two development sets / of the three test sets, "
+        "whitened by the general sentences, then by a set's own texts."
+    )
+    for name, made in found.items():
+        grid = list(next(iter(made["shrinkage"].values()))["own"])
+        rows = []
+        for part, of_part in made["shrinkage"].items():
+            raw = made["scores"][part]["raw"]
+            for by, of_by in of_part.items():
+                rows.append([part, by, _means(raw), *(_means(of_by[shrinkage]) for shrinkage in grid)])
+        yield from ("", f"### {TITLES[name]}, whitening", "")
+        yield from markdown.table(["readout", "by", "raw", *grid], rows, "llr")
+
+
+def _means(scores: Mapping[str, float]) -> str:
+    return f"{fmean(scores[label] for label in (DEV, MORE_DEV)):.1f} / {test_mean(scores):.1f}"
 
 
 def _layers(found: Mapping[str, Any]) -> Iterator[str]:

@@ -142,7 +142,7 @@ class TestCalibrate:
     def test_what_is_recorded(self, folder):
         model = calibrate(load(folder, "va"), CORPUS * 2, size=3, max_texts=40)
         record = model[1].record
-        assert (record.kind, record.width, record.size, record.shrinkage, record.texts) == ("whiten", 16, 3, 0.01, 40)
+        assert (record.kind, record.width, record.size, record.shrinkage, record.texts) == ("whiten", 16, 3, 0.5, 40)
         assert record.corpus == sample_texts(CORPUS, 40).digest
         assert record.recipe == model.recipe == load(folder, "va").recipe
         for kind in ("centre", "pca"):

@@ -169,7 +169,7 @@ class TestBadInput:
 
     @pytest.mark.parametrize("shrinkage", [-0.1, 1.1, float("nan"), "0.1", True])
     def test_shrinkages(self, shrinkage):
-        message = re.escape(f"shrinkage={shrinkage!r} has to be a number from 0 to 1, such as 0.01")
+        message = re.escape(f"shrinkage={shrinkage!r} has to be a number from 0 to 1, such as 0.5")
         with pytest.raises(RecipeError, match=message):
             fit_whitening(CROSS, shrinkage)
 

@@ -8,10 +8,12 @@ from fakes import FakeEncoder
 from stored import write_embeddings
 
 from valuembed.errors import InputError
-from valuembed.search.centre import LEAST_ROWS, MEAN, Centre, recorded_centre
+from valuembed.models.calibration import fit_whitening
+from valuembed.search.centre import LEAST_ROWS, MEAN, SHRINKAGE, Centre, recorded_centre
 from valuembed.search.exact import search
 from valuembed.search.index import CENTRED_CANDIDATES, Index, build_index
 from valuembed.search.vector_store import Table
+from valuembed.vectors import KEY
 
 QUERY = "hello world"
 
@@ -107,6 +109,65 @@ def test_only_what_last_tokens_read_is_centred_by_itself(recipe, is_centred, tmp
         best = search(model, QUERY, source, 1)[0]
         assert best.score == pytest.approx((centred(TEXTS) if is_centred else plain(TEXTS)).max(), abs=1e-6)
         assert search(model, QUERY, source, 1, centre=True)[0].score == pytest.approx(centred(TEXTS).max(), abs=1e-6)
+
+
+def whitened(texts: list[str], query: str = QUERY) -> np.ndarray:
+    """Cosines of texts with a query, both whitened by the texts as a calibration whitens, in float64."""
+    vectors = unit(FakeEncoder().encode(texts).astype(np.float64))
+    found = fit_whitening(vectors, SHRINKAGE)
+    sides = [vectors, unit(FakeEncoder().encode([query]).astype(np.float64))]
+    rows, asked = (unit((side - found.mean.numpy()) @ found.matrix.numpy()) for side in sides)
+    return rows @ asked[0]
+
+
+def test_whitening_scales_directions_by_their_shrunk_variance():
+    # Two directions of variances 4/25 and 1/25 around (0.6, 0), and one of none. Shrinkage takes half of each and half
+    # of their mean over three numbers, 1/15: 17/150 and 8/150, and 5/150 where there is none.
+    rows = np.array([[1, 0, 0], [0.2, 0, 0], [0.6, 0.2, 0], [0.6, -0.2, 0]] * 2, np.float32)
+    spread = np.array([[0.4, 0, 0], [0, 0.2, 0]], np.float32)
+    centre = Centre(np.array([0.6, 0, 0], np.float32), 8, spread)
+    query = centre.of_query(np.array([0.8, 0.2, 0.2], np.float32))
+    expected = unit(np.array([0.2 / np.sqrt(17), 0.2 / np.sqrt(8), 0.2 / np.sqrt(5)]))
+    np.testing.assert_allclose(query, expected, rtol=1e-5)
+    np.testing.assert_allclose(centre.cosines(rows[:1], query), [expected[0]], rtol=1e-5)
+    np.testing.assert_allclose(centre.looked_up_by(query), unit(np.array([1 / 17, 1 / 8, 1 / 5])), rtol=1e-5)
+
+
+def test_files_and_an_index_are_whitened_alike(tmp_path):
+    stored = write_embeddings(tmp_path / "out.parquet", TEXTS)
+    build_index(stored, tmp_path / "index", progress=False)
+    build_index(stored, tmp_path / "index", progress=False)
+    index = Index.open(tmp_path / "index")
+    expected = whitened(TEXTS)
+    for found in (
+        search(FakeEncoder(), QUERY, stored, 9, centre="whiten"),
+        index.search(FakeEncoder(), QUERY, 9, centre="whiten"),
+    ):
+        assert [hit.id for hit in found] == np.argsort(-expected, kind="stable")[:9].tolist()
+        np.testing.assert_allclose([hit.score for hit in found], np.sort(expected)[::-1][:9], atol=1e-4)
+    # An index that is centred alone does not see the directions.
+    np.testing.assert_allclose(index.search(FakeEncoder(), QUERY, 1, centre=True)[0].score, centred(TEXTS).max(), 1e-5)
+
+
+def test_where_there_are_no_directions_it_is_said(tmp_path):
+    stored = write_embeddings(tmp_path / "out.parquet", TEXTS)
+    index = tmp_path / "index"
+    build_index(stored, index, progress=False)
+    Table.open(index, MEAN).delete(f"{KEY} != '{MEAN}'")
+    with pytest.raises(InputError) as caught:
+        Index.open(index).search(FakeEncoder(), QUERY, 1, centre="whiten")
+    assert str(caught.value) == (
+        f"{index} holds no principal directions of its rows, which indexes hold of vectors of at most 4,096 numbers; "
+        "bring it up to date with: valuembed index"
+    )
+    build_index(stored, index, progress=False)
+    assert Index.open(index).search(FakeEncoder(), QUERY, 1, centre="whiten")[0].score == pytest.approx(
+        whitened(TEXTS).max(), abs=1e-4
+    )
+    for source in (stored, index):
+        with pytest.raises(InputError) as caught:
+            search(FakeEncoder(), QUERY, source, 1, centre="yes")
+        assert str(caught.value) == "centre='yes' is not known; give True, False, 'whiten', or None"
 
 
 def test_an_index_is_centred_as_files_are(tmp_path):

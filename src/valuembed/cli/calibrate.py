@@ -60,7 +60,7 @@ def calibrate(
             min=0,
             max=1,
             metavar="SHARE",
-            help="How far whitening draws variances to their mean before they are made one. The default is 0.01.",
+            help="How far whitening draws variances to their mean before they are made one. The default is 0.5.",
             rich_help_panel=SETTINGS,
             show_default=False,
         ),

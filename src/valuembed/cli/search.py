@@ -109,6 +109,15 @@ def search(
             show_default=False,
         ),
     ] = None,
+    whiten: Annotated[
+        bool,
+        typer.Option(
+            "--whiten",
+            help="Take the mean of all rows away as --centre does, and scale down the directions in which rows differ "
+            "most.",
+            rich_help_panel=INPUT,
+        ),
+    ] = False,
     open_rank: Annotated[
         int | None,
         typer.Option(
@@ -136,12 +145,14 @@ def search(
         if not is_here:
             typer.echo(f"searching in {printable(source)}", err=True)
     embeddings = open_embeddings(source)
+    if whiten and centre is False:
+        raise InputError("--whiten takes the mean away, and --no-centre leaves it; give one of them")
     asked: dict[str, Any] = {
         "where": _condition(where, file),
         "hybrid": hybrid,
         "probes": probes,
         "refine": refine,
-        "centre": centre,
+        "centre": "whiten" if whiten else centre,
     }
     check_options(embeddings, **asked)
     query = given_text(query)

@@ -11,7 +11,7 @@ from valuembed._utils.options import check_keywords, parameters_of
 from valuembed.backbone import LoadOptions
 from valuembed.data import as_text, as_texts
 from valuembed.errors import InputError
-from valuembed.search.centre import centre_of_files, check_centre, wanted
+from valuembed.search.centre import Centring, centre_of_files, check_centre, wanted
 from valuembed.search.index import Index
 from valuembed.search.results import Hit, check_make, check_query, embed_query, unit
 from valuembed.vectors import EMBEDDING, ID, PLACES, TEXT, EmbeddingFiles, Encoder, recorded_options, telling_what_made
@@ -46,7 +46,7 @@ def search(
     hybrid: bool = False,
     probes: int | None = None,
     refine: int | None = None,
-    centre: bool | None = None,
+    centre: Centring = None,
 ) -> list[Hit]:
     """Find the k texts that are most similar to a query.
 
@@ -63,8 +63,9 @@ def search(
         hybrid: of an index, see there.
         probes: of an index, see there.
         refine: of an index, see there.
-        centre: take the mean of all rows from query and rows, and compare what is left; None is for vectors that a last
-            token reads, as AlignedWVA's, from 100 rows on. Of files every row is looked at twice then.
+        centre: take the mean of all rows from query and rows, and compare what is left; ``"whiten"`` scales their
+            principal directions too; None is for vectors that a last token reads, as AlignedWVA's, from 100 rows on.
+            Of files every row is looked at twice then.
 
     Returns:
         Hits, best first; of equal scores, in files, the earlier row comes first.
@@ -83,9 +84,7 @@ def search(
     return nearest(embed_query(model, query, found.vector_spec), found, k, centre=centre)
 
 
-def nearest(
-    vector: NDArray[np.float32], source: EmbeddingFiles, k: int = 10, *, centre: bool | None = False
-) -> list[Hit]:
+def nearest(vector: NDArray[np.float32], source: EmbeddingFiles, k: int = 10, *, centre: Centring = False) -> list[Hit]:
     """Find the k rows of files with the highest cosine, by looking at every one.
 
     Args:
@@ -105,7 +104,7 @@ def nearest(
         centre,
         source.vector_spec,
         rows=lambda: sum(file.count() for file in source.files),
-        find=lambda: centre_of_files(source),
+        find=lambda: centre_of_files(source, whiten=centre == "whiten"),
     )
     vector = vector if taken is None else taken.of_query(vector)
     best: list[tuple[float, int, dict[str, Any]]] = []
@@ -170,7 +169,7 @@ def check_options(
     hybrid: bool = False,
     probes: int | None = None,
     refine: int | None = None,
-    centre: bool | None = None,
+    centre: Centring = None,
 ) -> None:
     """Raise what :func:`search` would raise before it needs a model.
 

@@ -18,7 +18,16 @@ from typing import TYPE_CHECKING, Any
 from valuembed._utils.progress import track
 from valuembed.data import as_text
 from valuembed.errors import InputError
-from valuembed.search.centre import Centre, check_centre, record_centre, recorded_centre, stored_vectors, wanted
+from valuembed.search.centre import (
+    WIDEST,
+    Centre,
+    Centring,
+    check_centre,
+    record_centre,
+    recorded_centre,
+    stored_vectors,
+    wanted,
+)
 from valuembed.search.index_rows import cosines, filter_columns, hit_columns, last_of_each_key, to_hits
 from valuembed.search.ingest import ROWS, RepeatedIdWarning, Update
 from valuembed.search.ledger import only_writer
@@ -169,6 +178,10 @@ class Index:
     def _centre(self) -> Centre | None:
         return recorded_centre(self.address)
 
+    @cached_property
+    def _whitening_centre(self) -> Centre | None:
+        return recorded_centre(self.address, whiten=True)
+
     @classmethod
     def is_at(cls, address: str | Path) -> bool:
         """Whether there is an index at an address."""
@@ -215,12 +228,17 @@ class Index:
         hybrid: bool = False,
         probes: int | None = None,
         refine: int | None = None,
-        centre: bool | None = None,
+        centre: Centring = None,
     ) -> None:
         """Raise what :meth:`search` would raise before it needs a model."""
         check_centre(centre, self.vector_spec, self.called)
         if centre and self._centre is None:
             raise InputError(f"{self.called} holds no mean of its rows; bring it up to date with: valuembed index")
+        if centre == "whiten" and (self._whitening_centre is None or self._whitening_centre.spread is None):
+            raise InputError(
+                f"{self.called} holds no principal directions of its rows, which indexes hold of vectors of at most "
+                f"{WIDEST:,} numbers; bring it up to date with: valuembed index"
+            )
         for name, value in (("probes", probes), ("refine", refine)):
             if value is not None and value < 1:
                 raise InputError(f"{name}={value} has to be at least 1")
@@ -281,7 +299,7 @@ class Index:
         hybrid: bool = False,
         probes: int | None = None,
         refine: int | None = None,
-        centre: bool | None = None,
+        centre: Centring = None,
     ) -> list[Hit]:
         """Find the k texts that are most similar to a query.
 
@@ -295,9 +313,10 @@ class Index:
             probes: of an approximate index, partitions to look into; None is 2.5 times the root of their number, at
                 least 20, and four times as many with a filter. If fewer than k rows are found, it looks into all.
             refine: of an approximate index, so many times k rows are compared by their whole vectors; None is 5.
-            centre: take the mean of all rows from query and rows, and compare what is left; None is for vectors that a
-                last token reads, as AlignedWVA's, from 100 rows on. Rows are looked up without it, ten times k of them
-                and at least 200, so that a row may be missed.
+            centre: take the mean of all rows from query and rows, and compare what is left; ``"whiten"`` scales their
+                principal directions too; None is for vectors that a last token reads, as AlignedWVA's, from 100 rows
+                on. Rows are looked up by their angle alone, ten times k of them and at least 200, so that a row may be
+                missed.
 
         Returns:
             Hits, best first. Their score is the cosine with the stored vector in either case.
@@ -324,7 +343,7 @@ class Index:
         where: str | None = None,
         probes: int | None = None,
         refine: int | None = None,
-        centre: bool | None = False,
+        centre: Centring = False,
     ) -> list[Hit]:
         """Find the k texts that are closest to a vector, which nobody checks to be of the right make.
 
@@ -346,11 +365,11 @@ class Index:
             centre,
             self.vector_spec,
             rows=lambda: self._centre.rows if self._centre else 0,
-            find=lambda: self._centre,
+            find=lambda: self._whitening_centre if centre == "whiten" else self._centre,
         )
         if taken is not None:
             vector = taken.of_query(vector)
-            # Looked up by the angle with the query alone: how far a row lies from the mean counts only afterwards.
+            # Looked up by the angle alone: how far a row lies from the mean counts only afterwards.
             count = max(count, CENTRED_CANDIDATES, 10 * k)
         asked: dict[str, Any] = {"where": where, "probes": probes}
         compared = (refine or REFINE) * k
@@ -359,7 +378,8 @@ class Index:
             found = self._rows.nearest(np.packbits(vector > 0), max(count, compared), columns, refine=1, **asked)
             found = found.take(np.argsort(-cosines(found, vector, self.vector_spec), kind="stable")[:count])
         else:
-            found = self._rows.nearest(vector, count, columns, refine=math.ceil(compared / count), **asked)
+            direction = vector if taken is None else taken.looked_up_by(vector)
+            found = self._rows.nearest(direction, count, columns, refine=math.ceil(compared / count), **asked)
             if taken is not None and words is not None:
                 nearest = np.argsort(-cosines(found, vector, self.vector_spec, taken), kind="stable")
                 found = found.take(nearest[: max(CANDIDATES, 4 * k)])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from valuembed.errors import IndexUnavailableError, InputError
-from valuembed.search.centre import MEAN
+from valuembed.search.centre import MEAN, Centring
 from valuembed.search.client_filters import check_client_filter
 from valuembed.search.index import Index
 from valuembed.search.ledger import IngestLedger
@@ -71,7 +71,7 @@ class LiveIndex:
         """Width of a vector that it can be asked with."""
         return self.vector_spec.width
 
-    def check(self, *, where: str | None = None, hybrid: bool = False, centre: bool | None = None) -> None:
+    def check(self, *, where: str | None = None, hybrid: bool = False, centre: Centring = None) -> None:
         """Raise what :meth:`search` would raise before it needs a vector."""
         if where is not None:
             check_client_filter(where)
@@ -87,7 +87,7 @@ class LiveIndex:
         k: int = 10,
         where: str | None = None,
         hybrid: bool = False,
-        centre: bool | None = None,
+        centre: Centring = None,
     ) -> list[dict[str, Any]]:
         """Find the k texts that are most similar to a vector, or to the text of a row.
 

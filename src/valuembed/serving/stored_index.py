@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,9 @@ class StoredIndex(Protocol):
     def width(self) -> int:
         """Width of a vector that it can be asked with."""
 
-    def check(self, *, where: str | None = None, hybrid: bool = False, centre: bool | None = None) -> None:
+    def check(
+        self, *, where: str | None = None, hybrid: bool = False, centre: bool | Literal["whiten"] | None = None
+    ) -> None:
         """Raise an :class:`valuembed.errors.InputError` for what cannot be asked, whatever the vector."""
 
     def search(
@@ -31,7 +33,7 @@ class StoredIndex(Protocol):
         k: int = 10,
         where: str | None = None,
         hybrid: bool = False,
-        centre: bool | None = None,
+        centre: bool | Literal["whiten"] | None = None,
     ) -> list[dict[str, Any]]:
         """The k rows that are most similar to a vector ``[width]`` or to the row with a key, as plain data."""
 

@@ -59,9 +59,10 @@ class IndexSearchRequest(RequestFields):
         None, description="A condition in SQL on the columns of /v1/index."
     )
     hybrid: bool | None = Field(False, description="Rank by meaning and by the words of the query, fused.")
-    centre: bool | None = Field(
+    centre: bool | Literal["whiten"] | None = Field(
         None,
-        description="Take the mean of all rows from query and rows; left out, this is done where it is known to help.",
+        description='Take the mean of all rows from query and rows; "whiten" scales their principal directions too. '
+        "Left out, the mean is taken where it is known to help.",
     )
 
 
