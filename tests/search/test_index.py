@@ -475,6 +475,19 @@ class TestSearching:
             search(FakeEncoder(), "hello", tmp_path / "index", where=where)
         assert str(caught.value).startswith(f"the filter {where!r} cannot be applied: ")
 
+    def test_vectors_made_for_search_are_searched_by_words_too(self, tmp_path):
+        texts = ["zyx yxz", "the xyz case", "abc"]
+        for method, is_hybrid in (("search", True), ("joined", False)):
+            model = FakeEncoder(method=method)
+            write_embeddings(tmp_path / f"{method}.parquet", texts, model=model)
+            build(tmp_path / f"{method}.parquet", tmp_path / method)
+            index = Index.open(tmp_path / method)
+            assert index.is_hybrid is is_hybrid
+            found = {given: index.search(model, "xyz", 1, hybrid=given)[0].text for given in (None, True, False)}
+            assert found == {None: texts[is_hybrid], True: texts[1], False: texts[0]}
+        # Files have no index of words, and are compared by their vectors.
+        assert search(FakeEncoder(method="search"), "xyz", tmp_path / "search.parquet", 1)[0].text == texts[0]
+
     def test_words_and_meaning_together(self, tmp_path):
         # Letters are counted, so that "xyz" is closest to its own letters in any order, and words tell them apart.
         texts = ["zyx yxz", "the xyz case", "abc", "bca", "Le café de l'été", "東京は日本の首都です"]

@@ -140,7 +140,14 @@ def test_what_it_holds(address, tmp_path):
     assert told["columns"].pop("label") == "string"
     assert set(told["columns"]) == {"source", "id", "file", "row", "chunk", "start", "end", "text"}
     del told["columns"]
-    assert told == {"rows": 95, "width": 16, "model": "fake", "method": "aligned_wva", "sources": ["all", "more"]}
+    assert told == {
+        "rows": 95,
+        "width": 16,
+        "model": "fake",
+        "method": "aligned_wva",
+        "hybrid": False,
+        "sources": ["all", "more"],
+    }
 
 
 class TestFilters:

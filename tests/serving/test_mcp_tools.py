@@ -44,7 +44,7 @@ class TestSearch:
             for rank, text in enumerate(best, start=1)
         )
         assert answer.text == f"2 passages, best first:\n\n{expected}"
-        assert index.asked == [{"query": "a cat", "like": None, "k": 2, "where": None, "hybrid": False, "centre": None}]
+        assert index.asked == [{"query": "a cat", "like": None, "k": 2, "where": None, "hybrid": None, "centre": None}]
 
     def test_nulls_and_numbers_in_quotes(self, call, index):
         """Assistants send both."""

@@ -58,7 +58,7 @@ class TestSearch:
             "model": "fake/model",
             "usage": {"prompt_tokens": 2, "total_tokens": 2},
         }
-        assert index.asked == [{"query": "a cat", "like": None, "k": 5, "where": None, "hybrid": False, "centre": None}]
+        assert index.asked == [{"query": "a cat", "like": None, "k": 5, "where": None, "hybrid": None, "centre": None}]
         assert answer["data"][0]["words"] == [[0, 1]]
 
     def test_a_vector(self, client, index):
@@ -91,6 +91,7 @@ class TestSearch:
             "width": WIDTH,
             "model": "fake",
             "method": "va",
+            "hybrid": False,
             "sources": ["rows"],
         }
 

@@ -97,13 +97,13 @@ class FakeIndex:
         self.open.set()
         self.entered = threading.Event()
 
-    def check(self, *, where=None, hybrid=False, centre=None):
+    def check(self, *, where=None, hybrid=None, centre=None):
         if self.broken:
             raise self.broken
         if where not in (None, "true"):
             raise InputError(f"the filter {where!r} cannot be applied; columns of the index: text (string)")
 
-    def search(self, vector=None, *, query=None, like=None, k=10, where=None, hybrid=False, centre=None):
+    def search(self, vector=None, *, query=None, like=None, k=10, where=None, hybrid=None, centre=None):
         self.check(where=where)
         self.entered.set()
         assert self.open.wait(30)
@@ -144,7 +144,7 @@ class FakeIndex:
 
     def describe(self):
         self.check()
-        made = {"width": WIDTH, "model": "fake", "method": "va", "sources": ["rows"]}
+        made = {"width": WIDTH, "model": "fake", "method": "va", "hybrid": False, "sources": ["rows"]}
         return {"rows": len(ROWS), "columns": {"text": "string"}, **made}
 
 

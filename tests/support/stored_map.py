@@ -54,13 +54,13 @@ class FakeIndex:
         self.open.set()
         self.asked = []
 
-    def check(self, *, where=None, hybrid=False, centre=None):
+    def check(self, *, where=None, hybrid=None, centre=None):
         if where is not None and not where.startswith("file LIKE '"):
             raise InputError(
                 f"the filter {where!r} cannot be applied: no field named weather; columns of the index: file"
             )
 
-    def search(self, vector=None, *, query=None, like=None, k=10, where=None, hybrid=False, centre=None):
+    def search(self, vector=None, *, query=None, like=None, k=10, where=None, hybrid=None, centre=None):
         self.check(where=where)
         self.asked.append({"query": query, "like": like, "k": k, "where": where, "hybrid": hybrid})
         assert query != "slow" or self.open.wait(30)
@@ -77,6 +77,7 @@ class FakeIndex:
     def describe(self):
         return {
             "rows": len(self.keys), "columns": COLUMNS, "width": WIDTH, "model": "fake/model", "method": "va",
+            "hybrid": False,
             "sources": ["guide"],
         }  # fmt: skip
 

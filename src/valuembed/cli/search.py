@@ -71,13 +71,15 @@ def search(
         ),
     ] = None,
     hybrid: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--hybrid",
-            help="Rank by meaning and by words, fused by reciprocal rank.",
+            "--hybrid/--no-hybrid",
+            help="Rank by meaning and by words, fused by reciprocal rank. By default this is done in an index whose "
+            "vectors were made for search (--for search), as those of documents are.",
             rich_help_panel=IN_INDEX,
+            show_default=False,
         ),
-    ] = False,
+    ] = None,
     probes: Annotated[
         int | None,
         typer.Option(

@@ -31,9 +31,9 @@ from valuembed.search.centre import (
 from valuembed.search.index_rows import cosines, filter_columns, hit_columns, last_of_each_key, to_hits
 from valuembed.search.ingest import ROWS, RepeatedIdWarning, Update
 from valuembed.search.ledger import only_writer
-from valuembed.search.neighbours import row_of, rows_around
+from valuembed.search.neighbours import row_of, rows_around, rows_with
 from valuembed.search.results import Hit, check_make, check_query, embed_query, fuse, unit
-from valuembed.search.vector_store import REFINE, Table, in_sql, languages
+from valuembed.search.vector_store import REFINE, Table, languages
 from valuembed.vectors import EMBEDDING, KEY, EmbeddingFiles, Encoder, VectorSpec, is_remote
 
 if TYPE_CHECKING:
@@ -216,6 +216,12 @@ class Index:
         """Whether a search looks at a part of the vectors only; otherwise it is exact."""
         return self._rows.is_approximate
 
+    @cached_property
+    def is_hybrid(self) -> bool:
+        """Whether a search ranks by words too unless it is said otherwise: where vectors are made for search."""
+        # Decided by measuring: such vectors find more so (benchmarks/beyond.md).
+        return self.vector_spec.recipe.get("method") == "search" and self._rows.has_words
+
     @property
     def columns(self) -> dict[str, str]:
         """The columns that a filter can use, with their types."""
@@ -225,7 +231,7 @@ class Index:
         self,
         *,
         where: str | None = None,
-        hybrid: bool = False,
+        hybrid: bool | None = None,
         probes: int | None = None,
         refine: int | None = None,
         centre: Centring = None,
@@ -282,12 +288,7 @@ class Index:
 
     def hits_of(self, keys: list[str]) -> list[Hit | None]:
         """The rows with these keys, in this order, with a score of 1; None for one that is not there."""
-        names = hit_columns(self._schema)
-        found: dict[str, Hit] = {}
-        if keys:
-            for rows in self._rows.scan(names, f"{KEY} IN ({', '.join(map(in_sql, keys))})"):
-                found.update((hit.key or "", hit) for hit in to_hits(rows, [1.0] * rows.num_rows))
-        return [found.get(key) for key in keys]
+        return rows_with(self._rows, keys)
 
     def search(
         self,
@@ -296,7 +297,7 @@ class Index:
         k: int = 10,
         *,
         where: str | None = None,
-        hybrid: bool = False,
+        hybrid: bool | None = None,
         probes: int | None = None,
         refine: int | None = None,
         centre: Centring = None,
@@ -309,7 +310,8 @@ class Index:
             query: encoded with ``encode_query``.
             k: how many to return; fewer when fewer rows are left by the filter.
             where: a condition in SQL on :attr:`columns`, such as ``file LIKE 'news/%' AND length(text) > 80``.
-            hybrid: rank by meaning and by words, fused (:func:`valuembed.search.results.fuse`).
+            hybrid: rank by meaning and by words, fused (:func:`valuembed.search.results.fuse`); None is
+                :attr:`is_hybrid`.
             probes: of an approximate index, partitions to look into; None is 2.5 times the root of their number, at
                 least 20, and four times as many with a filter. If fewer than k rows are found, it looks into all.
             refine: of an approximate index, so many times k rows are compared by their whole vectors; None is 5.
@@ -331,7 +333,7 @@ class Index:
             check_make(model, self.vector_spec, self.address)
             self._asked_by = model
         vector = embed_query(model, query, self.vector_spec)
-        words = query if hybrid else None
+        words = query if (self.is_hybrid if hybrid is None else hybrid) else None
         return self.nearest(vector, k, words=words, where=where, probes=probes, refine=refine, centre=centre)
 
     def nearest(

@@ -71,7 +71,7 @@ class LiveIndex:
         """Width of a vector that it can be asked with."""
         return self.vector_spec.width
 
-    def check(self, *, where: str | None = None, hybrid: bool = False, centre: Centring = None) -> None:
+    def check(self, *, where: str | None = None, hybrid: bool | None = None, centre: Centring = None) -> None:
         """Raise what :meth:`search` would raise before it needs a vector."""
         if where is not None:
             check_client_filter(where)
@@ -86,7 +86,7 @@ class LiveIndex:
         like: str | None = None,
         k: int = 10,
         where: str | None = None,
-        hybrid: bool = False,
+        hybrid: bool | None = None,
         centre: Centring = None,
     ) -> list[dict[str, Any]]:
         """Find the k texts that are most similar to a vector, or to the text of a row.
@@ -96,7 +96,8 @@ class LiveIndex:
             query: the text of the vector, if there is one, whose words are looked for in what is found.
             like: the key of a row, in place of a vector; that row itself is left out.
             k: how many to return.
-            where, hybrid, centre: as in :meth:`valuembed.search.Index.search`; hybrid needs a query.
+            where, hybrid, centre: as in :meth:`valuembed.search.Index.search`; hybrid needs a query, and None is
+                never hybrid without one.
 
         Returns:
             Plain data, best first: see :func:`answer_of`.
@@ -118,7 +119,7 @@ class LiveIndex:
                 hits = index.nearest(
                     unit(vector[None, : self.width], "the query")[0],
                     count,
-                    words=query if hybrid else None,
+                    words=query if (index.is_hybrid if hybrid is None else hybrid) else None,
                     where=where,
                     centre=centre,
                 )
@@ -162,6 +163,7 @@ class LiveIndex:
                 "width": self.width,
                 "model": self.vector_spec.model,
                 "method": str(self.vector_spec.recipe.get("method")),
+                "hybrid": index.is_hybrid,
                 "sources": IngestLedger.sources(self.address),
             }
 

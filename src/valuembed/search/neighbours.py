@@ -1,4 +1,4 @@
-"""One row of an index by its key, and the rows around it."""
+"""Rows of an index by their keys, and the rows around one."""
 
 from __future__ import annotations
 
@@ -52,3 +52,17 @@ def _equal(name: str, value: Any) -> str:
     if value is None:
         return f"{name} IS NULL"
     return f"{name} = {in_sql(value) if isinstance(value, str) else value}"
+
+
+def rows_with(rows: Table, keys: list[str]) -> list[Hit | None]:
+    """The rows with these keys, in this order, with a score of 1; None for one that is not there.
+
+    Args:
+        rows: of an index.
+        keys: of the rows.
+    """
+    found: dict[str, Hit] = {}
+    if keys:
+        for some in rows.scan(hit_columns(rows.schema), f"{KEY} IN ({', '.join(map(in_sql, keys))})"):
+            found.update((hit.key or "", hit) for hit in to_hits(some, [1.0] * some.num_rows))
+    return [found.get(key) for key in keys]

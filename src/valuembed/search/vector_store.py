@@ -157,11 +157,16 @@ class Table:
             # What the planner cannot do comes as whatever its language has for it, panics included.
             raise InputError(f"the filter {where!r} cannot be applied: {_reason(error)}") from error
 
+    @property
+    def has_words(self) -> bool:
+        """Whether there is an index of words."""
+        with _reading(self.address):
+            return self._has_index(TEXT)
+
     def check_words(self, called: str) -> None:
         """Raise an :class:`InputError` where there is no index of words yet, which calls the index by a name."""
-        with _reading(self.address):
-            if not self._has_index(TEXT):
-                raise InputError(f"{called} has no index of words: its making was interrupted; run it again")
+        if not self.has_words:
+            raise InputError(f"{called} has no index of words: its making was interrupted; run it again")
 
     def nearest(
         self,

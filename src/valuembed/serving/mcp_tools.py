@@ -67,8 +67,10 @@ class _Search(_Arguments):
         description='A condition in SQL on the columns, to search only rows that meet it, such as "file LIKE '
         "'letters/%'\". Functions such as lower and length can be called.",
     )
-    hybrid: bool = Field(
-        False, description="Rank by the query's words too: set it for names, numbers, codes and rare words."
+    hybrid: bool | None = Field(
+        None,
+        description="Rank by the query's words too: set it for names, numbers, codes and rare words. Left out, the "
+        "index decides.",
     )
 
 

@@ -20,7 +20,7 @@ class StoredIndex(Protocol):
         """Width of a vector that it can be asked with."""
 
     def check(
-        self, *, where: str | None = None, hybrid: bool = False, centre: bool | Literal["whiten"] | None = None
+        self, *, where: str | None = None, hybrid: bool | None = None, centre: bool | Literal["whiten"] | None = None
     ) -> None:
         """Raise an :class:`valuembed.errors.InputError` for what cannot be asked, whatever the vector."""
 
@@ -32,7 +32,7 @@ class StoredIndex(Protocol):
         like: str | None = None,
         k: int = 10,
         where: str | None = None,
-        hybrid: bool = False,
+        hybrid: bool | None = None,
         centre: bool | Literal["whiten"] | None = None,
     ) -> list[dict[str, Any]]:
         """The k rows that are most similar to a vector ``[width]`` or to the row with a key, as plain data."""

@@ -58,7 +58,11 @@ class IndexSearchRequest(RequestFields):
     where: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="A condition in SQL on the columns of /v1/index."
     )
-    hybrid: bool | None = Field(False, description="Rank by meaning and by the words of the query, fused.")
+    hybrid: bool | None = Field(
+        None,
+        description="Rank by meaning and by the words of the query, fused; left out, as /v1/index says of searches "
+        "for a query.",
+    )
     centre: bool | Literal["whiten"] | None = Field(
         None,
         description='Take the mean of all rows from query and rows; "whiten" scales their principal directions too. '
@@ -106,6 +110,7 @@ class IndexDescription(BaseModel):
     width: int = Field(description="Of a vector that it can be asked with.")
     model: str = Field(description="That made its vectors.")
     method: str
+    hybrid: bool = Field(description="Whether a search for a query that does not say so ranks by its words too.")
     sources: list[str] = Field(description="Names that rows are known under.")
 
 
@@ -121,13 +126,13 @@ async def search(request: Request, body: IndexSearchRequest) -> Response:
     """Search the index."""
     serving: ServerContext = request.app.state.serving
     way = _way(body)
-    most, hybrid = serving.limits.max_hits, body.hybrid is True
+    most = serving.limits.max_hits
     k = body.k or min(USUAL_HITS, most)
     if k > most:
         raise _wrong("k", f"k: {k}; at most {most:,} are returned")
-    if hybrid and way != "query":
+    if body.hybrid and way != "query":
         raise _wrong("hybrid", f"hybrid: it looks for the words of a query, and {way} has none; leave it out")
-    options: dict[str, Any] = {"where": body.where, "hybrid": hybrid, "centre": body.centre}
+    options: dict[str, Any] = {"where": body.where, "hybrid": body.hybrid, "centre": body.centre}
     vector, tokens = None, 0
     if way == "query":
         # What cannot be asked is said before anything is computed.

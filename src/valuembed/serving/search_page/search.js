@@ -1,14 +1,19 @@
 "use strict";
 // What is asked stands behind the # of the address, which a browser keeps to itself.
-const PLAIN = { q: "", like: "", where: "", hybrid: false, k: 10 };
+const PLAIN = { q: "", like: "", where: "", hybrid: null, k: 10 };
 const finding = { asked: 0, abort: null, state: { ...PLAIN }, shown: [], chosen: -1, lasted: 0, index: null };
 
 function readAddress() {
   const given = new URLSearchParams(location.hash.slice(1)), k = Number.parseInt(given.get("k"), 10);
   return {
     q: given.get("q") || "", like: given.get("like") || "", where: given.get("where") || "",
-    hybrid: given.get("hybrid") === "1", k: k > 0 ? k : PLAIN.k,
+    hybrid: { 0: false, 1: true }[given.get("hybrid")] ?? null, k: k > 0 ? k : PLAIN.k,
   };
+}
+
+// Where nothing is said, the index decides.
+function byWords(state) {
+  return !state.like && (state.hybrid ?? Boolean(finding.index && finding.index.hybrid));
 }
 
 function addressOf(state) {
@@ -16,7 +21,7 @@ function addressOf(state) {
   if (state.like) given.set("like", state.like);
   else if (state.q) given.set("q", state.q);
   if (state.where) given.set("where", state.where);
-  if (state.hybrid) given.set("hybrid", "1");
+  if (state.hybrid !== null) given.set("hybrid", state.hybrid ? "1" : "0");
   if (state.k !== PLAIN.k) given.set("k", state.k);
   const text = given.toString();
   return text ? `#${text}` : location.pathname;
@@ -24,15 +29,15 @@ function addressOf(state) {
 
 function readFields() {
   const k = Math.round(Number($("k").value));
-  return { q: $("query").value.trim(), like: "", where: $("where").value.trim(), hybrid: $("hybrid").checked, k: k > 0 ? k : PLAIN.k };
+  return { q: $("query").value.trim(), like: "", where: $("where").value.trim(), hybrid: $("hybrid").checked === byWords(PLAIN) ? null : $("hybrid").checked, k: k > 0 ? k : PLAIN.k };
 }
 
 function showState(state) {
   const fields = [["query", state.q], ["where", state.where], ["k", state.k]];
   // What is being written is left alone.
   for (const [id, value] of fields) if ($(id).value.trim() !== String(value)) $(id).value = value;
-  $("hybrid").checked = state.hybrid;
-  const told = [state.where && "filtered", state.hybrid && "also by words", state.k !== PLAIN.k && counted(state.k, "result", "results")];
+  $("hybrid").checked = byWords({ ...state, like: "" });
+  const told = [state.where && "filtered", byWords(state) && "also by words", state.k !== PLAIN.k && counted(state.k, "result", "results")];
   $("options-told").textContent = told.filter(Boolean).map(word => ` · ${word}`).join("");
   document.title = state.like ? "Similar passages" : state.q ? `${shortened(state.q, 60)} – Search` : "Search";
 }
@@ -74,7 +79,7 @@ async function run(state, focus = false) {
   try {
     const body = { ...state.like ? { like: state.like } : { query: state.q }, k: state.k };
     if (state.where) body.where = state.where;
-    if (state.hybrid && !state.like) body.hybrid = true;
+    if (state.hybrid !== null && !state.like) body.hybrid = state.hybrid;
     const answer = await ask("v1/search", body, finding.abort.signal);
     if (mine !== finding.asked) return;
     finding.lasted = performance.now() - begin;
@@ -146,7 +151,7 @@ function show(state, hits) {
     }
     return;
   }
-  const how = state.hybrid && !state.like ? ", by meaning and words" : "";
+  const how = byWords(state) ? ", by meaning and words" : "";
   say(`${counted(hits.length, "passage", "passages")}${how}${state.where ? ", filtered" : ""}, best first.`);
 }
 
@@ -246,6 +251,7 @@ function seeMap(isMap) {
 async function learn() {
   try {
     finding.index = await ask("v1/index");
+    showState(finding.state);
   } catch (error) {
     if (error.status !== 401) say(error.message, true);
     return;
