@@ -59,6 +59,7 @@ def test_without_options_it_is_loopback_without_a_key(asked):
     assert (tried.at, tried.closed) == (("127.0.0.1", 8000), True)
     assert asked == {
         "index": None,
+        "index_map": None,
         "host": "127.0.0.1",
         "port": 8000,
         "name": None,
@@ -105,7 +106,7 @@ def test_every_option_arrives(asked, tmp_path):
     options = asked.pop("options")
     assert asked.pop("listened").at == ("0.0.0.0", 9)
     assert (options["model"], options["method"]) == ("some/model", "va")
-    more = {"index": None, "docs": False, "cors_origins": ["https://a.b", "*"]}
+    more = {"index": None, "index_map": None, "docs": False, "cors_origins": ["https://a.b", "*"]}
     assert asked == {**others, **more, "keys": ["one", "two"], "limits": Limits(**limits)}
 
 

@@ -48,6 +48,11 @@ def test_a_run_is_as_evaluate_says_and_goes_on(scripts, tmp_path, monkeypatch):
     ]
     (data / "TREC-QA.dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked), "utf-8")
     given = ["--models", tmp_path / "models", "--data", data, "--work", tmp_path / "work", "--decoders", "gemma3"]
+    for count, file in ((0, "BBC-news"), (4, "banking77.train"), (2, "banking77.test")):
+        labelled = [
+            {"text": f"{kind} number {at}", "label": kind} for kind in ("sport", "money") for at in range(count or 5)
+        ]
+        (data / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labelled), "utf-8")
     given = [*map(str, given), "--pairs", str(PAIRS)]
     beyond.main(given)
     found = json.loads((tmp_path / "work" / "gemma3" / "scores.json").read_text(encoding="utf-8"))
@@ -59,9 +64,17 @@ def test_a_run_is_as_evaluate_says_and_goes_on(scripts, tmp_path, monkeypatch):
     assert set(found["scores"]["joined"]) == set(beyond.WAYS)
 
     page = (tmp_path / "beyond.md").read_text(encoding="utf-8")
-    assert f"- `--decoders gemma3 --pairs {PAIRS}`: pairs drawn with a fixed seed" in page
+    options = f"--decoders gemma3 --pairs {PAIRS} --questions 30 --documents 120 --texts 100"
+    assert " ".join(page.split()).count(f"- `{options}`: pairs drawn with a fixed seed") == 1
     assert "| agreement with AlignedWVA |" in page
-    assert "TREC-QA dev: 4 questions, 8 candidates." in page
+    assert "| segment matching: halves of a text |" in page
+    assert "TREC-QA dev: 4 questions, 8 passages." in page
+    assert "BBC-news: 10 texts; banking77: 4 texts." in page
+    # A question shares "is" with every answer and its number with none or one.
+    scores = found["search"]["TREC-QA dev"]["scores"]
+    assert set(scores["joined"]) >= {"raw", "centred", "whitened 0.5", "raw, words", "centred, words"}
+    assert scores["aligned_wva, topics"]["raw"] != scores["aligned_wva"]["raw"]
+    assert set(found["shrinkage"]["va"]["own"]) == {"0.01", "0.1", "0.3", "0.5", "0.7", "0.9"}
     assert (tmp_path / "beyond.png").stat().st_size > 1000
 
     # What lies there is taken as it is.
@@ -76,7 +89,11 @@ def test_criteria_by_hand(scripts):
     four = np.vstack([np.eye(4), -np.eye(4)]).astype(np.float32)
     two = np.vstack([np.eye(4)[:2], -np.eye(4)[:2]] * 2).astype(np.float32)
     noise = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
-    found = layers.criteria({0: four, 1: two}, four + 0.01 * noise)
+    same, other = {0: four, 1: two}, {0: four[::-1], 1: two}
+    found = layers.criteria(same, four + 0.01 * noise, same, other, same)
+    # Each of eight directions finds itself; turned around, its own is first only where it is not told from another.
+    assert found["stability under dropped words"] == {0: pytest.approx(1), 1: pytest.approx(1)}
+    assert found["segment matching: halves of a text"][0] < 1
     assert found["effective rank of the covariance"] == {0: pytest.approx(4), 1: pytest.approx(2)}
     # Of the 28 pairs, 4 are opposite and the others at a right angle.
     assert found["isotropy: low mean cosine"][0] == pytest.approx(4 / 28)
@@ -89,14 +106,33 @@ def test_answers_are_scored_by_hand(scripts, tmp_path):
     rows = [("a", "right", 1), ("a", "wrong", 0), ("b", "wrong too", 0), ("b", "right too", 1), ("c", "no other", 1)]
     lines = [json.dumps({"qid": q, "question": f"{q}?", "answer": text, "label": label}) for q, text, label in rows]
     (tmp_path / "qa.jsonl").write_text("\n".join(lines), "utf-8")
-    asked = search.Questions.read(tmp_path / "qa.jsonl", 9)
+    (tmp_path / "qa.jsonl").rename(tmp_path / "TREC-QA.dev.jsonl")
+    asked = search.collections(tmp_path, 9, 0)["TREC-QA dev"]
     # A question with right answers alone says nothing.
     assert sorted(asked.questions) == ["a?", "b?"]
-    order = {text: at for at, text in enumerate(asked.answers)}
+    order = {text: at for at, text in enumerate(asked.passages)}
     answers = np.zeros((4, 2), np.float32)
     for text, vector in {"right": (1, 0), "wrong": (0.5, 0), "wrong too": (0.9, 1), "right too": (0, 0.5)}.items():
         answers[order[text]] = vector
     questions = np.array([[1, 0] if text == "a?" else [0, 1] for text in asked.questions], np.float32)
     # Of a: its right one first of its two (1), and first of all four (1/1); of b: second of its two (1/2), and of all
     # "wrong too" before it (1/2).
-    assert asked.scores(questions, answers) == {"MAP": pytest.approx(75), "MRR@10": pytest.approx(75)}
+    ranked = [np.argsort(-cosines, kind="stable") for cosines in questions @ answers.T]
+    assert asked.scores(ranked) == {"MAP": pytest.approx(75), "MRR@10": pytest.approx(75)}
+
+
+def test_documents_are_scored_by_hand(scripts):
+    _, _, search, _ = scripts
+    right = np.array([[True, False, True, False]])
+    asked = search.Collection(["q"], ["a", "b", "c", "d"], right, None)
+    # Right ones on the first and the third place, of two: (1 + 1/2) / (1 + 1/log2(3)).
+    found = asked.scores([np.array([2, 1, 0, 3])])
+    assert found == {"nDCG@10": pytest.approx(100 * 1.5 / (1 + 1 / np.log2(3)))}
+
+
+def test_words_rank_as_an_index_does(scripts):
+    _, _, search, _ = scripts
+    asked = search.Collection(["a blue door"], ["the sea", "a door", "a blue door", "blue"], np.eye(1, 4) > 0, None)
+    ranked = search.words_ranked(asked)[0]
+    assert ranked[0] == 2
+    assert 0 not in ranked

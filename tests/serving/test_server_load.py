@@ -243,4 +243,4 @@ def test_nothing_in_its_description_makes_it_fail(mode):
     expected = 200 if mode == GenerationMode.POSITIVE else 400
     assert expected in {status for path, status in answered if path == "/v1/embeddings"}
     # Few requests that fit the description name one thing to look for alone.
-    assert {400} <= {status for path, status in answered if path == "/v1/search"} <= {200, 400, 404}
+    assert 400 in {status for path, status in answered if path == "/v1/search"}

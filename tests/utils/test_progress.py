@@ -41,6 +41,15 @@ def test_a_watch_counts_and_estimates(clock):
     assert (told[-1].share, told[-1].seconds_left, told[-1].waiting) == (1.0, 0.0, False)
 
 
+def test_a_step_through_several_inputs_counts_what_it_did_of_all(clock):
+    told = []
+    watch = ProgressTracker({"a": 100, "b": 60, "c": 240}, told.append)
+    clock.now = 10
+    watch.all_done({"a": 1.0, "b": 1.0}, embedded=7, rejected=1, truncated=0, tokens=50)
+    # 160 of 400 bytes took 10 seconds, so that the other 240 take 15.
+    assert (told[-1].rows, told[-1].share, told[-1].seconds_left) == (8, 0.4, 15.0)
+
+
 def test_there_is_nothing_to_estimate_by_before_anything_is_done(clock):
     now = ProgressTracker({"a": 0}, False).now()
     assert (now.share, now.seconds_left, now.tokens_per_second) == (1.0, None, 0.0)

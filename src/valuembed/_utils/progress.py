@@ -6,7 +6,7 @@ import io
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -87,10 +87,18 @@ class ProgressTracker:
 
     def done(self, name: str, share: float, *, embedded: int, rejected: int, truncated: int, tokens: int) -> None:
         """A step of this run: how far it has come in an input, and what it did since the last step."""
+        counts = {"embedded": embedded, "rejected": rejected, "truncated": truncated, "tokens": tokens}
+        self.all_done({name: share}, **counts)
+
+    def all_done(
+        self, shares: Mapping[str, float], *, embedded: int, rejected: int, truncated: int, tokens: int
+    ) -> None:
+        """A step of this run through several inputs, each with how far it has come."""
         self.waiting = False
-        before = self.behind[name]
-        self.passed(name, share)
-        self.worked += self.behind[name] - before
+        before = sum(self.behind[name] for name in shares)
+        for name, share in shares.items():
+            self.passed(name, share)
+        self.worked += sum(self.behind[name] for name in shares) - before
         self.embedded += embedded
         self.rejected += rejected
         self.truncated += truncated

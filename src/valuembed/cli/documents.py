@@ -12,7 +12,6 @@ from valuembed.cli.embed_summary import pace
 from valuembed.cli.framework import load_encoder
 from valuembed.cli.options import BUNDLED, INPUT
 from valuembed.cli.output import print_json
-from valuembed.recipes import PURPOSES
 from valuembed.vectors import PassageStore, is_remote, recorded_job, recorded_options
 
 if TYPE_CHECKING:
@@ -123,7 +122,7 @@ def _with_record(store: PassageStore, options: dict[str, Any]) -> dict[str, Any]
     named = any(options.get(name) is not None for name in ("method", "layers", "template", "cleaning"))
     if named or _has_own_recipe(options):
         return options
-    typer.echo(f"for {PURPOSE}: {PURPOSES[PURPOSE].describe().vector} (--for and --method choose another)", err=True)
+    typer.echo(f"embedding --for {PURPOSE}, as documents are; --method or another --for chooses otherwise", err=True)
     return {**options, "method": PURPOSE}
 
 

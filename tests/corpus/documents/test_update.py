@@ -187,7 +187,7 @@ class TestSetAside:
         listed = [json.loads(line) for line in (tmp_path / "store" / "rejected.jsonl").read_text().splitlines()]
         assert listed == [
             {"file": "bad.md", "reason": "no text in it"},
-            {"file": "film.mp4", "reason": "nothing reads .mp4 files"},
+            {"file": "film.mp4", "reason": "of a kind that nothing reads: .mp4"},
         ]
         asked.clear()
         assert update(folder, new()).rejected == 2
@@ -225,7 +225,7 @@ class TestSetAside:
     def test_a_folder_without_a_document(self, tmp_path, new):
         (tmp_path / "empty").mkdir()
         (tmp_path / "empty" / "film.mp4").write_bytes(b"x")
-        message = r"empty holds no document; 1 file is set aside: nothing reads \.mp4 files; give a folder"
+        message = r"empty holds no document; 1 file is set aside: of a kind that nothing reads: \.mp4; give a folder"
         with pytest.raises(InputError, match=message):
             update(tmp_path / "empty", new())
         with pytest.raises(InputError, match=r"nowhere does not exist; give a folder of documents"):

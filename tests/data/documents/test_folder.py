@@ -40,8 +40,8 @@ def test_reasons(tmp_path):
     (tmp_path / "env").mkdir()
     (tmp_path / "env" / "pyvenv.cfg").write_text("x")
     assert aside(tmp_path) == {
-        "a.png": "nothing reads .png files",
-        "b.docx.xz": "nothing reads .xz files",
+        "a.png": "of a kind that nothing reads: .png",
+        "b.docx.xz": "of a kind that nothing reads: .xz",
         "empty.md": "empty: there is nothing in it",
         "env": "a virtual environment of Python, no folder of documents",
         "large.txt": "300 MB; of text at most 50 MB are read: split it",

@@ -344,7 +344,7 @@ class TestBadInput:
         assert refusal(file) == "gone since it was found: No such file or directory"
 
     def test_a_budget_of_nothing(self):
-        with pytest.raises(InputError, match="a budget of 0 tokens for a passage; give at least 1"):
+        with pytest.raises(InputError, match="budget=0 has to be at least 1 token"):
             Splitter(0, words)
 
 

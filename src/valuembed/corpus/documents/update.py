@@ -324,17 +324,13 @@ class _Worker:
         self.counts.embedded += len(passages) - len(faults)
         self.counts.truncated += truncated
         self.counts.tokens += tokens
-        last = len(done) - 1
-        for number, document in enumerate(done):
-            told = number == last
-            self.watch.passed(document.state.name, 1) if not told else self.watch.done(
-                document.state.name,
-                1,
-                embedded=len(passages) - len(faults),
-                rejected=len(faults),
-                truncated=truncated,
-                tokens=tokens,
-            )
+        self.watch.all_done(
+            {document.state.name: 1.0 for document in done},
+            embedded=len(passages) - len(faults),
+            rejected=len(faults),
+            truncated=truncated,
+            tokens=tokens,
+        )
 
     def _encode(self, passages: Sequence[Passage]) -> tuple[Any, dict[int, str], int, int]:
         """Vectors float32 ``[b, m]`` of passages, why some have none, and the counts of tokens and of cut texts."""

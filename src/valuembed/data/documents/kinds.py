@@ -88,7 +88,7 @@ def why_not_read(path: Path, size: int) -> str | None:
     kind = kind_of(path)
     if kind is None:
         ending = "".join(path.suffixes[-2:]) if is_packed(path) else path.suffix
-        return f"nothing reads {ending} files"
+        return f"of a kind that nothing reads: {ending or path.name}"
     return "empty: there is nothing in it" if not size else too_large(kind, size)
 
 

@@ -83,7 +83,7 @@ class Splitter:
 
     def __init__(self, budget: int, count_tokens: Callable[[str], int]) -> None:
         if budget < 1:
-            raise InputError(f"a budget of {budget} tokens for a passage; give at least 1")
+            raise InputError(f"budget={budget} has to be at least 1 token")
         self.budget = budget
         self.count_tokens = count_tokens
         self._cutters: dict[int, Any] = {}
