@@ -260,15 +260,15 @@ def page(work: Path) -> str:
     first = next(iter(made.values()))
     versions = ", ".join(f"{package} {number}" for package, number in first["versions"].items())
     lines += wrapped(
-        f"Made by `python benchmarks/relatives.py --models DIR --data DIR --pairs {first['pairs']}` on {first['cpu']}; "
-        f"{versions}. Methods without training that others have published, read from the same decoders by hooks that "
-        "follow their descriptions (the script says how); what a paper leaves open is chosen on "
-        f"{first['pairs']} pairs of {DEV}, labels and all, which is more than the methods of this library are given. "
-        f"Figures are 100 times Spearman's correlation, raw, on {first['pairs']} pairs of each test set: differences "
-        "of a few points are chance. These are small decoders; their authors used ones of 7 billion parameters."
+        "Made by `python benchmarks/relatives.py --models DIR --data DIR --decoders NAME --pairs N` on "
+        f"{first['cpu']}; {versions}. Methods without training that others have published, read from the same decoders "
+        "by hooks that follow their descriptions (the script says how); what a paper leaves open is chosen on N pairs "
+        f"of {DEV}, labels and all, which is more than the methods of this library are given. Figures are 100 times "
+        "Spearman's correlation, raw, on N pairs of each test set: differences of a few points are chance. These are "
+        "small decoders; their authors used ones of 7 billion parameters."
     )
     for name, found in made.items():
-        lines += ["", f"## {TITLES[name]}", ""]
+        lines += ["", f"## {TITLES[name]}", "", f"`--decoders {name} --pairs {found['pairs']}`", ""]
         rows = []
         for label, row in found["rows"].items():
             source = PATCHED[label][1] if label in PATCHED else "SGPT, arXiv 2202.08904" if "position" in label else "-"
