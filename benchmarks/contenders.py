@@ -28,11 +28,13 @@ class Work:
         tokens: real tokens that went through the decoder, padding left out; a beginning that is kept counts once.
         padded: the same with padding.
         flops: multiplications and additions of the matrices for the real tokens, in layers that ran.
+        vectors: ``[b, width]`` of the texts; None where that is not what was computed.
     """
 
     tokens: int
     padded: int
     flops: float
+    vectors: Any = None
 
 
 Contender = Callable[[list[str]], Work]
@@ -68,10 +70,10 @@ def ours(
 
     def run(texts: list[str]) -> Work:
         padded[0] = 0
-        model.encode(texts, show_progress_bar=False)
+        vectors = model.encode(texts, show_progress_bar=False)
         assert model.report is not None
         tokens = model.report.tokens - model.report.reused
-        return Work(tokens, padded[0], 2.0 * tokens * of_token)
+        return Work(tokens, padded[0], 2.0 * tokens * of_token, vectors)
 
     return run
 
@@ -95,10 +97,11 @@ def sentence_transformers_mean(
     tokenizer = model.tokenizer
 
     def run(texts: list[str]) -> Work:
-        model.encode(texts, batch_size=batch_size, show_progress_bar=False)
+        vectors = model.encode(texts, batch_size=batch_size, show_progress_bar=False)
         # As its encode sorts and cuts them: by characters, longest first.
         lengths = [len(ids) for ids in tokenizer(sorted(texts, key=len, reverse=True))["input_ids"]]
-        return _full(shape, lengths, [lengths[i : i + batch_size] for i in range(0, len(lengths), batch_size)])
+        batches = [lengths[i : i + batch_size] for i in range(0, len(lengths), batch_size)]
+        return _full(shape, lengths, batches, vectors)
 
     return run
 
@@ -127,14 +130,17 @@ def published(
     @torch.no_grad()
     def run(texts: list[str]) -> Work:
         lengths: list[list[int]] = []
+        found = []
         for start in range(0, len(texts), batch_size):
+            of_batch: Any = 0
             for template in templates:
                 prompts = [template.replace("{text}", text) for text in texts[start : start + batch_size]]
                 batch = tokenizer(prompts, return_tensors="pt", padding=True).to(device)
                 states = model(**batch, output_hidden_states=True, return_dict=True).hidden_states
-                states[-1][:, -1, :].float().cpu()
+                of_batch = of_batch + states[-1][:, -1, :].float().cpu()
                 lengths.append(batch["attention_mask"].sum(1).tolist())
-        return _full(shape, [length for of_batch in lengths for length in of_batch], lengths)
+            found.append(of_batch)
+        return _full(shape, [length for some in lengths for length in some], lengths, torch.cat(found).numpy())
 
     return run
 
@@ -153,7 +159,9 @@ def tuned(path: str, device: str, dtype: str, shape: Shape, model: Any = None) -
     @torch.inference_mode()
     def run(texts: list[str]) -> Work:
         rows = tokenizer([PROMPT_EOL.replace("{text}", text) for text in texts])["input_ids"]
-        rows.sort(key=len, reverse=True)
+        order = sorted(range(len(rows)), key=lambda at: len(rows[at]), reverse=True)
+        rows = [rows[at] for at in order]
+        found = []
         batches: list[list[list[int]]] = [[]]
         for row in rows:
             if batches[-1] and (len(batches[-1]) + 1) * len(batches[-1][0]) > TUNED_TOKENS:
@@ -164,8 +172,44 @@ def tuned(path: str, device: str, dtype: str, shape: Shape, model: Any = None) -
             ids = torch.tensor([row + [0] * (longest - len(row)) for row in batch], device=device)
             mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in batch], device=device)
             states = model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-            states[torch.arange(len(batch)), mask.sum(1) - 1].float().cpu()
-        return _full(shape, [len(row) for row in rows], [[len(row) for row in batch] for batch in batches])
+            found.append(states[torch.arange(len(batch)), mask.sum(1) - 1].float().cpu())
+        vectors = torch.cat(found)[torch.tensor(order).argsort()].numpy()
+        return _full(shape, [len(row) for row in rows], [[len(row) for row in batch] for batch in batches], vectors)
+
+    return run
+
+
+def llama_cpp(
+    path: str, device: str, dtype: str, shape: Shape, gguf: str, batch: int = 2048, parallel: int = 16
+) -> Contender:
+    """llama.cpp on a GGUF file, mean pooling, by its server's engine in this process (package ``xllamacpp``).
+
+    Args:
+        gguf: the file; ``path`` and ``dtype`` do not matter.
+        batch: tokens that it computes at once.
+        parallel: texts that it may put into one batch.
+    """
+    import numpy as np
+    import xllamacpp  # type: ignore[import-not-found]
+
+    threads = torch.get_num_threads()
+    given = xllamacpp.CommonParams()
+    given.model.path = gguf
+    given.embedding = True
+    given.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    given.n_batch = given.n_ubatch = batch
+    given.n_parallel = parallel
+    # The context is shared out among texts that run at once.
+    given.n_ctx = 512 * parallel
+    given.cpuparams.n_threads = given.cpuparams_batch.n_threads = threads
+    given.verbosity = -1
+    server = xllamacpp.Server(given)
+
+    def run(texts: list[str]) -> Work:
+        answer = server.handle_embeddings({"input": texts, "model": "m"})
+        vectors = np.array([row["embedding"] for row in answer["data"]], np.float32)
+        tokens = answer["usage"]["total_tokens"]
+        return Work(tokens, tokens, 2.0 * tokens * shape.layers * shape.layer_parameters(), vectors)
 
     return run
 
@@ -202,10 +246,10 @@ def matrix_product(device: str, dtype: str, shape: Shape) -> Contender:
     return run
 
 
-def _full(shape: Shape, lengths: list[int], batches: list[list[int]]) -> Work:
+def _full(shape: Shape, lengths: list[int], batches: list[list[int]], vectors: Any = None) -> Work:
     tokens = sum(lengths)
     padded = sum(len(batch) * max(batch) for batch in batches)
-    return Work(tokens, padded, 2.0 * tokens * shape.layers * shape.layer_parameters())
+    return Work(tokens, padded, 2.0 * tokens * shape.layers * shape.layer_parameters(), vectors)
 
 
 CONTENDERS: dict[str, tuple[Callable[..., Contender], dict[str, Any]]] = {
@@ -223,6 +267,14 @@ CONTENDERS: dict[str, tuple[Callable[..., Contender], dict[str, Any]]] = {
     "MetaEOL as published": (published, {"templates": META_EOL}),
     "matrix product": (matrix_product, {}),
 }
+LLAMA_CPP: dict[str, tuple[Callable[..., Contender], dict[str, Any]]] = {
+    f"llama.cpp, mean pooling, {parallel} at once, batches of {batch}": (
+        llama_cpp,
+        {"parallel": parallel, "batch": batch},
+    )
+    for parallel, batch in ((1, 512), (16, 512), (16, 2048), (64, 2048))
+}
+"""llama.cpp in the settings that decide its speed; of these its best one counts."""
 PRECISIONS: dict[str, tuple[Callable[..., Contender], dict[str, Any]]] = {
     f"VA, {weights}{', compiled' if compiled else ''}": (
         ours,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen3Config
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen3Config
 
 from valuembed.backbone.checkpoints import locate
 
@@ -37,6 +37,21 @@ class Shape:
 
     def attention_parameters(self) -> int:
         return 2 * self.width * self.head_width * (self.heads + self.value_heads)
+
+
+def shape_of(folder: Path) -> Shape:
+    """The shape of a checkpoint that is there."""
+    config = AutoConfig.from_pretrained(folder)
+    heads = config.num_attention_heads
+    return Shape(
+        type(config),
+        config.num_hidden_layers,
+        config.hidden_size,
+        config.intermediate_size,
+        heads,
+        config.num_key_value_heads,
+        getattr(config, "head_dim", None) or config.hidden_size // heads,
+    )
 
 
 SHAPES = {

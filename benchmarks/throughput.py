@@ -1,8 +1,13 @@
-"""Throughput: this library against the ways in which decoders are used for embeddings, on one random checkpoint.
+"""Throughput: this library against the ways in which decoders are used for embeddings, on one decoder.
 
     python benchmarks/throughput.py [--shape qwen3-0.6b] [--texts 400] [--rounds 5] [--dtype bfloat16] [--device cpu]
         [--only NAME ...] [--name throughput]
+    python benchmarks/throughput.py --model DIR --sts FILE [--gguf FILE ...] --name throughput-NAME
     python benchmarks/throughput.py memory [--texts 100000]
+
+Without --model the decoder is a random checkpoint in a known shape, and the texts are made. With it, they are the
+sentences of --sts, whose pairs each contender's vectors are scored on, and --gguf lets llama.cpp (package xllamacpp)
+take its turns with the same decoder.
 
 Everyone runs in a process of its own and they take turns, round by round; ratios are formed within a round. MetaEOL,
 which takes many times as long, gets every eighth text, and rates are texts a second. A matrix product takes its turn
@@ -27,12 +32,20 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
-from contenders import CONTENDERS, PRECISIONS, Work
-from shapes import SHAPES, make_checkpoint, some_texts
+import numpy as np
+from contenders import CONTENDERS, LLAMA_CPP, PRECISIONS, Work
+from real import cpu_name
+from shapes import SHAPES, Shape, make_checkpoint, shape_of, some_texts
+
+from valuembed.data import StsFile, read_sts
+from valuembed.evaluation import spearman
 
 HERE = Path(__file__).parent
 MACHINE = "matrix product"
@@ -41,6 +54,8 @@ RATIOS = [
     ("VA, compiled", "sentence-transformers mean pooling", "1.9", "2.4"),
     ("VA", "sentence-transformers mean pooling, batches of 8", "", ""),
     ("VA", "sentence-transformers mean pooling, batches of 128", "", ""),
+    ("VA, compiled", "sentence-transformers mean pooling, batches of 128", "", ""),
+    ("VA, int8", "sentence-transformers mean pooling, batches of 128", "", ""),
     ("AlignedWVA + PromptEOL", "PromptEOL as published", "1.6", ""),
     ("AlignedWVA + PromptEOL, compiled", "PromptEOL as published", "2.2", "3.0"),
     ("AlignedWVA + PromptEOL", "PromptEOL, tuned", "", ""),
@@ -51,19 +66,23 @@ RATIOS = [
     ("MetaEOL, ours, compiled", "MetaEOL as published", "2.0", "3.0"),
 ]
 """Ours, a peer, and how many times as fast we want to be at least and at best."""
+BESIDE = ("VA, int8", "VA, int8, compiled")
+"""Of the precisions of weights, those that are looked at with a real decoder."""
 EVERY = {name: 8 for name in CONTENDERS if name.startswith("MetaEOL")}
 """Some get only every so many-th text."""
 
 
-def take_turns(told: Connection, name: str, path: str, device: str, dtype: str, shape: str, threads: int) -> None:
+def take_turns(
+    told: Connection, name: str, path: str, device: str, dtype: str, shape: Shape, threads: int, gguf: str
+) -> None:
     """One contender's process: encode the texts that are sent; seconds, and what was computed."""
     import torch
 
     torch.set_num_threads(threads)
-    make, options = (CONTENDERS | PRECISIONS)[name]
-    run = make(
-        device=device, dtype=dtype, shape=SHAPES[shape], **({} if name == MACHINE else {"path": path}), **options
-    )
+    named, _, file = name.partition(": ")
+    make, options = (CONTENDERS | PRECISIONS | LLAMA_CPP)[named]
+    further = {} if name == MACHINE else {"path": path} | ({"gguf": str(Path(gguf) / file)} if file else {})
+    run = make(device=device, dtype=dtype, shape=shape, **further, **options)
     told.send("ready")
     while (texts := told.recv()) is not None:
         begin = time.perf_counter()
@@ -78,7 +97,8 @@ def contenders(names: list[str], path: Path, args: argparse.Namespace) -> Iterat
     lines, processes = {}, []
     for name in names:
         lines[name], told = context.Pipe()
-        given = (told, name, str(path), args.device, args.dtype, args.shape, args.threads)
+        shape = shape_of(path) if getattr(args, "model", None) else SHAPES[args.shape]
+        given = (told, name, str(path), args.device, args.dtype, shape, args.threads, str(_folder(args)))
         processes.append(context.Process(target=take_turns, args=given, daemon=True))
         processes[-1].start()
         told.close()
@@ -92,10 +112,34 @@ def contenders(names: list[str], path: Path, args: argparse.Namespace) -> Iterat
             process.join(10)
 
 
-def measure(args: argparse.Namespace, path: Path) -> dict[str, list[tuple[int, float, Work]]]:
-    """For each contender and round: texts, seconds, work."""
-    texts = some_texts(args.texts)
-    names = args.only or list(CONTENDERS)
+def _folder(args: argparse.Namespace) -> Path:
+    """Where the GGUF files lie."""
+    files = getattr(args, "gguf", None)
+    return files[0].parent if files else Path()
+
+
+def pairs_of(args: argparse.Namespace) -> StsFile | None:
+    """The first pairs of a file of them, with as many sentences as texts are asked for."""
+    if args.sts is None:
+        return None
+    whole = read_sts(args.sts)
+    count = args.texts // 2
+    return replace(
+        whole,
+        sentences1=whole.sentences1[:count],
+        sentences2=whole.sentences2[:count],
+        scores=whole.scores[:count],
+    )
+
+
+def measure(
+    args: argparse.Namespace, path: Path, pairs: StsFile | None
+) -> tuple[dict[str, list[tuple[int, float, Work]]], dict[str, float]]:
+    """For each contender and round: texts, seconds, work; and the score of its vectors."""
+    texts = [*pairs.sentences1, *pairs.sentences2] if pairs else some_texts(args.texts)
+    names = args.only or [*CONTENDERS, *(BESIDE if args.model else ())]
+    names = [*names, *(f"{name}: {file.name}" for file in args.gguf for name in LLAMA_CPP)]
+    scores: dict[str, float] = {}
     if MACHINE not in names:
         names.append(MACHINE)
     found: dict[str, list[tuple[int, float, Work]]] = {name: [] for name in names}
@@ -107,9 +151,18 @@ def measure(args: argparse.Namespace, path: Path) -> dict[str, list[tuple[int, f
                 line.send(given)
                 seconds, work = line.recv()
                 if number:
-                    found[name].append((len(given), seconds, work))
+                    found[name].append((len(given), seconds, replace(work, vectors=None)))
+                elif pairs and work.vectors is not None and len(given) == len(texts):
+                    scores[name] = _score(work.vectors, pairs)
                 print(f"round {number}: {name} {len(given) / seconds:.2f} texts/s", flush=True)
-    return found
+    return found, scores
+
+
+def _score(vectors: Any, pairs: StsFile) -> float:
+    """Spearman's correlation of cosines with the labels, in percent."""
+    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = (vectors[: len(pairs.scores)] * vectors[len(pairs.scores) :]).sum(axis=1)
+    return 100 * float(spearman(cosines[None].astype(np.float64), np.array(pairs.scores))[0])
 
 
 def wrap(prose: str) -> list[str]:
@@ -121,22 +174,43 @@ def three(values: list[float], form: str = ".2f") -> str:
     return f"{statistics.median(values):{form}} ({min(values):{form}}-{max(values):{form}})"
 
 
-def report(args: argparse.Namespace, found: dict[str, list[tuple[int, float, Work]]]) -> str:
+def fastest(found: dict[str, list[tuple[int, float, Work]]], file: str) -> str:
+    """The fastest setting of llama.cpp on a file, by the median of the rounds."""
+    settings = [name for name in found if name.endswith(f": {file}")]
+    return min(settings, key=lambda name: statistics.median(seconds for _, seconds, _ in found[name]))
+
+
+def report(args: argparse.Namespace, found: dict[str, list[tuple[int, float, Work]]], scores: dict[str, float]) -> str:
     import torch
 
     best = [work.flops for _, _, work in found[MACHINE]]
+    given = f"--model DIR/{args.model.name} --sts {args.sts.name}" if args.model else f"--shape {args.shape}"
+    given += "".join(f" --gguf DIR/{file.name}" for file in args.gguf)
+    if args.model:
+        about = f"The decoder {args.model.name}, {args.texts} sentences of {args.sts.name}"
+    else:
+        about = (
+            f"A random checkpoint in the shape of {args.shape} (vocabulary of 8,192), {args.texts} texts of log-normal "
+            "length (median 20 words)"
+        )
     lines = [
         "# Throughput",
         "",
-        f"`python benchmarks/throughput.py --shape {args.shape} --texts {args.texts} --rounds {args.rounds} "
+        f"`python benchmarks/throughput.py {given} --texts {args.texts} --rounds {args.rounds} "
         f"--dtype {args.dtype} --device {args.device}`",
         "",
         *wrap(
-            f"A random checkpoint in the shape of {args.shape} (vocabulary of 8,192), {args.texts} texts of log-normal "
-            f"length (median 20 words), {args.dtype}, {_device(args.device)}, {args.threads} threads, torch "
-            f"{torch.__version__}, Python {platform.python_version()}. Everyone in a process of its own, in turns; "
-            "median (lowest-highest) of the rounds. Rates are those of the shared machine that ran them: only ratios "
-            "say something elsewhere. Default layers in every row of ours."
+            f"{about}, {args.dtype}, {_device(args.device)}, {args.threads} threads, torch {torch.__version__}, Python "
+            f"{platform.python_version()}. Everyone in a process of its own, in turns; median (lowest-highest) of the "
+            "rounds. Rates are those of the shared machine that ran them: only ratios say something elsewhere. Default "
+            "layers in every row of ours."
+            + (" Scores: 100 times Spearman's correlation on the same pairs." if scores else "")
+            + (
+                f" llama.cpp is the package xllamacpp {version('xllamacpp')}, as it is built for every CPU of its "
+                "kind: a build for this one may be faster."
+                if args.gguf
+                else ""
+            )
         ),
         "",
         "## Ratios",
@@ -144,7 +218,10 @@ def report(args: argparse.Namespace, found: dict[str, list[tuple[int, float, Wor
         "| ours | against | times as fast | wanted | aim |",
         "|:--|:--|--:|--:|--:|",
     ]
-    for one, other, least, aim in RATIOS:
+    of_files = [
+        (ours, fastest(found, file.name), "3", "5") for file in args.gguf for ours in ("VA", "VA, compiled", *BESIDE)
+    ]
+    for one, other, least, aim in [*RATIOS, *of_files]:
         if one in found and other in found:
             pace = [(a / s) / (b / u) for (a, s, _), (b, u, _) in zip(found[one], found[other], strict=True)]
             lines.append(f"| {one} | {other} | {three(pace)} | {least} | {aim} |")
@@ -158,8 +235,8 @@ def report(args: argparse.Namespace, found: dict[str, list[tuple[int, float, Wor
             f"round, {three([flops / 1e12 for flops in best])} TFLOP/s."
         ),
         "",
-        "| | texts/s | tokens/s | padded / real tokens | TFLOP/s | share of the matrix product |",
-        "|:--|--:|--:|--:|--:|--:|",
+        "| | texts/s | tokens/s | padded / real tokens | TFLOP/s | share of the matrix product | score |",
+        "|:--|--:|--:|--:|--:|--:|--:|",
     ]
     for name, turns in found.items():
         if name == MACHINE:
@@ -171,7 +248,8 @@ def report(args: argparse.Namespace, found: dict[str, list[tuple[int, float, Wor
         padding = turns[0][2].padded / turns[0][2].tokens
         lines.append(
             f"| {name} | {three(texts)} | {statistics.median(tokens):,.0f} | {padding:.3f} | "
-            f"{three([flops / 1e12 for flops in pace])} | {three(share)} |"
+            f"{three([flops / 1e12 for flops in pace])} | {three(share)} | "
+            f"{f'{scores[name]:.1f}' if name in scores else '-'} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -179,7 +257,7 @@ def report(args: argparse.Namespace, found: dict[str, list[tuple[int, float, Wor
 def _device(device: str) -> str:
     import torch
 
-    return torch.cuda.get_device_name() if device == "cuda" else f"CPU ({platform.machine()})"
+    return torch.cuda.get_device_name() if device == "cuda" else cpu_name()
 
 
 def memory(args: argparse.Namespace) -> None:
@@ -228,6 +306,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", choices=["speed", "memory"], default="speed")
     parser.add_argument("--shape", choices=SHAPES, default="qwen3-0.6b")
+    parser.add_argument("--model", type=Path, help="folder of a decoder, in place of a random one")
+    parser.add_argument("--sts", type=Path, help="with --model, file of pairs whose sentences are embedded")
+    parser.add_argument("--gguf", type=Path, nargs="+", default=[], help="with --model, files of it for llama.cpp")
     parser.add_argument("--texts", type=int)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", default="bfloat16")
@@ -240,9 +321,12 @@ def main() -> None:
     if args.what == "memory":
         memory(args)
         return
+    if bool(args.model) != bool(args.sts):
+        parser.error("--model and --sts belong together")
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(args, make_checkpoint(Path(folder), args.shape, args.dtype))
-    text = report(args, found)
+        path = args.model or make_checkpoint(Path(folder), args.shape, args.dtype)
+        found, scores = measure(args, path, pairs_of(args))
+    text = report(args, found, scores)
     (HERE / f"{args.name}.md").write_text(text, encoding="utf-8")
     print(text)
 
