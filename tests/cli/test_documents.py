@@ -43,7 +43,8 @@ class TestEmbed:
         assert first == "out: 6 documents as 18 passages, 16 wide"
         assert second.startswith("this run: 6 new; 18 passages in ")
         assert third == (
-            "1 file was set aside, listed in out/rejected.jsonl; the first: film.mp4: of a kind that nothing reads: .mp4"
+            "1 file was set aside, listed in out/rejected.jsonl; the first: film.mp4: of a kind that nothing reads: "
+            ".mp4"
         )
         said = result.stderr.splitlines()
         assert said[0] == "embedding --for search, as documents are; --method or another --for chooses otherwise"
