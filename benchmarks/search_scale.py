@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -65,14 +66,15 @@ class Made:
         self.topics = drawn.standard_normal((max(1, rows // PASSAGES_A_TOPIC), DIMENSIONS), np.float32)
         self.directions = drawn.standard_normal((DIMENSIONS, width), np.float32)
 
-    def batches(self, rows: range, seed: int = 1) -> Iterator[tuple[range, list[str], np.ndarray]]:
-        """Rows with their texts and vectors ``[b, width]`` of length 1, some at a time."""
+    def batches(self, rows: range, seed: int = 1) -> Iterator[tuple[range, np.random.Generator, np.ndarray]]:
+        """Rows with what draws their texts and vectors ``[b, width]`` of length 1, some at a time."""
         for first in range(rows.start, rows.stop, AT_ONCE):
             some = range(first, min(rows.stop, first + AT_ONCE))
             drawn = np.random.default_rng((SEED, seed, first))
-            yield some, self._texts(drawn, len(some)), self._vectors(drawn, len(some))
+            yield some, drawn, self._vectors(drawn, len(some))
 
-    def _texts(self, drawn: np.random.Generator, count: int) -> list[str]:
+    def texts(self, drawn: np.random.Generator, count: int) -> list[str]:
+        """The words of as many passages."""
         numbers = drawn.zipf(1.2, (count, WORDS)) % VOCABULARY
         return [" ".join(f"w{number}" for number in row) for row in numbers.tolist()]
 
@@ -84,17 +86,26 @@ class Made:
         found: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return found
 
-    def write(self, path: Path, precision: str, rows: range, seed: int = 1) -> None:
-        """A file of them as ``embed`` writes it."""
+    def write(self, paths: Mapping[str, Path], rows: range, seed: int = 1) -> None:
+        """Files of them as ``embed`` writes them, one for each precision."""
         probe = np.ones(self.width, np.float32) / self.width**0.5
-        vector_spec = VectorSpec("made", resolve_recipe("va", [0]).to_dict(), probe, precision)
+        recipe = resolve_recipe("va", [0]).to_dict()
+        specs = {precision: VectorSpec("made", recipe, probe, precision) for precision in paths}
         columns = {ID: "string", TEXT: "string"}
-        with NewFile(path) as out:
-            with VectorWriter(out, vector_spec, columns) as writer:
-                for some, texts, vectors in self.batches(rows, seed):
-                    writer.write({ID: [f"p{row}" for row in some], TEXT: texts}, vector_spec.pack(vectors))
-            out.seal()
-            out.commit()
+        with ExitStack() as files:
+            outs = {precision: files.enter_context(NewFile(path)) for precision, path in paths.items()}
+            with ExitStack() as open_writers:
+                writers = {
+                    precision: open_writers.enter_context(VectorWriter(outs[precision], spec, columns))
+                    for precision, spec in specs.items()
+                }
+                for some, drawn, vectors in self.batches(rows, seed):
+                    texts = {ID: [f"p{row}" for row in some], TEXT: self.texts(drawn, len(some))}
+                    for precision, writer in writers.items():
+                        writer.write(texts, specs[precision].pack(vectors))
+            for out in outs.values():
+                out.seal()
+                out.commit()
 
 
 def building(source: Path, index: Path) -> tuple[float, float]:
@@ -112,21 +123,26 @@ def building(source: Path, index: Path) -> tuple[float, float]:
 
 def refused(source: Path, index: Path) -> tuple[str, float]:
     """What a second writer is told while a first one writes, and how long a search takes meanwhile, in ms."""
-    code = f"from valuembed.search import build_index\nbuild_index({str(source)!r}, {str(index)!r}, name={NAME!r})"
-    first = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    told, spent = "", []
+    code = (
+        "from valuembed.search import build_index\nimport lancedb\nprint('begun', flush=True)\n"
+        f"build_index({str(source)!r}, {str(index)!r}, name={NAME!r}, progress=False)"
+    )
+    first = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None
     reader = Index.open(index)
     vector = np.ones(reader.vector_spec.width, np.float32) / reader.vector_spec.width**0.5
+    told, spent = "", []
+    first.stdout.readline()
+    time.sleep(0.3)
     while first.poll() is None:
         start = time.perf_counter()
         reader.nearest(vector, K)
         spent.append(1e3 * (time.perf_counter() - start))
-        try:
-            if not told and (index / ".lock").exists():
+        if not told:
+            try:
                 build_index(source, index, name=NAME, progress=False)
-        except valuembed.ValuembedError as error:
-            told = str(error).replace(str(index), "INDEX")
-        time.sleep(0.05)
+            except valuembed.ValuembedError as error:
+                told = str(error).replace(str(index), "INDEX")
     return told, float(np.median(spent))
 
 
@@ -140,7 +156,7 @@ def centred(made: Made, queries: int, folder: Path) -> list[list[str]]:
     memory = np.concatenate([vectors for _, _, vectors in made.batches(range(made.rows))])
     asked = np.concatenate([vectors for _, _, vectors in made.batches(range(queries), seed=2)])
     source, target = folder / "centred.parquet", folder / "centred.index"
-    made.write(source, "float32", range(made.rows))
+    made.write({"float32": source}, range(made.rows))
     building(source, target)
     index = Index.open(target)
     whole = Centre.of([memory], whiten=True)
@@ -164,7 +180,7 @@ def run(made: Made, queries: int, folder: Path) -> list[str]:
     everything = range(made.rows)
     memory = np.concatenate([vectors for _, _, vectors in made.batches(everything)])
     asked = np.concatenate([vectors for _, _, vectors in made.batches(range(queries), seed=2)])
-    words = [text for _, texts, _ in made.batches(range(queries), seed=2) for text in texts]
+    words = [text for some, drawn, _ in made.batches(range(queries), seed=2) for text in made.texts(drawn, len(some))]
     exact: list[set[object]] = []
     for query in asked:
         scores = memory @ query
@@ -172,11 +188,11 @@ def run(made: Made, queries: int, folder: Path) -> list[str]:
     del memory
     changed = range(int(UPDATED * made.rows))
     rows = []
-    told: dict[str, tuple[str, float]] = {}
+    made.write({precision: folder / f"{precision}.parquet" for precision in PRECISIONS}, everything)
+    made.write({precision: folder / f"{precision}.update.parquet" for precision in PRECISIONS}, changed, seed=3)
+    made.write({"float32": folder / "again.parquet"}, changed, seed=4)
     for precision in PRECISIONS:
         source, update, target = (folder / f"{precision}.{end}" for end in ("parquet", "update.parquet", "index"))
-        made.write(source, precision, everything)
-        made.write(update, precision, changed, seed=3)
         seconds, peak = building(source, target)
         index = Index.open(target)
         found: list[Measured] = []
@@ -188,7 +204,6 @@ def run(made: Made, queries: int, folder: Path) -> list[str]:
             found.append(measure(precision + name, ask, queries, truth))
         size = megabytes(target)
         again, _ = building(update, target)
-        told[precision] = refused(source, target)
         recall = f"{found[0].recall:.3f}"
         times = [f"{np.median(one.milliseconds):.0f} ({np.percentile(one.milliseconds, 95):.0f})" for one in found]
         rows.append([precision, f"{megabytes(source):,.0f}", f"{seconds:,.0f}", f"{peak:,.0f}", f"{size:,.0f}", recall,
@@ -196,7 +211,7 @@ def run(made: Made, queries: int, folder: Path) -> list[str]:
         print(rows[-1], file=sys.stderr)
     head = ["stored as", "file, MB", "making it, s", "peak memory, MB", "index, MB", f"recall@{K}",
             "ms a query", "with a filter", "hybrid", "1 % replaced, s"]  # fmt: skip
-    message, meanwhile = told["float32"]
+    message, meanwhile = refused(folder / "again.parquet", folder / "float32.index")
     around = centred(Made(min(CENTRED, made.rows), made.width, COMMON), queries, folder)
     versions = f"Python {platform.python_version()}, valuembed {valuembed.__version__}, lancedb {version('lancedb')}"
     return [
@@ -213,8 +228,8 @@ def run(made: Made, queries: int, folder: Path) -> list[str]:
         *markdown.table(head, rows, "lr"),
         "",
         *wrapped(
-            f"{CENTRED:,} passages whose vectors share a large part (mean cosine about 0.8), searched without their "
-            "mean and whitened; recall against an exact search of that kind:"
+            f"{min(CENTRED, made.rows):,} passages whose vectors share a large part (mean cosine about 0.8), searched "
+            "without their mean and whitened; recall against an exact search of that kind:"
         ),
         "",
         *markdown.table(["search", f"recall@{K}", "ms a query"], around, "lr"),
