@@ -124,9 +124,12 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     """A signal to a process of its own, as a terminal sends it."""
     script = textwrap.dedent(
         """
-        import sys, time
+        import signal, sys, time
         from fakes import FakeEncoder
         from valuembed.cli import embed, main
+
+        # Where tests run in the background, a shell has it ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
         class Slow(FakeEncoder):
             def encode_document(self, inputs, **options):
