@@ -55,3 +55,25 @@ def test_without_a_device_it_is_a_gpu_if_there_is_one(monkeypatch):
 
 def test_the_kernel_and_torch_agree_on_this_machine():
     assert cpu_features.fast_halves() == cpu_features._as_torch_tells()
+    assert cpu_features.fast_int8.__wrapped__() or not torch.cpu._is_vnni_supported()
+
+
+@pytest.mark.parametrize(
+    ("flags", "fast"),
+    [
+        ("avx2 avx_vnni", True),
+        ("avx512bw avx512vl avx512dq avx512_vnni", True),
+        ("avx512bw avx512vl avx512dq", False),
+        ("avx2 fma", False),
+    ],
+)
+def test_which_cpus_are_fast_at_bytes(flags, fast, monkeypatch):
+    monkeypatch.setattr(cpu_features, "_cpu_flags", lambda: set(flags.split()))
+    assert cpu_features.fast_int8.__wrapped__() is fast
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_where_the_kernel_does_not_tell_torch_does(fast, monkeypatch):
+    monkeypatch.setattr(cpu_features, "_cpu_flags", lambda: None)
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: fast)
+    assert cpu_features.fast_int8.__wrapped__() is fast

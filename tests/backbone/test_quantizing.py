@@ -11,11 +11,17 @@ from some_texts import some_texts
 from torch import nn
 
 import valuembed
-from valuembed.backbone.quantizing import compute_dtype_of, split_dtype
+from valuembed.backbone.quantizing import compute_dtype_asked, compute_dtype_of, computes_in_int8, split_dtype
 from valuembed.errors import MissingExtraError, RecipeError
 
 TEXTS = some_texts(40)
 TORCHAO = pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is not installed")
+
+
+@pytest.fixture(autouse=True)
+def slow_bytes(monkeypatch):
+    """The CPU is not fast at products of bytes, so that torchao keeps the weights."""
+    monkeypatch.setattr("valuembed.backbone.quantizing.fast_int8", lambda: False)
 
 
 class TestNames:
@@ -23,6 +29,33 @@ class TestNames:
     def test_what_is_computed_in_is_passed_on(self, dtype):
         named = {"bfloat16": torch.bfloat16, torch.float16: torch.float16}
         assert split_dtype(dtype, {"device_map": "cpu"}) == (named.get(dtype), {"device_map": "cpu"})
+
+    @pytest.mark.parametrize(
+        ("dtype", "device", "fast", "placed", "wanted"),
+        [
+            ("int8", "cpu", True, None, True),
+            ("int8", "cpu", False, None, False),
+            ("int8", "cuda:0", True, None, False),
+            ("int8", "cpu", True, "auto", False),
+            ("fp8", "cpu", True, None, False),
+            (None, "cpu", True, None, False),
+            ("bfloat16", None, True, None, False),
+        ],
+    )
+    def test_where_products_are_in_int8(self, dtype, device, fast, placed, wanted, monkeypatch):
+        monkeypatch.setattr("valuembed.backbone.quantizing.fast_int8", lambda: fast)
+        assert computes_in_int8(dtype, {"device_map": placed}, device) is wanted
+        if wanted:
+            assert split_dtype(dtype, {"attn_implementation": "eager"}, device) == (
+                None,
+                {"attn_implementation": "eager"},
+            )
+
+    def test_what_is_asked_for_is_what_a_model_says(self, folder, monkeypatch):
+        monkeypatch.setattr("valuembed.backbone.quantizing.fast_int8", lambda: True)
+        for dtype in (None, "bfloat16", "int8"):
+            model = valuembed.load(folder, "va", dtype=dtype, device="cpu")
+            assert compute_dtype_asked(model.reader.model.dtype, dtype, "cpu") == model.compute_dtype
 
     def test_two_ways_at_once(self):
         with pytest.raises(RecipeError, match=r"dtype='int8' and model_kwargs\['quantization_config'\] both quantize"):

@@ -1,4 +1,4 @@
-"""Which half precisions this CPU multiplies natively."""
+"""Which half precisions this CPU multiplies natively, and whether it does so with bytes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ _FOR_BFLOAT16 = ({"avx512_bf16"}, {"amx_tile"})
 _FOR_FLOAT16 = ({"amx_fp16"},)
 _FOR_PRODUCTS = {"avx512bw", "avx512vl", "avx512dq"}
 """What oneDNN wants of a CPU before it multiplies in bfloat16 at all."""
+_FOR_BYTES = ({"avx512_vnni", *_FOR_PRODUCTS}, {"avx_vnni"})
+"""Instructions that add up products of bytes in 32 bits; older ones saturate in 16."""
 
 
 @cache
@@ -25,6 +27,17 @@ def fast_halves() -> frozenset[str]:
     bfloat16 = flags >= _FOR_PRODUCTS and any(flags >= wanted for wanted in _FOR_BFLOAT16)
     float16 = any(flags >= wanted for wanted in _FOR_FLOAT16)
     return frozenset(name for name, fast in (("bfloat16", bfloat16), ("float16", float16)) if fast)
+
+
+@cache
+def fast_int8() -> bool:
+    """Whether this CPU has instructions for products of bytes, which are several times as fast as those of float32."""
+    flags = _cpu_flags()
+    if flags is None:
+        import torch
+
+        return bool(torch.cpu._is_vnni_supported())
+    return any(flags >= wanted for wanted in _FOR_BYTES)
 
 
 def _cpu_flags() -> set[str] | None:

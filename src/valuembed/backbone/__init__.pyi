@@ -21,9 +21,12 @@ from .loading import (
 )
 from .model_kwargs import check_model_kwargs as check_model_kwargs
 from .plan import Plan as Plan, resolve_plan as resolve_plan, settle_plan as settle_plan
+from .prequantized import holds_quantized as holds_quantized
 from .quantizing import (
-    compute_dtype_name as compute_dtype_name,
+    compute_dtype_asked as compute_dtype_asked,
     compute_dtype_of as compute_dtype_of,
+    computes_in_int8 as computes_in_int8,
+    has_int8_products as has_int8_products,
     split_dtype as split_dtype,
 )
 from .resolution import prepare as prepare

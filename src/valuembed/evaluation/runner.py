@@ -25,11 +25,10 @@ from valuembed._utils.process_state import ignored_warnings, log_level, random_s
 from valuembed._utils.progress import track
 from valuembed._utils.torch_settings import default_device_and_precision
 from valuembed.backbone import (
-    QUANTIZED,
     LoadKwargs,
     LoadOptions,
     Plan,
-    compute_dtype_name,
+    compute_dtype_asked,
     content_digest,
     fingerprint,
     prepare,
@@ -171,8 +170,8 @@ def _methods(
     """
     saved = saved_config(checkpoint)
     asked = settings["dtype"]
-    found = prepare(checkpoint, next(iter(chosen.values())), saved, split_dtype(asked, None)[0], device)
-    settings = {**settings, "dtype": compute_dtype_name(found.dtype, [asked] if asked in QUANTIZED else [])}
+    found = prepare(checkpoint, next(iter(chosen.values())), saved, split_dtype(asked, None, device)[0], device)
+    settings = {**settings, "dtype": compute_dtype_asked(found.dtype, asked, device)}
     settings["model_kwargs"] = {name: repr(value) for name, value in (settings["model_kwargs"] or {}).items()}
     content = content_digest(checkpoint) if identify else "not identified"
     methods = {}

@@ -58,8 +58,9 @@ def load(
         normalize: scale the vectors to unit length. A saved folder does as it was saved; False takes that away.
         purpose: what the vectors are for, in place of a method: a name of :data:`valuembed.recipes.PURPOSES`, which
             stands for the recipe that is known to be best for it.
-        dtype: of the weights, such as ``"bfloat16"``; None is the checkpoint's own. ``"int8"`` and ``"fp8"`` keep the
-            layers' matrices in 8 bits (needs the extra ``quantize``) and compute in the checkpoint's own. Sums and
+        dtype: of the weights, such as ``"bfloat16"``; None is the checkpoint's own. ``"int8"`` computes
+            the layers' products in 8 bits on a CPU that is made for it; elsewhere it keeps their matrices in 8 bits, as
+            ``"fp8"`` does everywhere (needs the extra ``quantize``), and computes in the checkpoint's own. Sums and
             vectors are always float32.
         device: None picks a GPU where there is one.
         max_tokens: longest sequence fed, template included; None is the model's own limit.

@@ -16,7 +16,16 @@ from torch import Tensor
 from valuembed._utils.devices import check_device, default_device
 from valuembed._utils.progress import track
 from valuembed._utils.torch_settings import default_device_and_precision
-from valuembed.backbone import DecoderSpec, LoadKwargs, LoadOptions, Plan, prepare, resolve_plan, split_dtype
+from valuembed.backbone import (
+    DecoderSpec,
+    LoadKwargs,
+    LoadOptions,
+    Plan,
+    computes_in_int8,
+    prepare,
+    resolve_plan,
+    split_dtype,
+)
 from valuembed.backbone.checkpoints import check_recipe, locate, saved_config
 from valuembed.data import as_texts, check_texts
 from valuembed.errors import RecipeError
@@ -98,7 +107,7 @@ class MultiReadout:
         asked = {name: resolve_for(checkpoint, saved, recipe) for name, recipe in recipes.items()}
         if not asked:
             raise RecipeError("at least one recipe is needed to read")
-        torch_dtype, model_kwargs = split_dtype(chosen.dtype, chosen.model_kwargs)
+        torch_dtype, model_kwargs = split_dtype(chosen.dtype, chosen.model_kwargs, device)
         found = prepare(checkpoint, next(iter(asked.values())), saved, torch_dtype, device)
         held = None if found.is_adapter else saved
         preset = preset_for(found.config)
@@ -115,6 +124,7 @@ class MultiReadout:
             dtype=torch_dtype,
             device=None if placed else device,
             model_kwargs=model_kwargs,
+            int8_products=computes_in_int8(chosen.dtype, model_kwargs, device),
         )
         reader = reader if placed else reader.to(device or default_device())
         return cls(reader, centre_plans(reader, plans, checkpoint), calibrations)

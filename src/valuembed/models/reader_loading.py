@@ -10,7 +10,7 @@ from typing import Any, Generic
 
 from valuembed._utils.devices import check_device
 from valuembed._utils.text_warnings import callers_level
-from valuembed.backbone import LoadOptions, prepare, split_dtype
+from valuembed.backbone import LoadOptions, computes_in_int8, prepare, split_dtype
 from valuembed.backbone.checkpoints import Checkpoint, SavedSettings, locate, saved_config, saved_settings
 from valuembed.errors import RecipeError, UnusedModulesWarning
 from valuembed.execution import check_compile
@@ -70,7 +70,7 @@ def load_reader(
     """
     device, compile = check_device(options.device), check_compile(compile)
     checkpoint = locate(model, options=options)
-    torch_dtype, model_kwargs = split_dtype(options.dtype, options.model_kwargs)
+    torch_dtype, model_kwargs = split_dtype(options.dtype, options.model_kwargs, device)
     saved = saved_config(checkpoint)
     recipe = resolve_for(checkpoint, saved, method, layers, template, cleaning)
     if saved is not None:
@@ -88,6 +88,7 @@ def load_reader(
         dtype=torch_dtype,
         device=device if device_map is None else None,
         model_kwargs=model_kwargs,
+        int8_products=computes_in_int8(options.dtype, model_kwargs, device),
     )
     reader.executor.compile = compile
     if unused := settings.not_used():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from operator import index
 from typing import Any, TypeVar
@@ -16,11 +16,21 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from valuembed._utils.loading_line import LINE
 from valuembed._utils.progress import text_bar
 from valuembed._utils.text import counted
-from valuembed.backbone import Plan, adapters, check_model_kwargs, embedding_rows, load_decoder, parse_dtype, prepare
+from valuembed._utils.torch_settings import default_device_and_precision
+from valuembed.backbone import (
+    Plan,
+    adapters,
+    check_model_kwargs,
+    embedding_rows,
+    holds_quantized,
+    load_decoder,
+    parse_dtype,
+    prepare,
+)
 from valuembed.backbone.checkpoints import Checkpoint, LoadedFrom, Origin, find_origin
-from valuembed.errors import InputError, VocabularyWarning
-from valuembed.execution import EncodeReport, Executor, not_finite_error, read_parts
-from valuembed.models.centring import saved_means
+from valuembed.errors import InputError, UnsupportedModelError, VocabularyWarning
+from valuembed.execution import EncodeReport, Executor, not_finite_error, read_parts, read_texts, use_int8_products
+from valuembed.models.centring import general_sentences, saved_means
 from valuembed.readout import install_attention_hooks
 from valuembed.recipes import Recipe, check_takes_parts, describe, preset_for
 from valuembed.tokenization import (
@@ -245,6 +255,9 @@ class ValueReader(nn.Module):
         )
 
 
+SENTENCES_APART = 20
+"""Of the general sentences every so many-th shows how large a decoder's channels are."""
+
 Reader = TypeVar("Reader", bound=ValueReader)
 
 
@@ -272,6 +285,7 @@ def build(
     dtype: torch.dtype | None = None,
     device: str | None = None,
     model_kwargs: dict[str, Any] | None = None,
+    int8_products: bool = False,
 ) -> Reader:
     """Load a decoder cut for a recipe and make the module around it.
 
@@ -282,6 +296,11 @@ def build(
         saved: what :func:`saved_config` says of the checkpoint.
         max_tokens: None is the model's own limit.
         dtype, device, model_kwargs: as in :func:`valuembed.load`.
+        int8_products: compute the products of the layers in int8.
+
+    Raises:
+        UnsupportedModelError: products in int8 of weights that are quantized already, or of a decoder whose layers
+            have no linear maps.
     """
     model_kwargs = check_model_kwargs(model_kwargs)
     dtype = dtype or parse_dtype(model_kwargs.pop("dtype", model_kwargs.pop("torch_dtype", None)))
@@ -310,6 +329,32 @@ def build(
         plan = saved_means(plan, checkpoint)
     reader = kind(model, tokenizer, plan, origin, limit, checkpoint.loaded_from)
     reader.check_templates(plan.recipe)
+    if int8_products:
+        _use_int8_products(reader)
     if told := lacking(tokenizer, embedding_rows(model)):
         warnings.warn(f"model {checkpoint.name!r}: {told}", VocabularyWarning, stacklevel=3)
     return reader
+
+
+@default_device_and_precision()
+def _use_int8_products(reader: ValueReader) -> None:
+    """Let a decoder compute its products in int8, smoothed by some of the general sentences."""
+    if holds_quantized(reader.model):
+        raise UnsupportedModelError(
+            f"model {reader.origin.name!r} is quantized already, and dtype='int8' would round it once more; leave "
+            "dtype out"
+        )
+    texts = general_sentences()[::SENTENCES_APART]
+
+    # Their vectors are of no use, so nothing is taken away from them, and nothing joined.
+    plans = [replace(part, recipe=replace(part.recipe, centring="none"), mean=None) for part in reader.plan.parts]
+
+    def run() -> None:
+        for _ in read_texts(reader.executor, reader.texts, texts, plans, max_tokens=reader.max_tokens):
+            pass
+
+    if not use_int8_products(reader.model.get_submodule(reader.plan.decoder_spec.layers_path), run):
+        raise UnsupportedModelError(
+            f"model {reader.origin.name!r}: the layers of {reader.plan.decoder_spec.architecture} have no linear maps "
+            "that could be computed in int8; leave dtype='int8' out"
+        )

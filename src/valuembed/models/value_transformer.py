@@ -12,10 +12,10 @@ from sentence_transformers.base.modules import Transformer
 from torch import Tensor
 
 from valuembed._utils.torch_settings import default_device_and_precision
-from valuembed.backbone import Plan, adapters
+from valuembed.backbone import Plan, adapters, has_int8_products
 from valuembed.backbone.checkpoints import CONFIG_FILE, locate, remove_saved, saved_config
 from valuembed.data import as_text, as_texts, check_texts
-from valuembed.errors import CheckpointError, InputError, RecipeError, UnsupportedModelError
+from valuembed.errors import CheckpointError, InputError, OutputError, RecipeError, UnsupportedModelError
 from valuembed.models.centring import MEANS_FILE, save_means
 from valuembed.models.value_reader import ValueReader, build
 from valuembed.readout import pad_right
@@ -134,6 +134,11 @@ class ValueTransformer(ValueReader, Transformer):
         """Write the kept layers (or only the adapter, where the origin can be fetched again), tokenizer and recipe."""
         if not safe_serialization:
             raise RecipeError("safe_serialization=False would write pickled weights; only safetensors are written")
+        if has_int8_products(self.model):
+            raise OutputError(
+                "a model that computes its products in int8 is not saved; load it without dtype='int8' and save that, "
+                "and load the folder with dtype='int8'"
+            )
         saved_before = Path(output_path, CONFIG_FILE).is_file()
         adapters.save(
             self.model,

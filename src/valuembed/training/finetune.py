@@ -28,7 +28,7 @@ from valuembed._utils.process_state import random_state
 from valuembed._utils.text import counted
 from valuembed._utils.torch_settings import building, gradients
 from valuembed._utils.version import versions
-from valuembed.backbone import LoadOptions, adapters, content_digest
+from valuembed.backbone import LoadOptions, adapters, computes_in_int8, content_digest
 from valuembed.backbone.checkpoints import locate, saved_config
 from valuembed.data import TrainingPairs, check_batch, overlap, read_scored, read_training_pairs
 from valuembed.errors import InputError, MissingExtraError, OptionError, OutputError, RecipeError
@@ -239,6 +239,8 @@ def _split(given: Mapping[str, Any]) -> tuple[TrainSettings, LoadOptions]:
         )
     settings = TrainSettings(**{name: value for name, value in given.items() if name in legal})
     options = {name: value for name, value in given.items() if name in of_load}
+    if computes_in_int8(options.get("dtype"), options.get("model_kwargs"), options.get("device")):
+        raise RecipeError("dtype='int8' rounds what is computed, which has no gradient; train in float32 or bfloat16")
     return settings, LoadOptions.of(options, train, LoadOptions(dtype="float32"))
 
 
