@@ -55,9 +55,10 @@ def read_probe(model: PreTrainedModel, plan: Plan, *, packed: bool = False, shar
         for row, length in enumerate(LENGTHS)
     ]
     rows = [rows[0][:SHARED_TOKENS] + row[SHARED_TOKENS:] for row in rows]
-    prefix = read_prefix(model, plan.decoder_spec, rows[0][:SHARED_TOKENS]) if share else None
-    spans = [(0 if prefix is None else SHARED_TOKENS, len(row)) for row in rows]
-    layout, inputs = lay_out(rows, spans, prefix, packed=packed, device=model.device, dtype=model.dtype)
+    shared = SHARED_TOKENS if share else 0
+    prefix = read_prefix(model, plan.decoder_spec, rows[0][:shared]) if share and not packed else None
+    spans = [(shared, len(row)) for row in rows]
+    layout, inputs = lay_out(rows, spans, prefix, packed=packed, device=model.device, dtype=model.dtype, shared=shared)
     return Readout(model, [whole], layout).run(**inputs)[0]
 
 
@@ -88,7 +89,7 @@ def packed_up_to(model: PreTrainedModel, plan: Plan, layout: LayoutName = "auto"
     return varlen.longest_text(model) or sys.maxsize
 
 
-def prefix_unsupported_reason(model: PreTrainedModel, plan: Plan) -> str | None:
+def prefix_unsupported_reason(model: PreTrainedModel, plan: Plan, *, packed: bool = False) -> str | None:
     """Why what many texts begin with cannot be computed once for all of them; None where it can.
 
     It can where a layer looks at keys and values and nothing else: not in layers with a recurrent state, nor where
@@ -97,8 +98,9 @@ def prefix_unsupported_reason(model: PreTrainedModel, plan: Plan) -> str | None:
     Args:
         model: the decoder.
         plan: any of its plans.
+        packed: whether texts lie packed in one row.
     """
-    return _looks_further(model) or _disagreement(model, plan, "it", share=True)
+    return _looks_further(model) or _disagreement(model, plan, "it", packed=packed, share=True)
 
 
 def _looks_further(model: PreTrainedModel) -> str | None:

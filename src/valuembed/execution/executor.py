@@ -91,9 +91,10 @@ class Executor:
     @default_device_and_precision()
     def prefix_unsupported_reason(self) -> str | None:
         """Why texts cannot share what they begin with; found out once for each place the decoder is in."""
-        place = (self.model.config._attn_implementation, self.model.device, self.model.dtype)
+        packed = self.packed_up_to() > 0
+        place = (packed, self.model.config._attn_implementation, self.model.device, self.model.dtype)
         if place not in self._whole:
-            self._whole[place] = prefix_unsupported_reason(self.model, self.plan)
+            self._whole[place] = prefix_unsupported_reason(self.model, self.plan, packed=packed)
         return self._whole[place]
 
     def prefixes(self, texts: int, recipe: Recipe) -> PrefixCache | None:
@@ -164,11 +165,12 @@ class Executor:
         return lay_out(
             [sequence.ids for sequence in step.sequences],
             [(0, len(sequence.ids)) if whole else sequence.span for sequence in step.sequences],
-            prefixes.behind(step.prefix) if prefixes is not None and step.p else None,
+            prefixes.behind(step.prefix) if prefixes is not None and step.p and not step.packed else None,
             packed=step.packed,
             device=self.model.device,
             dtype=self.model.dtype,
             several=[sequence.spans or (sequence.span,) for sequence in step.sequences] if several else None,
+            shared=step.p if prefixes is not None else 0,
         )
 
     def _within_memory(
