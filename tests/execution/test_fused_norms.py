@@ -38,7 +38,7 @@ def fused(model):
 
 def larger_norms(folder):
     """A model whose norms have weights that are told from ones and zeros."""
-    model = valuembed.load(folder, "aligned_wva", dtype="float32")
+    model = valuembed.load(folder, "aligned_wva", dtype="float32", device="cpu")
     with torch.no_grad():
         for module in model.reader.model.modules():
             if type(module).__name__.endswith("Norm"):
@@ -88,7 +88,7 @@ def test_training_copies_and_saved_models_have_their_own(folder, calls, tmp_path
         assert np.abs(made.encode(TEXTS) - expected).max() > 1e-3
     np.testing.assert_allclose(model.encode(TEXTS), expected, atol=1e-6)
     model.save(str(tmp_path / "saved"))
-    np.testing.assert_allclose(valuembed.load(tmp_path / "saved").encode(TEXTS), expected, atol=1e-6)
+    np.testing.assert_allclose(valuembed.load(tmp_path / "saved", device="cpu").encode(TEXTS), expected, atol=1e-6)
     calls.clear()
     model(model.preprocess(TEXTS[:3]))["sentence_embedding"].sum().backward()
     assert calls == []
@@ -96,7 +96,7 @@ def test_training_copies_and_saved_models_have_their_own(folder, calls, tmp_path
 
 
 def test_is_taken_back_for_the_compiler(folder, monkeypatch):
-    model = valuembed.load(folder, "va", dtype="float32")
+    model = valuembed.load(folder, "va", dtype="float32", device="cpu")
     executor = model.reader.executor
     executor.fuse = True
     model.encode(TEXTS)
@@ -120,7 +120,7 @@ def test_is_taken_back_for_the_compiler(folder, monkeypatch):
 
 
 def test_a_kernel_that_is_wrong_or_fails(folder, monkeypatch, caplog):
-    model = valuembed.load(folder, "va", dtype="float32")
+    model = valuembed.load(folder, "va", dtype="float32", device="cpu")
     expected = model.encode(TEXTS)
     real = F.rms_norm
 
@@ -145,3 +145,16 @@ def test_a_kernel_that_is_wrong_or_fails(folder, monkeypatch, caplog):
         assert message.startswith(said)
         assert fused(model) == []
         caplog.clear()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+def test_the_kernel_gives_the_same(tmp_path, architecture):
+    tiny_checkpoint(tmp_path / "model", architecture, tokenizer="byte_level_bos")
+    model = valuembed.load(tmp_path / "model", "aligned_wva", dtype="bfloat16", device="cuda")
+    vectors = model.encode(TEXTS)
+    assert fused(model)
+    model.reader.executor.fuse = False
+    cosines = (vectors * model.encode(TEXTS)).sum(axis=1)
+    assert fused(model) == []
+    assert cosines.min() > 0.999
