@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from some_texts import some_texts
 
 import valuembed
-from valuembed.testing import tiny_checkpoint
+from valuembed.testing import tiny_checkpoint, tiny_decoder, tiny_tokenizer
 
 TEXTS = some_texts(12)
 
@@ -158,3 +158,17 @@ def test_the_kernel_gives_the_same(tmp_path, architecture):
     cosines = (vectors * model.encode(TEXTS)).sum(axis=1)
     assert fused(model) == []
     assert cosines.min() > 0.999
+
+
+def test_a_wrapped_model_keeps_its_own():
+    decoder = tiny_decoder("qwen3", num_hidden_layers=2)
+    encoder = valuembed.wrap(decoder, tiny_tokenizer("byte_level_bos"), "va")
+    expected = encoder.encode(TEXTS)
+    encoder.reader.executor.fuse = True
+    np.testing.assert_allclose(encoder.encode(TEXTS), expected, atol=1e-6)
+    assert fused(encoder)
+    assert not any("forward" in vars(module) for module in decoder.modules())
+    # What becomes of the norm that both share counts.
+    with torch.no_grad():
+        decoder.layers[0].input_layernorm.weight.mul_(torch.linspace(0.1, 2, 32))
+    assert np.abs(encoder.encode(TEXTS) - expected).max() > 1e-3
