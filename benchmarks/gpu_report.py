@@ -30,14 +30,15 @@ def report(results: Sequence[dict[str, Any]]) -> str:
         "# On a GPU",
         "",
         *wrap(
-            "Made by `python benchmarks/gpu.py --decoder FOLDER --data DIR`, and this page of its results by "
-            "`--report`. Models of random weights in the named shapes; a part whose time is up keeps what it has found."
+            "Made by `python benchmarks/gpu.py`, and this page of its results by `--report`. Models of random weights "
+            "in the named shapes; a part whose time is up keeps what it has found."
         ),
         "",
     ]
     if results[-1]["tiny"]:
         lines += ["**Tried out on tiny models: no figure here means anything.**", ""]
-    for told in found(parts, "machine", "device"):
+    machines = [told for name in parts for told in found(parts, name, "device")]
+    for told in machines[:1]:
         lines += wrap(
             f"{told['device']}, {told['memory'] / 2**30:.0f} GiB; torch {told['torch']}, transformers "
             f"{told['transformers']}, sentence-transformers {told['sentence_transformers']}, Python "
@@ -87,7 +88,7 @@ def tests(parts: dict[str, Any]) -> list[str]:
     said = parts["tests"].get("said", "")
     counts = re.findall(r"\d+ (?:passed|failed|skipped|errors?|xfailed)", said[-300:])
     failed = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    lines = ["## Tests of the packed layout", "", f"tests/readout/test_varlen.py: {', '.join(counts) or 'no result'}."]
+    lines = ["## Tests of the packed layout and of fused norms", "", f"{', '.join(counts) or 'No result'}."]
     return [*lines, *(f"- {line[:200]}" for line in failed), ""]
 
 
@@ -135,8 +136,9 @@ def speed(parts: dict[str, Any], name: str) -> list[str]:
             *wrap(
                 f"{any_turn['texts']:,} texts, {any_turn['tokens'] / any_turn['texts']:.0f} tokens each; everyone in "
                 f"turns, median (lowest-highest) of {counted(max(map(len, turns.values())), 'round')} after one to "
-                "warm up. FLOPs are those of the matrices that the method needs, for real tokens; the share is that of "
-                "the square product in the same round. Memory is beside the weights."
+                "warm up; peers that another of their kind outran in the first round have that one alone. FLOPs are "
+                "those of the matrices that the method needs, for real tokens; the share is that of the square product "
+                "in the same round. Memory is beside the weights."
             ),
             "",
             "| | texts/s | tokens/s | padded / real tokens | TFLOP/s | share of the product | peak MB |",
@@ -185,7 +187,8 @@ def profiles(parts: dict[str, Any], name: str) -> list[str]:
             *wrap(
                 f"{told['texts']:,} texts in {told['seconds']:.2f} s. Kernels take {told['busy']:.2f} s of it "
                 f"({busy:.0%}), in {told['kernels']:,} launches; in the profiled call there were "
-                f"{told['span'] - told['busy']:.2f} s between kernels."
+                f"{told['span'] - told['busy']:.2f} s between kernels. Tokenizing alone takes "
+                f"{told['tokenizing']:.2f} s."
             ),
             "",
             "| kernel | launches | ms | share |",
@@ -196,6 +199,11 @@ def profiles(parts: dict[str, Any], name: str) -> list[str]:
             shown = kernel.replace("|", "/")
             lines.append(f"| `{shown}` | {count:,} | {time / 1e3:,.1f} | {time / total:.0%} |")
         lines.append("")
+        for python in found(parts, name, "python"):
+            if (python["python"], python["length"]) == (told["profile"], told["length"]):
+                lines += ["| Python, most time of its own | calls | ms |", "|:--|--:|--:|"]
+                lines += [f"| `{where}` | {calls:,} | {1e3 * own:,.1f} |" for where, calls, own in python["top"][:8]]
+                lines.append("")
     return lines
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import tensor
+from torch.overrides import TorchFunctionMode
 
-from valuembed.readout.layout import PackedLayout, PaddedLayout, PrefixKV
+from valuembed.readout.layout import PackedLayout, PaddedLayout, PrefixKV, lay_out
 
 POISON = 1e4
 
@@ -67,20 +68,46 @@ class TestPacked:
         assert layout.cu_seqlens_q.dtype == torch.int32
         assert layout.key_order is None
 
-    def test_behind_two_cached_tokens(self):
-        # Spans count the cached tokens: token 2 is the first that is fed.
-        layout = PackedLayout([2, 1], [(2, 4), (2, 3)], prefix=PrefixKV(2))
-        values = tensor([[[POISON], [POISON], [1.0], [3.0], [5.0]]])[:, None]
-        states = tensor([[[1.0], [3.0], [5.0]]])
-        assert (layout.values_shape, layout.fed_shape) == ((1, 5), (1, 3))
-        assert layout.mean_values(values).tolist() == [[[2.0]], [[5.0]]]
+    def test_behind_two_shared_tokens(self):
+        # Spans count the shared tokens: token 2 is the first of a text's own.
+        layout = PackedLayout([2, 1], [(2, 4), (2, 3)], p=2)
+        states = tensor([[[POISON], [POISON], [1.0], [3.0], [5.0]]])
+        assert (layout.values_shape, layout.fed_shape) == ((1, 5), (1, 5))
+        assert layout.mean_values(states[:, None]).tolist() == [[[2.0]], [[5.0]]]
         assert layout.mean_states(states).tolist() == [[2.0], [5.0]]
         assert layout.last(states).tolist() == [[3.0], [5.0]]
-        assert layout.positions.tolist() == [[2, 3, 2]]
-        # Queries are 2 and 1; keys 2 + 2 and 2 + 1, the cached ones in front of each text's own.
-        assert layout.cu_seqlens_q.tolist() == [0, 2, 3]
-        assert layout.cu_seqlens_k.tolist() == [0, 4, 7]
-        assert layout.key_order.tolist() == [0, 1, 2, 3, 0, 1, 4]
+        assert layout.positions.tolist() == [[0, 1, 2, 3, 2]]
+        # Queries are 2, 2 and 1; keys 2, 2 + 2 and 2 + 1, the shared ones in front of each text's own.
+        assert layout.cu_seqlens_q.tolist() == [0, 2, 4, 5]
+        assert layout.cu_seqlens_k.tolist() == [0, 2, 6, 9]
+        assert layout.key_order.tolist() == [0, 1, 0, 1, 2, 3, 0, 1, 4]
+
+    def test_a_row_holds_what_is_shared_once(self):
+        given = {"packed": True, "device": torch.device("cpu"), "dtype": torch.float32, "shared": 2}
+        layout, inputs = lay_out([[7, 8, 1, 2], [7, 8, 3]], [(2, 4), (2, 3)], **given)
+        assert inputs["input_ids"].tolist() == [[7, 8, 1, 2, 3]]
+        assert layout.p == 2
+        # A text that is alone shares nothing.
+        layout, inputs = lay_out([[7, 8, 1, 2]], [(2, 4)], **given)
+        assert inputs["input_ids"].tolist() == [[7, 8, 1, 2]]
+        assert (layout.p, layout.key_order, layout.positions.tolist()) == (0, None, [[0, 1, 2, 3]])
+
+    def test_many_texts_take_no_more_operations(self):
+        class Counter(TorchFunctionMode):
+            calls = 0
+
+            def __torch_function__(self, function, types, args=(), kwargs=None):
+                self.calls += 1
+                return function(*args, **(kwargs or {}))
+
+        counts = []
+        for texts in (3, 300):
+            with Counter() as counter:
+                layout = PackedLayout([4] * texts, [(3, 5)] * texts, p=2)
+                assert layout.key_order.shape == (2 + texts * 6,)
+                assert (layout.positions.shape, layout.cu_seqlens_k.shape) == ((1, 2 + texts * 4), (texts + 2,))
+            counts.append(counter.calls)
+        assert counts[0] == counts[1]
 
     def test_sums_are_float32(self):
         layout = PackedLayout([4], [(0, 4)])
@@ -96,7 +123,7 @@ class TestPacked:
         states = tensor([[[1.0], [3.0], [8.0], [16.0], [32.0]]])
         assert layout.mean_states(states).tolist() == [[2.0], [8.0], [4.0], [32.0]]
         assert layout.mean_values(states[:, None]).tolist() == [[[2.0]], [[8.0]], [[4.0]], [[32.0]]]
-        behind = PackedLayout([2, 1], [(2, 4), (2, 3)], PrefixKV(2), several=[[(2, 3), (2, 4)], [(2, 3)]])
-        values = tensor([[[POISON], [POISON], [1.0], [3.0], [5.0]]])[:, None]
-        assert behind.mean_values(values).tolist() == [[[1.0]], [[2.0]], [[5.0]]]
-        assert behind.mean_states(tensor([[[1.0], [3.0], [5.0]]])).tolist() == [[1.0], [2.0], [5.0]]
+        behind = PackedLayout([2, 1], [(2, 4), (2, 3)], p=2, several=[[(2, 3), (2, 4)], [(2, 3)]])
+        states = tensor([[[POISON], [POISON], [1.0], [3.0], [5.0]]])
+        assert behind.mean_values(states[:, None]).tolist() == [[[1.0]], [[2.0]], [[5.0]]]
+        assert behind.mean_states(states).tolist() == [[1.0], [2.0], [5.0]]

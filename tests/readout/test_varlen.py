@@ -103,7 +103,7 @@ def test_every_family_gives_the_same_or_says_why_it_cannot(architecture, caplog)
     padded = _read(model, plans, texts)
     for plan, one, other in zip(plans, padded, _read(model, plans, texts, longest), strict=True):
         assert _relative(one, other) < 1e-5, f"{plan.recipe.method}, {plan.recipe.weights}"
-    if prefix_unsupported_reason(model, plans[0]):
+    if prefix_unsupported_reason(model, plans[0], packed=True):
         return
     behind = _read(model, plans, texts, longest, PrefixCache(model, decoder_spec))
     for plan, one, other in zip(plans, padded, behind, strict=True):
@@ -144,8 +144,10 @@ class TestEncoder:
             lambda _, args, given: shapes.append(tuple(given["input_ids"].shape)), with_kwargs=True
         )
         np.testing.assert_allclose(model.encode(TEXTS[:2]), padded[:2], atol=1e-6)
-        # The trial pads once; from then on there is one row a pass.
+        # The trial pads once; from then on, and after that of a shared prefix, there is one row a pass.
         assert [rows for rows, _ in shapes].count(4) == 1
+        with torch.inference_mode():
+            model.reader.executor.prefix_unsupported_reason()
         shapes.clear()
         np.testing.assert_allclose(model.encode(TEXTS), padded, atol=1e-6)
         assert {rows for rows, _ in shapes} == {1}
@@ -155,6 +157,26 @@ class TestEncoder:
         assert packed_up_to(model.reader.model, model.reader.plan) == 0
         assert packed_up_to(model.reader.model, model.reader.plan, "padded") == 0
         assert caplog.messages == []
+
+    def test_a_shared_prefix_is_in_every_row_once(self, folder):
+        template = "In front of every text stands the same long line, and here it comes : {text} . In one word :"
+        model = valuembed.load(folder, "aligned_wva", template=template, dtype="float32")
+        padded = model.encode(TEXTS)
+        reader = model.reader
+        reader.executor.layout = "packed"
+        reader.executor.tokens_per_step = 400
+        with torch.inference_mode():
+            assert reader.executor.prefix_unsupported_reason() is None
+        shapes = []
+        reader.model.register_forward_pre_hook(
+            lambda _, args, given: shapes.append(tuple(given["input_ids"].shape)), with_kwargs=True
+        )
+        np.testing.assert_allclose(model.encode(TEXTS), padded, atol=1e-6)
+        tokens = sum(len(row.ids) for row in reader.tokenize_texts(TEXTS, None, None)[0])
+        prefix = len(reader.texts.prefix(template))
+        assert len(shapes) > 1
+        assert sum(fed for _, fed in shapes) == tokens - (len(TEXTS) - len(shapes)) * prefix
+        assert model.report.reused == len(TEXTS) * prefix
 
     def test_training_pads(self, folder):
         model = valuembed.load(folder, "va")

@@ -6,7 +6,7 @@ from transformers import PreTrainedModel
 
 from valuembed.backbone import Plan
 from valuembed.errors import RecipeError
-from valuembed.execution.capabilities import read_probe, relative_error
+from valuembed.execution.capabilities import beyond_rounding, read_probe
 
 MESSAGE_LINES = 2
 """Of what a compiler complains: where it happened, then what."""
@@ -41,7 +41,7 @@ def compile_layers(model: PreTrainedModel, plan: Plan, *, packed: bool = False) 
     for layer in layers:
         layer.compile(dynamic=True)
     try:
-        reason = relative_error(before, read_probe(model, plan, packed=packed), model.dtype)
+        reason = beyond_rounding(model, plan, before, read_probe(model, plan, packed=packed))
     except Exception as error:
         # A compiler that is missing or fails must not stop anyone: what it would have made faster runs without it.
         said = " ".join(line.strip() for line in str(error).strip().splitlines()[:MESSAGE_LINES])

@@ -17,6 +17,7 @@ from valuembed.backbone import DecoderSpec, Plan, rope_groups
 from valuembed.errors import ReadingError
 from valuembed.execution.capabilities import LayoutName, packed_up_to, prefix_unsupported_reason
 from valuembed.execution.compilation import compile_layers
+from valuembed.execution.fused_norms import fuse_norms, unfuse_norms
 from valuembed.execution.scheduler import Batch, Step, schedule, usual_step
 from valuembed.readout import BatchLayout, PrefixKV, Readout, centre, is_compiled, join, lay_out, read_prefix
 from valuembed.recipes import Recipe
@@ -58,6 +59,7 @@ class Executor:
     Attributes:
         layout: how texts lie in a step: ``"auto"``, ``"padded"`` or ``"packed"``.
         compile: whether layers are compiled before the first pass.
+        fuse: whether RMS norms run as one operation where layers are not compiled; None is on CUDA.
     """
 
     def __init__(self, model: PreTrainedModel, plan: Plan) -> None:
@@ -65,6 +67,8 @@ class Executor:
         self.plan = plan
         self.layout: LayoutName = "auto"
         self.compile = False
+        self.fuse: bool | None = None
+        self._fused = False
         self._tokens_per_step: int | None = None
         self._packing: dict[object, int] = {}
         self._whole: dict[object, str | None] = {}
@@ -91,9 +95,10 @@ class Executor:
     @default_device_and_precision()
     def prefix_unsupported_reason(self) -> str | None:
         """Why texts cannot share what they begin with; found out once for each place the decoder is in."""
-        place = (self.model.config._attn_implementation, self.model.device, self.model.dtype)
+        packed = self.packed_up_to() > 0
+        place = (packed, self.model.config._attn_implementation, self.model.device, self.model.dtype)
         if place not in self._whole:
-            self._whole[place] = prefix_unsupported_reason(self.model, self.plan)
+            self._whole[place] = prefix_unsupported_reason(self.model, self.plan, packed=packed)
         return self._whole[place]
 
     def prefixes(self, texts: int, recipe: Recipe) -> PrefixCache | None:
@@ -138,8 +143,10 @@ class Executor:
         Raises:
             ReadingError: a single text does not fit into memory; or see :class:`valuembed.readout.Readout`.
         """
-        if self.compile and not torch.is_grad_enabled():
-            self._compile()
+        if not torch.is_grad_enabled():
+            self._set_norms()
+            if self.compile:
+                self._compile()
         parts = [part for plan in plans for part in plan.parts]
         read = [done for step in batch.steps for done in self._within_memory(step, parts, prefixes)]
         order = torch.tensor([place for step, _ in read for place in step.places_of_vectors]).argsort(stable=True)
@@ -164,11 +171,12 @@ class Executor:
         return lay_out(
             [sequence.ids for sequence in step.sequences],
             [(0, len(sequence.ids)) if whole else sequence.span for sequence in step.sequences],
-            prefixes.behind(step.prefix) if prefixes is not None and step.p else None,
+            prefixes.behind(step.prefix) if prefixes is not None and step.p and not step.packed else None,
             packed=step.packed,
             device=self.model.device,
             dtype=self.model.dtype,
             several=[sequence.spans or (sequence.span,) for sequence in step.sequences] if several else None,
+            shared=step.p if prefixes is not None else 0,
         )
 
     def _within_memory(
@@ -198,6 +206,17 @@ class Executor:
         if self.model.device.type == "cuda":
             torch.cuda.empty_cache()
         return self._within_memory(step, plans, prefixes)
+
+    def _set_norms(self) -> None:
+        """Fuse norms or take that back; a compiler fuses them by itself."""
+        wanted = self.model.device.type == "cuda" if self.fuse is None else self.fuse
+        if (wanted := wanted and not self.compile) is self._fused:
+            return
+        self._fused = wanted
+        if not wanted:
+            unfuse_norms(self.model)
+        elif reason := fuse_norms(self.model, self.plan):
+            logger.warning("norms are not fused: %s", reason)
 
     def _compile(self) -> None:
         if not is_compiled(self.model) and (

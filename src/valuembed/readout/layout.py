@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
@@ -126,97 +127,109 @@ class PaddedLayout:
 
 
 class PackedLayout:
-    """One row, all texts' tokens one after the other; none of them sees another text's.
+    """One row: what all texts begin with, where they share it, then all texts' own tokens one after the other.
+
+    No text sees another one's tokens. A shared beginning is computed once for the row, in the same pass: its keys and
+    values lie in front of it as those of the texts do, and no layer joins what comes from elsewhere.
 
     Args:
-        lengths: tokens of each text that are fed.
+        lengths: tokens of each text that are its own.
         spans: where in a text, its beginning counted, the tokens of a mean begin and end.
-        prefix: keys and values of p tokens that stand in front of every text; none of them is in a span.
+        p: tokens that all texts begin with, once in front of the row; none of them is in a span.
         device: of the decoder.
         several: ranges of each text, in place of its one span.
     """
+
+    prefix: PrefixKV | None = None
 
     def __init__(
         self,
         lengths: Sequence[int],
         spans: Sequence[tuple[int, int]],
-        prefix: PrefixKV | None = None,
+        p: int = 0,
         device: torch.device | str = "cpu",
         several: Sequence[Sequence[tuple[int, int]]] | None = None,
     ) -> None:
         self.lengths = list(lengths)
-        self.prefix = prefix
-        self.p = prefix.tokens if prefix else 0
+        self.p = p
         self.device = torch.device(device)
-        starts = [0]
-        for length in self.lengths:
-            starts.append(starts[-1] + length)
-        self.starts, self.tokens = starts[:-1], starts[-1]
-        self._last = self._moved([start - 1 for start in starts[1:]])
-        self._of_several = None
-        if several is not None:
-            self._of_several = _range_means(several, [start - self.p for start in self.starts], self.device)
-        covered = [
-            torch.arange(start + begin - self.p, start + end - self.p)
-            for start, (begin, end) in zip(self.starts, spans, strict=True)
-        ]
-        self._span = torch.cat(covered).to(self.device, non_blocking=True)
-        self._span_lengths = self._moved([end - begin for begin, end in spans])
+        self.starts = list(accumulate(self.lengths, initial=p))
+        self.tokens = self.starts.pop()
+        self._last = self._moved([start + length - 1 for start, length in zip(self.starts, self.lengths, strict=True)])
+        # Spans count a beginning that lies in front of the row and not in front of each text.
+        firsts = [start - p for start in self.starts]
+        self._of_several = None if several is None else _range_means(several, firsts, self.device)
+        covered = [end - begin for begin, end in spans]
+        self._span_lengths = self._moved(covered)
+        self._span = None
+        if sum(covered) < self.tokens:
+            begins = [first + begin for first, (begin, _) in zip(firsts, spans, strict=True)]
+            self._span = _to(pooling.range_index(torch.tensor(begins), torch.tensor(covered)), self.device)
 
     def _moved(self, numbers: list[int], dtype: torch.dtype = torch.long) -> Tensor:
-        return torch.tensor(numbers, dtype=dtype).to(self.device, non_blocking=True)
+        return _to(torch.tensor(numbers, dtype=dtype), self.device)
 
     @property
     def values_shape(self) -> tuple[int, int]:
-        """One row; the beginning once, then the tokens that are fed."""
-        return 1, self.p + self.tokens
+        """One row of all tokens."""
+        return 1, self.tokens
 
     @property
     def fed_shape(self) -> tuple[int, int]:
-        """One row of the tokens that are fed."""
+        """The same: all of them are fed."""
         return 1, self.tokens
+
+    @cached_property
+    def query_lengths(self) -> list[int]:
+        """Queries of each stretch of the row that attends by itself: the shared beginning, then each text."""
+        return [self.p, *self.lengths] if self.p else self.lengths
+
+    @cached_property
+    def key_lengths(self) -> list[int]:
+        """Keys of the same stretches: a text's are those of the beginning and its own."""
+        return [self.p, *(self.p + length for length in self.lengths)] if self.p else self.lengths
 
     @cached_property
     def positions(self) -> Tensor:
         """``[1, t]`` where in its text each token stands."""
-        counted = [torch.arange(self.p, self.p + length) for length in self.lengths]
-        return torch.cat(counted)[None].to(self.device, non_blocking=True)
+        begins = [0, *([self.p] * len(self.lengths))] if self.p else [0] * len(self.lengths)
+        return _to(pooling.range_index(torch.tensor(begins), torch.tensor(self.query_lengths))[None], self.device)
 
     @cached_property
     def cu_seqlens_q(self) -> Tensor:
-        """``[b + 1]`` int32 where each text's queries begin, and where the last one's end."""
-        return self._moved([*self.starts, self.tokens], torch.int32)
+        """``[s + 1]`` int32 where the queries of each stretch begin, and where the last one's end."""
+        return self._moved(list(accumulate(self.query_lengths, initial=0)), torch.int32)
 
     @cached_property
     def cu_seqlens_k(self) -> Tensor:
-        """The same for keys, the beginning in front of each text's own."""
-        p = self.p
-        ends = [start + (row + 1) * p for row, start in enumerate([*self.starts[1:], self.tokens])]
-        return self._moved([0, *ends], torch.int32)
+        """The same for keys, in their order of :attr:`key_order`."""
+        return self._moved(list(accumulate(self.key_lengths, initial=0)), torch.int32)
 
     @cached_property
     def key_order(self) -> Tensor | None:
-        """Which of the keys that an attention call is given make up the texts; None for all as they are."""
-        p = self.p
-        if not p:
+        """Which of the row's keys make up those of the stretches; None for all as they are."""
+        if not self.p:
             return None
-        parts = []
+        begins, counts = [0], [self.p]
         for start, length in zip(self.starts, self.lengths, strict=True):
-            parts += [torch.arange(p), torch.arange(p + start, p + start + length)]
-        return torch.cat(parts).to(self.device, non_blocking=True)
+            begins += [0, start]
+            counts += [self.p, length]
+        return _to(pooling.range_index(torch.tensor(begins), torch.tensor(counts)), self.device)
 
     def mean_values(self, values: Tensor) -> Tensor:
-        """``[b, g, d]`` float32 of values ``[1, g, p + t, d]``."""
-        if self._of_several is not None:
-            return self._of_several(values[0, :, self.p :].transpose(0, 1))
-        chosen = values[0, :, self.p :].transpose(0, 1).index_select(0, self._span.to(values.device))
-        return pooling.mean_over_segments(chosen, self._span_lengths)
+        """``[b, g, d]`` float32 of values ``[1, g, t, d]``."""
+        return self._mean(values[0].transpose(0, 1))
 
     def mean_states(self, states: Tensor) -> Tensor:
         """``[b, m]`` float32 of states ``[1, t, m]``."""
+        return self._mean(states[0])
+
+    def _mean(self, signal: Tensor) -> Tensor:
         if self._of_several is not None:
-            return self._of_several(states[0])
-        return pooling.mean_over_segments(states[0].index_select(0, self._span.to(states.device)), self._span_lengths)
+            return self._of_several(signal)
+        if self._span is not None:
+            signal = signal.index_select(0, self._span.to(signal.device))
+        return pooling.mean_over_segments(signal, self._span_lengths)
 
     def last(self, states: Tensor) -> Tensor:
         """``[b, ...]`` float32 of states ``[1, t, ...]``."""
@@ -253,31 +266,35 @@ def lay_out(
     device: torch.device,
     dtype: torch.dtype,
     several: Sequence[Sequence[tuple[int, int]]] | None = None,
+    shared: int = 0,
 ) -> tuple[BatchLayout, dict[str, Any]]:
     """Lay b sequences out as one input of a decoder.
 
     Args:
         ids: token ids of each, those of the prefix among them.
         spans: where in each the tokens of a mean begin and end.
-        prefix: keys and values of the first p tokens of all of them, which are then not fed.
+        prefix: keys and values of the first p tokens of all of them, which are then not fed; of padded rows.
         packed: all in one row; else a row for each.
         device, dtype: of the decoder.
         several: ranges of tokens of each that have a mean of their own, in place of its one span.
+        shared: tokens that all of them begin with and a packed row has once.
 
     Returns:
         The layout, and the keyword arguments of the decoder's forward.
     """
-    p = prefix.tokens if prefix else 0
-    fed = [row[p:] for row in ids]
     if packed:
-        layout = PackedLayout([len(row) for row in fed], spans, prefix, device, several)
+        # A single text is the row as it is.
+        p = shared if len(ids) > 1 else 0
+        layout = PackedLayout([len(row) - p for row in ids], spans, p, device, several)
+        row = [*ids[0][:p], *(token for one in ids for token in one[p:])]
         return layout, {
-            "input_ids": _to(torch.tensor([token for row in fed for token in row])[None], device),
+            "input_ids": _to(torch.tensor(row)[None], device),
             "position_ids": layout.positions,
             # The packed attention needs no mask, and nobody makes one where there is one in its final form.
             "attention_mask": torch.zeros(1, 1, 1, 1, dtype=dtype, device=device),
         }
-    padded, _ = pad_right(fed)
+    p = prefix.tokens if prefix else 0
+    padded, _ = pad_right([row[p:] for row in ids])
     t = p + padded.shape[1]
     last = torch.tensor([len(row) - 1 for row in ids])
     inputs: dict[str, Any] = {

@@ -64,6 +64,17 @@ def mean_over_segments(signal: Tensor, lengths: Tensor) -> Tensor:
         return torch.segment_reduce(signal.float(), "mean", lengths=lengths, axis=0, unsafe=True)
 
 
+def range_index(starts: Tensor, counts: Tensor) -> Tensor:
+    """The numbers of ranges, range after range: ``[sum of counts]``.
+
+    Args:
+        starts: ``[s]`` first number of each.
+        counts: ``[s]`` how many each has.
+    """
+    before = counts.cumsum(0) - counts
+    return torch.arange(int(counts.sum())) + (starts - before).repeat_interleave(counts)
+
+
 class RangeMeans:
     """Means over ranges of tokens, which may overlap, each added up by itself in float32.
 
@@ -82,9 +93,7 @@ class RangeMeans:
         for _, members in groupby(range(len(ranges)), key=portions.__getitem__):
             rows = list(members)
             starts, counts = bounds[rows, 0], lengths[rows]
-            before = counts.cumsum(0) - counts
-            index = torch.arange(int(counts.sum())) + (starts - before).repeat_interleave(counts)
-            self._portions.append((index.to(device), counts.to(device)))
+            self._portions.append((range_index(starts, counts).to(device), counts.to(device)))
 
     def __call__(self, signal: Tensor) -> Tensor:
         """``[s, ...]`` float32 of a signal ``[t, ...]``."""

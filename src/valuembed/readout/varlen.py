@@ -37,7 +37,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scal
 
     Args:
         query: ``[1, h, t, d]``.
-        key, value: ``[1, g, p + t, d]``, the beginning once, in front.
+        key, value: ``[1, g, t, d]``; where texts share a beginning, its tokens are the first of the row.
         layout: where the texts are.
         scaling: of the scores; None is ``d ** -0.5``.
 
@@ -52,15 +52,15 @@ def attend(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scal
 
 
 def plain_kernel(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float | None) -> Tensor:
-    """One call of torch's own attention for each text."""
+    """One call of torch's own attention for each stretch of the row."""
     outputs = []
-    p = layout.p
-    for row, (start, n) in enumerate(zip(layout.starts, layout.lengths, strict=True)):
-        first = start + row * p
-        q = query[start : start + n].transpose(0, 1)[None]
-        k, v = (states[first : first + p + n].transpose(0, 1)[None] for states in (key, value))
+    queries = torch.split(query, layout.query_lengths)
+    keys, values = (torch.split(states, layout.key_lengths) for states in (key, value))
+    for stretch in zip(queries, keys, values, strict=True):
+        q, k, v = (states.transpose(0, 1)[None] for states in stretch)
         # Each token sees the whole beginning, and its own text up to itself.
-        seen = torch.ones(n, p + n, dtype=torch.bool, device=query.device).tril(diagonal=p)
+        n, m = q.shape[2], k.shape[2]
+        seen = torch.ones(n, m, dtype=torch.bool, device=query.device).tril(diagonal=m - n)
         outputs.append(
             F.scaled_dot_product_attention(
                 q, k, v, attn_mask=seen, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
@@ -84,10 +84,9 @@ def fast_kernel(device: str, dtype: torch.dtype) -> Kernel | None:
     from flash_attn import flash_attn_varlen_func
 
     def flash_kernel(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float | None) -> Tensor:
-        longest = max(layout.lengths)
         output: Tensor = flash_attn_varlen_func(
-            query, key, value, layout.cu_seqlens_q, layout.cu_seqlens_k, longest, longest + layout.p,
-            softmax_scale=scaling, causal=True,
+            query, key, value, layout.cu_seqlens_q, layout.cu_seqlens_k, max(layout.query_lengths),
+            max(layout.key_lengths), softmax_scale=scaling, causal=True,
         )  # fmt: skip
         return output
 
@@ -107,11 +106,10 @@ def torch_kernel(varlen_attn: Callable[..., Any]) -> Kernel | None:
     asks = "enable_gqa" in takes
 
     def kernel(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float | None) -> Tensor:
-        longest = max(layout.lengths)
         shared = {"enable_gqa": True} if asks and query.shape[1] != key.shape[1] else {}
         output: Tensor = varlen_attn(
             query.contiguous(), key.contiguous(), value.contiguous(), layout.cu_seqlens_q, layout.cu_seqlens_k,
-            longest, longest + layout.p, scale=scaling, window_size=(-1, 0), **shared,
+            max(layout.query_lengths), max(layout.key_lengths), scale=scaling, window_size=(-1, 0), **shared,
         )  # fmt: skip
         return output
 
