@@ -68,7 +68,7 @@ class TestGivesTheSame:
         expected = valuembed.load(folder, "aligned_wva", dtype="float32").encode(texts)
         model = valuembed.load(folder, "aligned_wva", dtype="float32", compile=True)
         np.testing.assert_allclose(model.encode(texts), expected, atol=1e-5)
-        assert is_compiled(model.reader.model)
+        assert is_compiled(model.reader.model, model.reader.plan.decoder_spec)
 
     # A window of which no other size of the decoder is one: sizes that are alike are compiled as one, then apart.
     @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ class TestGivesTheSame:
         expected = valuembed.load(folder, "aligned_wva", dtype="float32").encode(TEXTS)
         model = valuembed.load(folder, "aligned_wva", dtype="float32", compile=True)
         np.testing.assert_allclose(model.encode(TEXTS), expected, atol=1e-6)
-        assert is_compiled(model.reader.model)
+        assert is_compiled(model.reader.model, model.reader.plan.decoder_spec)
 
     def test_for_every_signal(self, folder, fresh, graphs):
         before = graphs.frame_count
@@ -89,7 +89,7 @@ class TestGivesTheSame:
             # The first compiles, when it is called; models of the same layers after it find most of theirs there.
             assert (graphs.frame_count == before) == (method == "aligned_va")
             np.testing.assert_allclose(model.encode(TEXTS), expected, atol=1e-6, err_msg=method)
-            assert is_compiled(model.reader.model)
+            assert is_compiled(model.reader.model, model.reader.plan.decoder_spec)
             compiled = graphs.frame_count
             model.encode(TEXTS)
             assert graphs.frame_count == compiled > before
@@ -99,7 +99,7 @@ class TestGivesTheSame:
         model = valuembed.load(folder, "wva", dtype="float32", compile=True)
         model.reader.executor.layout = "packed"
         np.testing.assert_allclose(model.encode(TEXTS), expected, atol=1e-6)
-        assert is_compiled(model.reader.model)
+        assert is_compiled(model.reader.model, model.reader.plan.decoder_spec)
 
 
 @pytest.mark.slow
@@ -130,7 +130,7 @@ class TestStaysOutOfTheWay:
         expected = model.encode(TEXTS)
         before = graphs.op_count, graphs.frame_count
         for made in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-            assert not is_compiled(made.reader.model)
+            assert not is_compiled(made.reader.model, made.reader.plan.decoder_spec)
             np.testing.assert_allclose(made.encode(TEXTS), expected, atol=1e-6)
         model.save(str(tmp_path / "saved"))
         np.testing.assert_allclose(valuembed.load(tmp_path / "saved").encode(TEXTS), expected, atol=1e-6)
@@ -152,7 +152,7 @@ class TestStaysOutOfTheWay:
         (said,) = warned(caplog)
         assert said.startswith("layers are not compiled: ")
         assert "No working C++ compiler found" in said
-        assert not is_compiled(model.reader.model)
+        assert not is_compiled(model.reader.model, model.reader.plan.decoder_spec)
 
     def test_a_compiler_that_is_wrong(self, folder, monkeypatch, caplog):
         def double(layer: nn.Module, **options: Any) -> None:

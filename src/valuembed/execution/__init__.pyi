@@ -8,7 +8,7 @@ from .parts import (
     read_parts as read_parts,
     read_token_vectors as read_token_vectors,
 )
-from .report import EncodeReport as EncodeReport, not_finite_error as not_finite_error, warn_of as warn_of
+from .report import EncodeReport as EncodeReport, check_finite as check_finite, warn_of as warn_of
 from .scheduler import (
     TOKENS_PER_STEP as TOKENS_PER_STEP,
     Batch as Batch,

@@ -219,7 +219,7 @@ class Executor:
             logger.warning("norms are not fused: %s", reason)
 
     def _compile(self) -> None:
-        if not is_compiled(self.model) and (
+        if not is_compiled(self.model, self.plan.decoder_spec) and (
             reason := compile_layers(self.model, self.plan, packed=self.packed_up_to() > 0)
         ):
             logger.warning("layers are not compiled: %s", reason)

@@ -28,9 +28,9 @@ from valuembed.data import as_text, as_texts, check_texts
 from valuembed.errors import InputError, RecipeError
 from valuembed.execution import (
     EncodeReport,
+    check_finite,
     collect,
     cpu_memory,
-    not_finite_error,
     read_texts,
     read_token_vectors,
     warn_of,
@@ -71,12 +71,12 @@ class ValueEncoder(SentenceTransformer):
         **dict.fromkeys((CALIBRATION_TYPE, EARLY_CALIBRATION_TYPE), calibration.Calibration),
     }
     report: EncodeReport | None = None
+    _placed: tuple[Any, ...] = ()
 
     @property
     def reader(self) -> ValueTransformer:
         """The module that reads the decoder."""
-        module = self[0]
-        assert isinstance(module, ValueTransformer)
+        module: ValueTransformer = self[0]
         return module
 
     @property
@@ -236,7 +236,7 @@ class ValueEncoder(SentenceTransformer):
         if kwargs["output_value"] is None:
             items: Any = super()._inference(inputs, **kwargs)
             if items:
-                self._check_finite(torch.stack([item["sentence_embedding"] for item in items]))
+                check_finite(torch.stack([item["sentence_embedding"] for item in items]), self.reader.model.dtype)
             return items
         if kwargs["output_value"] == "token_embeddings":
             return self._embed_tokens(inputs, **kwargs)
@@ -333,18 +333,19 @@ class ValueEncoder(SentenceTransformer):
 
     def _finish(self, vectors: Tensor, report: EncodeReport) -> Tensor:
         """Check what one call gave, and report it once."""
-        self._check_finite(vectors)
+        check_finite(vectors, self.reader.model.dtype)
         self.report = report
         if report.truncated or report.blank:
             warn_of(report, self.reader.max_tokens)
         return vectors
 
-    def _check_finite(self, vectors: Tensor) -> None:
-        if not torch.isfinite(vectors).all():
-            raise not_finite_error(vectors, self.reader.model.dtype)
-
     def _resolve_inference_device(self, device: int | str | torch.device | None) -> torch.device:
-        return super()._resolve_inference_device(check_device(device))
+        asked = check_device(device)
+        # Looking at every tensor takes longer than tokenizing, and what was placed together is moved together.
+        if self._placed[:-1] != (self.device, asked, *map(id, self)):
+            target = super()._resolve_inference_device(asked)
+            self._placed = (self.device, asked, *map(id, self), target)
+        return self._placed[-1]  # type: ignore[no-any-return]
 
     def start_multi_process_pool(self, target_devices: list[str] | None = None) -> Any:
         """As ``SentenceTransformer.start_multi_process_pool``; devices that are not there are told before it starts.

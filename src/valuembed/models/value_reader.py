@@ -29,7 +29,7 @@ from valuembed.backbone import (
 )
 from valuembed.backbone.checkpoints import Checkpoint, LoadedFrom, Origin, find_origin
 from valuembed.errors import InputError, UnsupportedModelError, VocabularyWarning
-from valuembed.execution import EncodeReport, Executor, not_finite_error, read_parts, read_texts, use_int8_products
+from valuembed.execution import EncodeReport, Executor, check_finite, read_parts, use_int8_products
 from valuembed.models.centring import general_sentences, saved_means
 from valuembed.readout import install_attention_hooks
 from valuembed.recipes import Recipe, check_takes_parts, describe, preset_for
@@ -226,9 +226,8 @@ class ValueReader(nn.Module):
         if not vectors.numel():
             vectors = finish(vectors.new_zeros(0, self.get_embedding_dimension()).to(self.model.device)).to(device)
         by_text = torch.split(vectors, [len(of_text) for of_text in parts])
-        if not torch.isfinite(vectors).all():
-            # A row for each text, whatever its parts are.
-            raise not_finite_error(torch.stack([of_text.sum()[None] for of_text in by_text]), self.model.dtype)
+        # A row for each text, whatever its parts are.
+        check_finite(torch.stack([of_text.sum()[None] for of_text in by_text]), self.model.dtype)
         found = [TextParts(*of_text) for of_text in zip(by_text, map(list, parts), read.tokens, strict=True)]
         return found, read.report
 
@@ -344,16 +343,12 @@ def _use_int8_products(reader: ValueReader) -> None:
             f"model {reader.origin.name!r} is quantized already, and dtype='int8' would round it once more; leave "
             "dtype out"
         )
-    texts = general_sentences()[::SENTENCES_APART]
-
     # Their vectors are of no use, so nothing is taken away from them, and nothing joined.
     plans = [replace(part, recipe=replace(part.recipe, centring="none"), mean=None) for part in reader.plan.parts]
-
-    def run() -> None:
-        for _ in read_texts(reader.executor, reader.texts, texts, plans, max_tokens=reader.max_tokens):
-            pass
-
-    if not use_int8_products(reader.model.get_submodule(reader.plan.decoder_spec.layers_path), run):
+    texts = zip(*reader.tokenize_texts(general_sentences()[::SENTENCES_APART], None, None), strict=True)
+    batch = reader.executor.batch(list(texts))
+    layers = reader.model.get_submodule(reader.plan.decoder_spec.layers_path)
+    if not use_int8_products(layers, lambda: reader.executor.read(batch, plans)):
         raise UnsupportedModelError(
             f"model {reader.origin.name!r}: the layers of {reader.plan.decoder_spec.architecture} have no linear maps "
             "that could be computed in int8; leave dtype='int8' out"

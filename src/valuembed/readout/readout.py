@@ -149,9 +149,10 @@ class SignalKey:
     layer: int | None
 
 
-def is_compiled(model: PreTrainedModel) -> bool:
+def is_compiled(model: PreTrainedModel, decoder_spec: DecoderSpec) -> bool:
     """Whether any layer is compiled."""
-    return any(module._compiled_call_impl is not None for module in model.modules())
+    layers = model.get_submodule(decoder_spec.layers_path).children()
+    return any(layer._compiled_call_impl is not None for layer in layers)
 
 
 class Readout:
@@ -218,7 +219,7 @@ class Readout:
         What is compiled for every size takes sizes above 1 only.
         """
         single = isinstance(self.layout, PaddedLayout) and 1 in self.layout.fed_shape
-        if (single or self._recorded_gradients) and is_compiled(self.model):
+        if (single or self._recorded_gradients) and is_compiled(self.model, self.decoder_spec):
             return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
         return nullcontext()
 
