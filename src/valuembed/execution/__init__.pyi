@@ -1,6 +1,7 @@
 from . import cpu_memory as cpu_memory
 from .capabilities import LayoutName as LayoutName
 from .compilation import check_compile as check_compile
+from .cpu_memory import tune_memory as tune_memory
 from .executor import SHARED_FROM as SHARED_FROM, Executor as Executor, PrefixCache as PrefixCache
 from .parts import (
     ReadParts as ReadParts,
