@@ -196,7 +196,7 @@ class Bench:
     def parts(self) -> Turns:
         """Vectors of chunks."""
         model = self._load("va")
-        return self._against_products(model, lambda: model.encode_parts([LONG[:2000]] * 4, chunk_tokens=32))
+        return self._against_products(model, lambda: model.encode_parts([LONG[:1000]] * 4, chunk_tokens=32))
 
     def token_vectors(self) -> Turns:
         """Vectors of tokens."""
