@@ -135,7 +135,7 @@ class Bench:
         held = model.reader.model.config.num_hidden_layers
         stock = AutoModel.from_pretrained(self.path, dtype=torch.float32, num_hidden_layers=held).eval()
         assert len(stock.layers) == held
-        return stock  # type: ignore[no-any-return]
+        return stock
 
     def _against_products(self, model: valuembed.ValueEncoder, call: Callable[[], object], times: float = 1) -> Turns:
         """A call of a model, and the bare matrix products of the tokens that it feeds."""
@@ -150,7 +150,7 @@ class Bench:
 
         @torch.inference_mode()
         def forward() -> Tensor:
-            return stock(input_ids=ids, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+            return stock(input_ids=ids, use_cache=False).last_hidden_state
 
         return Turns(lambda: model.encode([text]), forward, times)
 

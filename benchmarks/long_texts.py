@@ -22,6 +22,7 @@ import argparse
 import platform
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,7 +37,9 @@ from real import cpu_name
 from shapes import some_texts
 from throughput import three, wrap
 from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers.utils import logging
 
+from valuembed.errors import TruncationWarning
 from valuembed.evaluation import scoring_versions
 from valuembed.reporting import markdown
 
@@ -131,6 +134,9 @@ def touch(model: torch.nn.Module) -> None:
 def take_turns(told: Connection, name: str, path: str, dtype: str, tokens: int, threads: int) -> None:
     """One contender's process: the text that is sent; seconds, and by how many MB the process grew at most."""
     torch.set_num_threads(threads)
+    # The text is longer than wanted, and everyone cuts it.
+    warnings.simplefilter("ignore", TruncationWarning)
+    logging.disable_progress_bar()
     make, options = CONTENDERS[name]
     run, model = make(path, dtype, tokens, **options)
     touch(model)
