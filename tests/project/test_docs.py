@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from math import prod
+from operator import attrgetter
 from pathlib import Path
+from pkgutil import resolve_name
 from textwrap import dedent
 
 import pytest
@@ -120,6 +122,21 @@ def test_names_in_python_blocks_are_there(page: Path) -> None:
     for block in blocks(page, "python"):
         for module, name in named_of_ours(block.text):
             assert hasattr(import_module(module), name), f"{named(page)}:{block.line}: {module} has no {name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_names_in_prose_are_there(page: Path) -> None:
+    for name in re.findall(r"`(valuembed(?:\.\w+)+)", without_code(page)):
+        assert resolve_name(name) is not None, f"{named(page)}: {name}"
+
+
+def test_what_prose_says_a_model_has_is_there() -> None:
+    pages = " ".join(map(without_code, PAGES))
+    found = set(re.findall(r"`model\.([a-z_]+(?:\.[a-z_]+)*)", pages))
+    assert {"report", "reader.executor.tokens_per_step"} <= found
+    model = valuembed.load("bundled", "va")
+    for name in sorted(found):
+        attrgetter(name)(model)
 
 
 def test_names_of_the_package_are_found_in_code() -> None:
