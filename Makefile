@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo real test quick test-cpus check fix docs clean
+.PHONY: help setup demo real test quick test-cpus guard check fix docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,6 +47,9 @@ quick: $(READY) ## run the tests but for those that are slow, or need a browser,
 
 test-cpus: $(READY) ## run the numeric tests again, as other CPUs would compute them
 	HF_HUB_OFFLINE=1 $(BIN)/python scripts/other_cpus.py
+
+guard: $(READY) ## compare speed with what was recorded on this CPU; three minutes
+	$(BIN)/python benchmarks/guard.py
 
 check: $(READY) ## format, lint, types, and which room imports which
 	$(BIN)/ruff format --check .

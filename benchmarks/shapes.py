@@ -58,6 +58,8 @@ SHAPES = {
     "qwen3-0.6b": Shape(Qwen3Config, 28, 1024, 3072, 16, 8, 128),
     "qwen3-8b": Shape(Qwen3Config, 36, 4096, 12288, 32, 8, 128),
     "llama-2-7b": Shape(LlamaConfig, 32, 4096, 11008, 32, 32, 128),
+    # SmolLM2-135M, but for 12 of its 30 layers.
+    "small": Shape(LlamaConfig, 12, 576, 1536, 9, 3, 64),
     "tiny": Shape(Qwen3Config, 4, 64, 192, 4, 2, 16),
 }
 

@@ -11,9 +11,13 @@ import runpy
 import shlex
 import warnings
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from math import prod
+from operator import attrgetter
 from pathlib import Path
+from pkgutil import resolve_name
+from textwrap import dedent
 
 import pytest
 from transformers import CONFIG_MAPPING
@@ -38,7 +42,8 @@ NO_RUN = "no-run"
 REAL = "real"
 HUB_ID = re.compile(r"""["'][\w.-]+/[\w.-]+(?::[\w.-]+\.gguf)?["']""")
 OURS = ("FutureEOL", "default layers", "MetaEOL", "mean covers", "blank text")
-FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# In a list, a block stands as far to the right as the text of its point.
+FENCE = re.compile(r"^( *)```([^\n]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,8 @@ def named(path: Path) -> str:
 def blocks(page: Path, language: str) -> list[Block]:
     text = page.read_text(encoding="utf-8")
     found = [
-        Block(match[1].split(), match[2], text.count("\n", 0, match.start()) + 2) for match in FENCE.finditer(text)
+        Block(match[2].split(), dedent(match[3]), text.count("\n", 0, match.start()) + 2)
+        for match in FENCE.finditer(text)
     ]
     return [block for block in found if block.info[:1] == [language]]
 
@@ -80,6 +86,19 @@ def imported(script: Path) -> list[str]:
     return sorted({name.partition(".")[0] for name in names})
 
 
+def named_of_ours(code: str) -> list[tuple[str, str]]:
+    """What code takes out of the package, as module and name: by ``from ... import``, or as ``valuembed.NAME``."""
+    found = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom):
+            found += [(node.module or "", alias.name) for alias in node.names]
+        elif isinstance(node, ast.Import):
+            found += [(alias.name, "__name__") for alias in node.names]
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            found.append((node.value.id, node.attr))
+    return [(module, name) for module, name in found if module.partition(".")[0] == "valuembed"]
+
+
 PYTHON_PAGES = [page for page in PAGES if blocks(page, "python")]
 COMMAND_PAGES = [page for page in PAGES if blocks(page, "bash")]
 
@@ -91,12 +110,52 @@ def test_there_is_something_to_run() -> None:
     assert len(EXAMPLES) >= 6
 
 
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_every_block_is_seen(page: Path) -> None:
+    """A fence that the pattern does not pair leaves a line of backticks behind."""
+    assert re.findall(r"^\s*(?:```|~~~).*$", without_code(page), re.MULTILINE) == []
+
+
+@pytest.mark.parametrize("page", PYTHON_PAGES, ids=named)
+def test_names_in_python_blocks_are_there(page: Path) -> None:
+    """Of all blocks, those that are not run among them."""
+    for block in blocks(page, "python"):
+        for module, name in named_of_ours(block.text):
+            assert hasattr(import_module(module), name), f"{named(page)}:{block.line}: {module} has no {name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_names_in_prose_are_there(page: Path) -> None:
+    for name in re.findall(r"`(valuembed(?:\.\w+)+)", without_code(page)):
+        assert resolve_name(name) is not None, f"{named(page)}: {name}"
+
+
+def test_what_prose_says_a_model_has_is_there() -> None:
+    pages = " ".join(map(without_code, PAGES))
+    found = set(re.findall(r"`model\.([a-z_]+(?:\.[a-z_]+)*)", pages))
+    assert {"report", "reader.executor.tokens_per_step"} <= found
+    model = valuembed.load("bundled", "va")
+    for name in sorted(found):
+        attrgetter(name)(model)
+
+
+def test_names_of_the_package_are_found_in_code() -> None:
+    code = "import valuembed.search\nfrom valuembed.execution import no_such\nvaluembed.nor_this()"
+    assert named_of_ours(code) == [
+        ("valuembed.search", "__name__"),
+        ("valuembed.execution", "no_such"),
+        ("valuembed", "nor_this"),
+    ]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PYTHON_PAGES, ids=named)
 def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of a page share a namespace, as for someone who types them one after the other."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
+    # What holds for a whole process has no place in that of the tests.
+    monkeypatch.setattr("valuembed.execution.tune_memory", lambda: None)
     namespace = {"__name__": "__main__"}
     for block in blocks(page, "python"):
         if not {NO_RUN, REAL} & set(block.info):

@@ -22,6 +22,12 @@ STEP_COST, STEP_COST_ON_CPU = 256, 128
 LEAST_TOKENS = 4
 """A shorter prefix is not worth the joining of its keys and values to every text's."""
 
+ATTENTION_REACH = 8192
+"""A padded sequence of t tokens shares p of them where t * t is at most p times this. Behind a prefix attention needs a
+mask ``[t - p, t]``, and computes both of its triangles: 2 h d t^2 operations more in a layer, where p tokens save twice
+the layer's weights each. So this is a layer's weights over h d: 6,000 to 8,000 in decoders of up to a billion weights,
+more in larger ones, which lose a few percent of some lengths by it."""
+
 
 def usual_step(device: torch.device) -> tuple[int, int]:
     """Budget and cost of a step that suit a device, in tokens."""
@@ -85,9 +91,18 @@ def _ends_of_groups(lengths: Sequence[int], group: Callable[[int], Hashable]) ->
         yield first, end
 
 
-def shared_tokens(sequence: TokenSequence, share: bool = True) -> int:
-    """How many tokens at the beginning of a sequence are computed once for many, where prefixes are shared."""
-    return sequence.prefix if share and sequence.prefix >= LEAST_TOKENS else 0
+def shared_tokens(sequence: TokenSequence, share: bool = True, *, packed: bool = False) -> int:
+    """How many tokens at the beginning of a sequence are computed once for many.
+
+    Args:
+        sequence: of t tokens.
+        share: whether prefixes are shared at all.
+        packed: whether it lies in one row with others, where attention needs no mask.
+    """
+    if not share or sequence.prefix < LEAST_TOKENS:
+        return 0
+    pays = packed or len(sequence.ids) ** 2 <= ATTENTION_REACH * sequence.prefix
+    return sequence.prefix if pays else 0
 
 
 @dataclass(frozen=True)
@@ -177,7 +192,7 @@ class Batch:
         """
         alike: dict[Hashable, Step] = {}
         for place, one in enumerate(one for text in texts for one in text):
-            p = shared_tokens(one, share)
+            p = shared_tokens(one, share, packed=packed)
             step = alike.setdefault((tuple(one.ids[:p]), group(len(one.ids) - p)), Step([], [], packed, p))
             step.sequences.append(one)
             step.places.append(place)
@@ -225,8 +240,11 @@ def schedule(
             own.
     """
     k = len(texts[0]) if texts else 1
-    fed = [max(len(one.ids) - shared_tokens(one, share) for one in text) for text in texts]
     packs = [max(len(one.ids) for one in text) <= packed_up_to for text in texts]
+    fed = [
+        max(len(one.ids) - shared_tokens(one, share, packed=takes) for one in text)
+        for text, takes in zip(texts, packs, strict=True)
+    ]
     # Without prefixes the k sequences of a text are in one step.
     within = budget if share else max(1, budget // k)
     batches = []

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -76,8 +76,7 @@ class ValueEncoder(SentenceTransformer):
     @property
     def reader(self) -> ValueTransformer:
         """The module that reads the decoder."""
-        module: ValueTransformer = self[0]
-        return module
+        return cast(ValueTransformer, self[0])
 
     @property
     def recipe(self) -> Recipe:

@@ -303,10 +303,9 @@ def lay_out(
         "position_ids": torch.arange(p, t, device=device).repeat(len(ids), 1),
     }
     if prefix:
-        seen = torch.ones(t - p, t, dtype=torch.bool, device=device).tril(diagonal=p)
-        hidden = torch.zeros(t - p, t, dtype=dtype, device=device)
         # A mask in its final form is passed on as it is: each token sees the prefix, and its own text up to itself.
-        inputs["attention_mask"] = hidden.masked_fill_(~seen, torch.finfo(dtype).min)[None, None]
+        hidden = torch.full((t - p, t), torch.finfo(dtype).min, dtype=dtype, device=device)
+        inputs["attention_mask"] = hidden.triu_(diagonal=p + 1)[None, None]
     mask = pooling.span_mask(_to(torch.tensor(spans), device), t)
     return PaddedLayout(_to(last, device), mask, prefix, several), inputs
 
