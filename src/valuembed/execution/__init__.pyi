@@ -9,7 +9,7 @@ from .parts import (
     read_parts as read_parts,
     read_token_vectors as read_token_vectors,
 )
-from .report import EncodeReport as EncodeReport, check_finite as check_finite, warn_of as warn_of
+from .report import EncodeReport as EncodeReport, warn_of as warn_of
 from .scheduler import (
     TOKENS_PER_STEP as TOKENS_PER_STEP,
     Batch as Batch,
@@ -17,4 +17,9 @@ from .scheduler import (
     shared_tokens as shared_tokens,
     usual_step as usual_step,
 )
-from .stream import BatchResult as BatchResult, collect as collect, read_texts as read_texts
+from .stream import (
+    BatchResult as BatchResult,
+    check_vectors as check_vectors,
+    collect as collect,
+    read_texts as read_texts,
+)

@@ -37,21 +37,16 @@ class EncodeReport:
         return cls(*(sum(counts) for counts in zip(*(astuple(report) for report in reports), strict=True)))
 
 
-def check_finite(vectors: Tensor, dtype: torch.dtype) -> None:
-    """Raise where vectors of a call are NaN or infinite.
+def not_finite_error(vectors: Tensor, dtype: torch.dtype) -> NotFiniteError:
+    """The error for vectors ``[b, width]`` some of which are NaN or infinite, with their rows.
 
     Args:
-        vectors: ``[b, width]``, all of the call.
+        vectors: all of a call.
         dtype: that the decoder computes in.
-
-    Raises:
-        NotFiniteError: some are; it names their rows.
     """
-    if torch.isfinite(vectors).all():
-        return
     bad = (~torch.isfinite(vectors).all(dim=1)).nonzero().flatten().tolist()
     rows = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
-    raise NotFiniteError(
+    return NotFiniteError(
         f"the embedding of {counted(len(bad), 'text')} is not finite (NaN or infinite): "
         f"{inflected(len(bad), 'row')} {rows}; the weights are damaged or {dtype} overflows in this "
         "model, try dtype='float32'"

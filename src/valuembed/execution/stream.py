@@ -17,7 +17,7 @@ from valuembed._utils.progress import step_done
 from valuembed.backbone import Plan
 from valuembed.errors import UnknownTokenError
 from valuembed.execution.executor import Executor, PrefixCache
-from valuembed.execution.report import EncodeReport
+from valuembed.execution.report import EncodeReport, not_finite_error
 from valuembed.execution.scheduler import Batch
 from valuembed.tokenization import TextTokenizer, TokenSequence
 
@@ -164,6 +164,20 @@ def collect(
             gather.put(result.rows, vectors)
         done.add(result)
     return [gather.all() for gather in gathers], done.report()
+
+
+def check_vectors(vectors: Tensor, dtype: torch.dtype) -> None:
+    """Raise where vectors of a call are NaN or infinite.
+
+    Args:
+        vectors: ``[b, width]``, all of the call.
+        dtype: that the decoder computes in.
+
+    Raises:
+        NotFiniteError: some are; it names their rows.
+    """
+    if not torch.isfinite(vectors).all():
+        raise not_finite_error(vectors, dtype)
 
 
 class Tally:

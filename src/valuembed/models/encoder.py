@@ -28,7 +28,7 @@ from valuembed.data import as_text, as_texts, check_texts
 from valuembed.errors import InputError, RecipeError
 from valuembed.execution import (
     EncodeReport,
-    check_finite,
+    check_vectors,
     collect,
     cpu_memory,
     read_texts,
@@ -235,7 +235,7 @@ class ValueEncoder(SentenceTransformer):
         if kwargs["output_value"] is None:
             items: Any = super()._inference(inputs, **kwargs)
             if items:
-                check_finite(torch.stack([item["sentence_embedding"] for item in items]), self.reader.model.dtype)
+                check_vectors(torch.stack([item["sentence_embedding"] for item in items]), self.reader.model.dtype)
             return items
         if kwargs["output_value"] == "token_embeddings":
             return self._embed_tokens(inputs, **kwargs)
@@ -332,7 +332,7 @@ class ValueEncoder(SentenceTransformer):
 
     def _finish(self, vectors: Tensor, report: EncodeReport) -> Tensor:
         """Check what one call gave, and report it once."""
-        check_finite(vectors, self.reader.model.dtype)
+        check_vectors(vectors, self.reader.model.dtype)
         self.report = report
         if report.truncated or report.blank:
             warn_of(report, self.reader.max_tokens)

@@ -29,7 +29,7 @@ from valuembed.backbone import (
 from valuembed.backbone.checkpoints import check_recipe, locate, saved_config
 from valuembed.data import as_texts, check_texts
 from valuembed.errors import RecipeError
-from valuembed.execution import BatchResult, EncodeReport, check_finite, collect, read_texts
+from valuembed.execution import BatchResult, EncodeReport, check_vectors, collect, read_texts
 from valuembed.models.calibration import Calibration
 from valuembed.models.centring import centre_plans
 from valuembed.models.recipe_choice import resolve_for
@@ -191,7 +191,7 @@ class MultiReadout:
                 texts, groups, role=role, prompt=prompt, device="cpu", finished=True, bar=bar
             )
         for name, vectors in found.items():
-            check_finite(vectors, self.reader.model.dtype)
+            check_vectors(vectors, self.reader.model.dtype)
             result[name] = vectors.reshape(len(texts), widths[name]).numpy()
         return {name: result[name] for name in wanted}
 

@@ -19,7 +19,7 @@ from valuembed._utils.torch_settings import building, default_device_and_precisi
 from valuembed.backbone import LoadKwargs, LoadOptions, compute_dtype_of
 from valuembed.backbone.checkpoints import locate, saved_config
 from valuembed.data import as_text, as_texts, check_texts
-from valuembed.execution import EncodeReport, check_finite, collect, read_texts, warn_of
+from valuembed.execution import EncodeReport, check_vectors, collect, read_texts, warn_of
 from valuembed.models.centring import centre_reader
 from valuembed.models.reader_loading import load_reader
 from valuembed.models.recipe_choice import DEFAULT_METHOD
@@ -132,7 +132,7 @@ class TextEncoder:
             )  # fmt: skip
             read, report = collect(results, texts, "cpu", _finish, bar)
         vectors = read[0] if read else torch.empty(0, 0)
-        check_finite(vectors, reader.model.dtype)
+        check_vectors(vectors, reader.model.dtype)
         self.report = report
         warn_of(report, self.max_seq_length)
         found: NDArray[np.float32] = vectors.reshape(len(texts), self.get_embedding_dimension()).numpy()

@@ -29,7 +29,7 @@ from valuembed.backbone import (
 )
 from valuembed.backbone.checkpoints import Checkpoint, LoadedFrom, Origin, find_origin
 from valuembed.errors import InputError, UnsupportedModelError, VocabularyWarning
-from valuembed.execution import EncodeReport, Executor, check_finite, read_parts, use_int8_products
+from valuembed.execution import EncodeReport, Executor, check_vectors, read_parts, use_int8_products
 from valuembed.models.centring import general_sentences, saved_means
 from valuembed.readout import install_attention_hooks
 from valuembed.recipes import Recipe, check_takes_parts, describe, preset_for
@@ -227,7 +227,7 @@ class ValueReader(nn.Module):
             vectors = finish(vectors.new_zeros(0, self.get_embedding_dimension()).to(self.model.device)).to(device)
         by_text = torch.split(vectors, [len(of_text) for of_text in parts])
         # A row for each text, whatever its parts are.
-        check_finite(torch.stack([of_text.sum()[None] for of_text in by_text]), self.model.dtype)
+        check_vectors(torch.stack([of_text.sum()[None] for of_text in by_text]), self.model.dtype)
         found = [TextParts(*of_text) for of_text in zip(by_text, map(list, parts), read.tokens, strict=True)]
         return found, read.report
 

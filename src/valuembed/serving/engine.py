@@ -16,7 +16,7 @@ from valuembed.backbone import embedding_rows
 from valuembed.backbone.checkpoints import check_recipe
 from valuembed.data import check_text
 from valuembed.errors import InputError, TemplateError, UnknownTokenError
-from valuembed.execution import SHARED_FROM, PrefixCache, check_finite, shared_tokens, usual_step
+from valuembed.execution import SHARED_FROM, PrefixCache, check_vectors, shared_tokens, usual_step
 from valuembed.models import PROMPT_NAMES, Calibration, ValueEncoder
 from valuembed.recipes import Recipe, resolve_recipe
 from valuembed.serving.jobs import MOST_TEMPLATES, EmbedRequest, Engine, ModelFacts, Text, Tokenized
@@ -113,7 +113,7 @@ class EncoderEngine(Engine):
         vectors = self.encoder.through_later_modules(reader.executor.read(planned, [reader.plan], prefixes)[0])
         if self.encoder.truncate_dim is not None:
             vectors = truncate_embeddings(vectors, self.encoder.truncate_dim)
-        check_finite(vectors, reader.model.dtype)
+        check_vectors(vectors, reader.model.dtype)
         found: NDArray[np.float32] = vectors.float().cpu().numpy()
         return found
 

@@ -23,7 +23,7 @@ from valuembed.backbone import (
     trace_architecture,
 )
 from valuembed.errors import InputError, LayerError, RecipeError, UnsupportedModelError
-from valuembed.execution import check_finite
+from valuembed.execution import check_vectors
 from valuembed.models import ValueEncoder
 from valuembed.readout import CachedValues, mean_of_cached, span_mask, unit
 from valuembed.recipes import (
@@ -137,7 +137,7 @@ class CacheReader:
         rows = range(all_rows) if rows is None else rows
         mask = _counted(span, attention_mask, rows, all_rows, held.seen).to(held.values.device)
         vectors = mean_of_cached(self.decoder, self.plan, values, mask, rows)
-        check_finite(vectors, held.values.dtype)
+        check_vectors(vectors, held.values.dtype)
         if self._encoder is not None:
             vectors = self._encoder.through_later_modules(vectors)
         return unit(vectors) if normalize else vectors
