@@ -276,11 +276,12 @@ LLAMA_CPP: dict[str, tuple[Callable[..., Contender], dict[str, Any]]] = {
 }
 """llama.cpp in the settings that decide its speed; of these its best one counts."""
 PRECISIONS: dict[str, tuple[Callable[..., Contender], dict[str, Any]]] = {
-    f"VA, {weights}{', compiled' if compiled else ''}": (
+    f"{name}, {weights}{', compiled' if compiled else ''}": (
         ours,
-        {"method": "va", "weights": weights, "compile": compiled},
+        {"method": method, "weights": weights, "compile": compiled},
     )
+    for name, method in (("VA", "va"), ("AlignedWVA + PromptEOL", "aligned_wva"))
     for weights in ("float32", "bfloat16", "int8", "fp8")
     for compiled in (False, True)
 }
-"""VA in the precisions that weights can have."""
+"""Two methods in the precisions that weights can have."""

@@ -56,17 +56,22 @@ RATIOS = [
     ("VA", "sentence-transformers mean pooling, batches of 128", "", ""),
     ("VA, compiled", "sentence-transformers mean pooling, batches of 128", "", ""),
     ("VA, int8", "sentence-transformers mean pooling, batches of 128", "", ""),
+    ("VA, int8, compiled", "sentence-transformers mean pooling, batches of 128", "", ""),
     ("AlignedWVA + PromptEOL", "PromptEOL as published", "1.6", ""),
     ("AlignedWVA + PromptEOL, compiled", "PromptEOL as published", "2.2", "3.0"),
     ("AlignedWVA + PromptEOL", "PromptEOL, tuned", "", ""),
     ("AlignedWVA + PromptEOL, compiled", "PromptEOL, tuned", "", ""),
+    ("AlignedWVA + PromptEOL, int8", "PromptEOL, tuned", "", ""),
+    ("AlignedWVA + PromptEOL, int8, compiled", "PromptEOL, tuned", "", ""),
     ("AlignedWVA + PromptEOL", "MetaEOL as published", "10", "20"),
     ("AlignedWVA + PromptEOL, compiled", "MetaEOL as published", "10", "20"),
     ("MetaEOL, ours", "MetaEOL as published", "2.0", "3.0"),
     ("MetaEOL, ours, compiled", "MetaEOL as published", "2.0", "3.0"),
 ]
 """Ours, a peer, and how many times as fast we want to be at least and at best."""
-BESIDE = ("VA, int8", "VA, int8, compiled")
+BESIDE = tuple(
+    f"{name}, int8{compiled}" for name in ("VA", "AlignedWVA + PromptEOL") for compiled in ("", ", compiled")
+)
 """Of the precisions of weights, those that are looked at with a real decoder."""
 EVERY = {name: 8 for name in CONTENDERS if name.startswith("MetaEOL")}
 """Some get only every so many-th text."""
@@ -137,8 +142,9 @@ def measure(
 ) -> tuple[dict[str, list[tuple[int, float, Work]]], dict[str, float]]:
     """For each contender and round: texts, seconds, work; and the score of its vectors."""
     texts = [*pairs.sentences1, *pairs.sentences2] if pairs else some_texts(args.texts)
-    names = args.only or [*CONTENDERS, *(BESIDE if args.model else ())]
-    names = [*names, *(f"{name}: {file.name}" for file in args.gguf for name in LLAMA_CPP)]
+    names = args.only or [*CONTENDERS, *(BESIDE if args.model else ()), *LLAMA_CPP]
+    files = {name: [f"{name}: {file.name}" for file in args.gguf] for name in LLAMA_CPP}
+    names = [each for name in names for each in files.get(name, [name])]
     scores: dict[str, float] = {}
     if MACHINE not in names:
         names.append(MACHINE)
@@ -185,7 +191,8 @@ def report(args: argparse.Namespace, found: dict[str, list[tuple[int, float, Wor
 
     best = [work.flops for _, _, work in found[MACHINE]]
     given = f"--model DIR/{args.model.name} --sts {args.sts.name}" if args.model else f"--shape {args.shape}"
-    given += "".join(f" --gguf DIR/{file.name}" for file in args.gguf)
+    given += " --gguf " + " ".join(f"DIR/{file.name}" for file in args.gguf) if args.gguf else ""
+    given += " --only " + " ".join(f"'{name}'" for name in args.only) if args.only else ""
     if args.model:
         about = f"The decoder {args.model.name}, {args.texts} sentences of {args.sts.name}"
     else:
@@ -196,8 +203,8 @@ def report(args: argparse.Namespace, found: dict[str, list[tuple[int, float, Wor
     lines = [
         "# Throughput",
         "",
-        f"`python benchmarks/throughput.py {given} --texts {args.texts} --rounds {args.rounds} "
-        f"--dtype {args.dtype} --device {args.device}`",
+        f"`python benchmarks/throughput.py {given} --texts {args.texts} --rounds {args.rounds} --dtype {args.dtype} "
+        f"--device {args.device}`",
         "",
         *wrap(
             f"{about}, {args.dtype}, {_device(args.device)}, {args.threads} threads, torch {torch.__version__}, Python "
@@ -219,7 +226,9 @@ def report(args: argparse.Namespace, found: dict[str, list[tuple[int, float, Wor
         "|:--|:--|--:|--:|--:|",
     ]
     of_files = [
-        (ours, fastest(found, file.name), "3", "5") for file in args.gguf for ours in ("VA", "VA, compiled", *BESIDE)
+        (ours, fastest(found, file.name), "3", "5")
+        for file in args.gguf
+        for ours in ("VA", "VA, compiled", *BESIDE[:2])
     ]
     for one, other, least, aim in [*RATIOS, *of_files]:
         if one in found and other in found:
@@ -314,7 +323,9 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--only", nargs="+", choices=CONTENDERS, help="not all of them")
+    parser.add_argument(
+        "--only", nargs="+", choices=CONTENDERS | PRECISIONS | LLAMA_CPP, help="not all of them", metavar="NAME"
+    )
     parser.add_argument("--name", default="throughput", help="of the file that is written")
     args = parser.parse_args()
     args.texts = args.texts or {"speed": 400, "memory": 100_000}[args.what]
