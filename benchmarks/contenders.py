@@ -79,11 +79,14 @@ def ours(
 
 
 def mean_pooling(path: str, device: str, dtype: str) -> Any:
-    """Sentence-transformers' own model for any checkpoint: mean pooling of the last hidden states."""
+    """Sentence-transformers' own model for any checkpoint: mean pooling of the last hidden states of the plain text.
+
+    It would put a text into the chat template of a tokenizer that has one, which is several times the tokens.
+    """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
-    body = Transformer(path, model_kwargs={"dtype": getattr(torch, dtype)})
+    body = Transformer(path, model_kwargs={"dtype": getattr(torch, dtype)}, processor_kwargs={"chat_template": None})
     if body.tokenizer.pad_token is None:
         body.tokenizer.pad_token = body.tokenizer.eos_token
     return SentenceTransformer(modules=[body, Pooling(body.get_embedding_dimension(), "mean")], device=device)

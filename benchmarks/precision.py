@@ -1,10 +1,9 @@
-"""What a precision of the weights costs in quality, and what it gives in speed and memory.
+"""What a precision costs in quality, and what it gives in speed and memory, with a real decoder.
 
-    python benchmarks/precision.py --task sts:FILE [--shape qwen3-0.6b] [--texts 200] [--rounds 3] [--device cpu]
+    python benchmarks/precision.py --model DIR --sts FILE [--texts 400] [--rounds 3] [--device cpu] [--weights NAME ...]
 
-Speed and memory on a random bfloat16 checkpoint of the shape, everyone in a process of its own, in turns; quality with
-the bundled model, whose weights are bfloat16 too: its score on the task, and the lowest cosine of a text's vector to
-that of float32. Needs the extra ``quantize``. Written beside this script: precision.md.
+Everyone in a process of its own, in turns; quality by the score of the same sentences' cosines, and by the cosines of
+the vectors to those of float32. ``fp8`` needs the extra ``quantize``. Written beside this script: precision.md.
 """
 
 from __future__ import annotations
@@ -16,21 +15,16 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import argparse
-import platform
-import tempfile
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 from contenders import PRECISIONS
-from shapes import SHAPES, make_checkpoint, some_texts
-from throughput import contenders, three, wrap
+from throughput import contenders, device_name, pairs_of, score_of, three, wrap
 from torch import Tensor
 
 import valuembed
-from valuembed.data.labelled import read_sts
-from valuembed.evaluation.runner import evaluate
+from valuembed.data import StsFile
 
 HERE = Path(__file__).parent
 WEIGHTS = ("float32", "bfloat16", "int8", "fp8")
@@ -45,33 +39,34 @@ def size(weight: Tensor) -> int:
     return weight.numel() * weight.element_size()
 
 
-def megabytes(path: Path, weights: str) -> float:
+def megabytes(decoder: torch.nn.Module) -> float:
     """What a decoder's weights take, embeddings among them."""
-    model = valuembed.load(path, "va", dtype=weights, device="cpu")
-    return sum(size(weight.data) for weight in model.reader.model.parameters()) / 2**20
+    held = {id(tensor): size(tensor.data) for tensor in (*decoder.parameters(), *decoder.buffers())}
+    return sum(held.values()) / 2**20
 
 
-def quality(task: str, device: str) -> dict[str, list[str]]:
-    """For each precision and method a score and the lowest cosine."""
-    pairs = read_sts(task.removeprefix("sts:"))
-    texts = list(dict.fromkeys(pairs.sentences1))
-    found: dict[str, list[str]] = {weights: [] for weights in WEIGHTS}
+def quality(args: argparse.Namespace, pairs: StsFile) -> tuple[dict[str, list[str]], dict[str, tuple[str, float]]]:
+    """For each precision a score, the mean and the lowest cosine of each method; what it computes in, and megabytes."""
+    texts = [*pairs.sentences1, *pairs.sentences2]
+    found: dict[str, list[str]] = {weights: [] for weights in args.weights}
+    held: dict[str, tuple[str, float]] = {}
     for method in METHODS:
-        exact = valuembed.load("bundled", method, dtype="float32", device=device).encode(texts)
-        for weights in WEIGHTS:
-            vectors = valuembed.load("bundled", method, dtype=weights, device=device).encode(texts)
-            made = evaluate("bundled", method, task, dtype=weights, device=device, progress=False)
-            (score,) = made.scores
-            found[weights] += [f"{score.score:.2f}", f"{np.einsum('ij,ij->i', vectors, exact).min():.4f}"]
-    return found
+        exact = valuembed.load(args.model, method, dtype="float32", device=args.device).encode(texts)
+        for weights in args.weights:
+            model = valuembed.load(args.model, method, dtype=weights, device=args.device)
+            held.setdefault(weights, (model.compute_dtype, megabytes(model.reader.model)))
+            vectors = model.encode(texts)
+            cosines = np.einsum("ij,ij->i", vectors, exact)
+            found[weights] += [f"{score_of(vectors, pairs):.2f}", f"{cosines.mean():.4f}", f"{cosines.min():.4f}"]
+    return found, held
 
 
-def speed(args: argparse.Namespace, path: Path) -> dict[str, list[float]]:
-    """Times as fast as bfloat16 eager, round by round."""
-    texts = some_texts(args.texts)
-    names = [name for name in PRECISIONS if name.startswith("VA")]
-    pace: dict[str, list[float]] = {name: [] for name in names}
-    with contenders(names, path, args) as lines:
+def speed(args: argparse.Namespace, pairs: StsFile) -> dict[str, list[float]]:
+    """Times as fast as float32 that is not compiled, round by round."""
+    texts = [*pairs.sentences1, *pairs.sentences2]
+    names = [f"VA, {weights}{how}" for weights in args.weights for how in ("", ", compiled")]
+    pace: dict[str, list[float]] = {name: [] for name in names if name in PRECISIONS}
+    with contenders(list(pace), args.model, args) as lines:
         # The first turn warms up.
         for number in range(args.rounds + 1):
             for name, line in lines.items():
@@ -80,46 +75,53 @@ def speed(args: argparse.Namespace, path: Path) -> dict[str, list[float]]:
                 if number:
                     pace[name].append(len(texts) / seconds)
                 print(f"round {number}: {name} {len(texts) / seconds:.2f} texts/s", flush=True)
-    usual = pace["VA, bfloat16"]
+    usual = pace["VA, float32"]
     return {name: [one / other for one, other in zip(found, usual, strict=True)] for name, found in pace.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", required=True, help="sts:FILE")
-    parser.add_argument("--shape", choices=SHAPES, default="qwen3-0.6b")
-    parser.add_argument("--texts", type=int, default=200)
+    parser.add_argument("--model", type=Path, required=True, help="folder of a decoder")
+    parser.add_argument("--sts", type=Path, required=True, help="file of pairs whose sentences are embedded")
+    parser.add_argument("--texts", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--weights", nargs="+", choices=WEIGHTS, default=list(WEIGHTS), help="float32 among them")
     args = parser.parse_args()
-    args.dtype = "bfloat16"
-    scores = quality(args.task, args.device)
-    with tempfile.TemporaryDirectory() as folder:
-        path = make_checkpoint(Path(folder), args.shape, args.dtype)
-        sizes = {weights: megabytes(path, weights) for weights in WEIGHTS}
-        pace = speed(args, path)
-    device = torch.cuda.get_device_name() if args.device == "cuda" else f"CPU ({platform.machine()})"
+    if "float32" not in args.weights:
+        parser.error("--weights float32 is what the others are compared with")
+    args.dtype = "float32"
+    pairs = pairs_of(args)
+    assert pairs is not None
+    torch.set_num_threads(args.threads)
+    scores, held = quality(args, pairs)
+    pace = speed(args, pairs)
     lines = [
-        "# Precision of the weights",
+        "# Precision",
         "",
-        f"`python benchmarks/precision.py --task sts:{Path(args.task.removeprefix('sts:')).name} --shape {args.shape} "
-        f"--texts {args.texts} --rounds {args.rounds} --device {args.device}`",
+        f"`python benchmarks/precision.py --model DIR/{args.model.name} --sts {args.sts.name} --texts {args.texts} "
+        f"--rounds {args.rounds} --device {args.device} --weights {' '.join(args.weights)}`",
         "",
         *wrap(
-            f"{device}, {args.threads} threads, torch {torch.__version__}, torchao {version('torchao')}. Speed and "
-            f"memory: VA, default layers, a random bfloat16 checkpoint in the shape of {args.shape}, {args.texts} "
-            "texts of log-normal length; times as fast as bfloat16 that is not compiled, median (lowest-highest) of "
-            "the rounds. int8 and fp8 compute in bfloat16. Quality: the bundled model; Spearman x 100 on the task, and "
-            "the lowest cosine of a text's vector to that of float32, which holds the same weights."
+            f"{args.model.name}, {args.texts} sentences of {args.sts.name}, {device_name(args.device)}, {args.threads} "
+            f"threads, torch {torch.__version__}. Speed: VA, times as fast as float32 that is not compiled, median "
+            "(lowest-highest) of the rounds, everyone in turns. Quality: 100 times Spearman's correlation of the "
+            "cosines with the labels, and the cosines of the vectors to those of float32."
         ),
         "",
-        "| weights | MB | not compiled | compiled | VA | lowest cosine | AlignedWVA, PromptEOL | lowest cosine |",
-        "|:--|--:|--:|--:|--:|--:|--:|--:|",
+        "| dtype | computes in | MB | as it is | compiled | VA | mean, lowest cosine | AlignedWVA, PromptEOL | mean, "
+        "lowest cosine |",
+        "|:--|:--|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for weights in WEIGHTS:
+    for weights in args.weights:
         one, other = (three(pace[f"VA, {weights}{how}"]) for how in ("", ", compiled"))
-        lines.append(f"| {weights} | {sizes[weights]:.0f} | {one} | {other} | {' | '.join(scores[weights])} |")
+        computed, megabytes_held = held[weights]
+        va, va_mean, va_least, aligned, aligned_mean, aligned_least = scores[weights]
+        lines.append(
+            f"| {weights} | {computed} | {megabytes_held:.0f} | {one} | {other} | {va} | {va_mean}, {va_least} | "
+            f"{aligned} | {aligned_mean}, {aligned_least} |"
+        )
     (HERE / "precision.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 
