@@ -84,6 +84,7 @@ class TestWhatIsAsked:
 
         monkeypatch.setattr(ctypes, "CDLL", opened)
         assert not cpu_memory.keep_freed_memory()
+        cpu_memory.release_freed_memory()
         assert asked == []
 
     def test_loading_and_encoding_ask_for_nothing(self, asked, monkeypatch):
@@ -100,6 +101,39 @@ class TestWhatIsAsked:
         monkeypatch.setattr(running, "cpu_memory", SimpleNamespace(tune_memory=None))
         assert running.started("--version").code == 0
         assert asked == [True]
+
+
+HOLES = """
+import ctypes
+import torch
+from valuembed.execution import cpu_memory
+
+def resident():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS")) // 1024
+
+cpu_memory.keep_freed_memory()
+before = resident()
+large = []
+small = []
+for _ in range(200):
+    large.append(torch.ones(2**18))
+    small.append(torch.ones(2**10))
+large.clear()
+kept = resident()
+cpu_memory.release_freed_memory()
+print(kept - before, resident() - before)
+"""
+"""Blocks of a megabyte with small ones between them, of which the large ones are freed."""
+
+
+@pytest.mark.process
+@GLIBC
+def test_holes_are_given_back():
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    ran = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, text=True, check=True, env=clean)
+    kept, left = map(int, ran.stdout.split())
+    assert kept > 150
+    assert left < 50
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from typing import Any
 
 MEGABYTE = 2**20
 TRIM, TOP_PAD, MMAP = (-1, 512 * MEGABYTE), (-2, 64 * MEGABYTE), (-3, 64 * MEGABYTE)
@@ -41,9 +42,21 @@ def keep_freed_memory() -> bool:
     """
     if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         return False
+    library = _glibc()
+    return library is not None and all(library.mallopt(name, value) for name, value in (TRIM, TOP_PAD, MMAP))
+
+
+def release_freed_memory() -> None:
+    """Give memory that is free back to the kernel, where glibc would keep it because later blocks lie behind it."""
+    if (library := _glibc()) is not None:
+        library.malloc_trim(0)
+
+
+def _glibc() -> Any:
+    """The process's C library; None where it is another one."""
     try:
         library = ctypes.CDLL(None)
         library.gnu_get_libc_version  # noqa: B018
     except (OSError, TypeError, AttributeError):
-        return False
-    return all(library.mallopt(name, value) for name, value in (TRIM, TOP_PAD, MMAP))
+        return None
+    return library

@@ -7,12 +7,16 @@ SmoothQuant, arXiv 2211.10438; here with the root mean square over the channels 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from valuembed.execution import cpu_memory
 
 SMOOTHING = 0.6
 """How much of the difference between channels goes from the activations to the weights; 0.5 and 0.7 are as good."""
@@ -115,51 +119,62 @@ def use_int8_products(layers: nn.Module, run: Callable[[], object]) -> int:
         How many maps there are.
     """
     # Adapters stay as they are, for they are narrow, and may be taken off.
-    paths = {
-        module: path
-        for path, module in layers.named_modules()
-        if type(module) is nn.Linear
-        and min(module.in_features, module.out_features) >= LEAST_WIDTH
-        and not any(name.startswith("lora_") for name in path.split("."))
-    }
-    channels = _Channels(paths)
+    channels = _Channels(
+        {
+            path: module
+            for path, module in layers.named_modules()
+            if type(module) is nn.Linear
+            and min(module.in_features, module.out_features) >= LEAST_WIDTH
+            and not any(name.startswith("lora_") for name in path.split("."))
+        }
+    )
     with torch.no_grad():
         run()
     channels.remove()
-    silent = [[module] for module in paths if module not in channels.power]
-    for group in [*channels.groups, *silent]:
-        smoothing = _smoothing(group, channels.power[group[0]]) if group[0] in channels.power else None
-        for place, module in enumerate(group):
-            layers.set_submodule(paths[module], Int8Linear(module, smoothing, place, len(group)))
-    return len(paths)
+    for group in channels.all_groups():
+        maps: list[Any] = [layers.get_submodule(path) for path in group]
+        smoothing = _smoothing(maps, channels.power[group[0]]) if group[0] in channels.power else None
+        for place, (path, linear) in enumerate(zip(group, maps, strict=True)):
+            layers.set_submodule(path, Int8Linear(linear, smoothing, place, len(group)))
+    # The weights in their own precision, of which nothing is needed any more.
+    cpu_memory.release_freed_memory()
+    return len(channels.paths)
 
 
 class _Channels:
-    """How large the channels of what goes into linear maps are, and which of them take the same states in a row."""
+    """How large the channels of what goes into linear maps are, and which of them take the same states in a row.
 
-    def __init__(self, modules: Iterable[nn.Linear]) -> None:
-        self.groups: list[list[nn.Linear]] = []
-        self.power: dict[nn.Linear, Tensor] = {}
+    Maps are known by their paths, so that each can be let go when its successor is made.
+    """
+
+    def __init__(self, maps: Mapping[str, nn.Linear]) -> None:
+        self.paths = list(maps)
+        self.groups: list[list[str]] = []
+        self.power: dict[str, Tensor] = {}
         self._before: Tensor | None = None
-        self._hooks = [module.register_forward_pre_hook(self._look) for module in modules]
+        self._hooks = [module.register_forward_pre_hook(partial(self._look, path)) for path, module in maps.items()]
 
-    def _look(self, module: nn.Linear, args: tuple[Tensor, ...]) -> None:
+    def _look(self, path: str, module: nn.Linear, args: tuple[Tensor, ...]) -> None:
         (states,) = args
         rows = states.reshape(-1, module.in_features).float()
         power = rows.div(rows.norm(dim=1, keepdim=True).clamp_min(SMALLEST)).square().sum(dim=0)
-        if module in self.power:
-            power += self.power[module]
+        if path in self.power:
+            power += self.power[path]
         elif states is self._before:
-            self.groups[-1].append(module)
+            self.groups[-1].append(path)
         else:
-            self.groups.append([module])
-        self.power[module], self._before = power, states
+            self.groups.append([path])
+        self.power[path], self._before = power, states
 
     def remove(self) -> None:
         """Take the hooks off."""
         for hook in self._hooks:
             hook.remove()
-        self._before = None
+        self._hooks, self._before = [], None
+
+    def all_groups(self) -> list[list[str]]:
+        """Those found, and each map that no text reached by itself."""
+        return [*self.groups, *([path] for path in self.paths if path not in self.power)]
 
 
 def _smoothing(group: Sequence[nn.Linear], power: Tensor) -> Tensor:
