@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
+from weakref import ref
 
 import torch
 import torch.nn.functional as F
@@ -30,8 +31,8 @@ LARGEST = 127
 SMALLEST = 1e-30
 """Keeps a row of zeros from being divided by zero."""
 
-# Of the states that several matrices in a row are multiplied with, what the first of them made. A thread has its own.
-_rounded: ContextVar[tuple[Tensor, Tensor] | None] = ContextVar("valuembed_rounded", default=None)
+# What the first of several maps in a row made of their states, and of which states. A thread has its own.
+_rounded: ContextVar[tuple[ref[Tensor], tuple[Tensor, Tensor]] | None] = ContextVar("valuembed_rounded", default=None)
 
 
 def round_rows(states: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,7 +82,7 @@ class Int8Linear(nn.Module):
         """Map ``[..., width_in]`` to ``[..., width_out]`` of the same dtype."""
         if states.device.type != "cpu" or (torch.is_grad_enabled() and states.requires_grad):
             return F.linear(states, self._whole_weight().to(states.dtype), self.bias)
-        rows, steps = self._round(states.reshape(-1, self.in_features))
+        rows, steps = self._round(states)
         products = torch._int_mm(rows, self.weight.t()).float().mul_(steps).mul_(self.steps)
         if self.bias is not None:
             products += self.bias
@@ -91,11 +92,14 @@ class Int8Linear(nn.Module):
         """Round the states, or take what the first of those that share them made of them."""
         # A compiler finds by itself what several maps compute alike.
         alone = (self._first and self._last) or torch.compiler.is_compiling()
-        made = None if alone or self._first else _rounded.get()
-        if made is None:
-            made = round_rows(states if self.smoothing is None else states * self.smoothing)
+        before = None if alone else _rounded.get()
+        if before is not None and before[0]() is states and not self._first:
+            made = before[1]
+        else:
+            rows = states.reshape(-1, self.in_features)
+            made = round_rows(rows if self.smoothing is None else rows * self.smoothing)
         if not alone:
-            _rounded.set(None if self._last else made)
+            _rounded.set(None if self._last else (ref(states), made))
         return made
 
     def _whole_weight(self) -> Tensor:
