@@ -226,8 +226,9 @@ class ValueReader(nn.Module):
         if not vectors.numel():
             vectors = finish(vectors.new_zeros(0, self.get_embedding_dimension()).to(self.model.device)).to(device)
         by_text = torch.split(vectors, [len(of_text) for of_text in parts])
-        # A row for each text, whatever its parts are.
-        check_vectors(torch.stack([of_text.sum()[None] for of_text in by_text]), self.model.dtype)
+        if texts:
+            # A row for each text, whatever its parts are.
+            check_vectors(torch.stack([of_text.sum()[None] for of_text in by_text]), self.model.dtype)
         found = [TextParts(*of_text) for of_text in zip(by_text, map(list, parts), read.tokens, strict=True)]
         return found, read.report
 
