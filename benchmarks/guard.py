@@ -186,7 +186,7 @@ class Bench:
         return turns
 
     def int8(self) -> Turns:
-        """Weights of 8 bits, against products in float32."""
+        """In int8, against products in float32."""
         try:
             model = self._load("va", dtype="int8")
         except ValuembedError as error:

@@ -103,6 +103,13 @@ class TestWhatIsAsked:
         assert asked == [True]
 
 
+def printed(code):
+    """The numbers that a process prints, without settings of the allocator in its environment."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=clean)
+    return map(int, ran.stdout.split())
+
+
 HOLES = """
 import ctypes
 import torch
@@ -129,9 +136,7 @@ print(kept - before, resident() - before)
 @pytest.mark.process
 @GLIBC
 def test_holes_are_given_back():
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
-    ran = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, text=True, check=True, env=clean)
-    kept, left = map(int, ran.stdout.split())
+    kept, left = printed(HOLES)
     assert kept > 150
     assert left < 50
 
@@ -140,8 +145,6 @@ def test_holes_are_given_back():
 @pytest.mark.process
 @GLIBC
 def test_pages_stay():
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
-    ran = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True, env=clean)
-    left, kept = map(int, ran.stdout.split())
+    left, kept = printed(FAULTS)
     # Twenty blocks of 40 MB, more than glibc keeps of itself: 195 thousand pages of 4 KB, or 380 of 2 MB.
     assert kept < 100 < left
