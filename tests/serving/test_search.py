@@ -5,6 +5,7 @@ import json
 import logging
 import threading
 import time
+from concurrent.futures import Future
 
 import httpx
 import numpy as np
@@ -12,8 +13,11 @@ import pytest
 from fastapi.testclient import TestClient
 from serving import ROWS, WIDTH, FakeEngine, FakeIndex, gone, running, until, vector_of
 
-from valuembed.errors import ReadingError
-from valuembed.serving.admission import Limits
+from valuembed.errors import ReadingError, RequestError
+from valuembed.serving.admission import Admission, Limits
+from valuembed.serving.context import ServerContext
+from valuembed.serving.metrics import Metrics
+from valuembed.serving.middleware import ClientGone
 from valuembed.serving.server import create_app
 
 KEY = "a-key"
@@ -290,3 +294,21 @@ class TestOthersAreServedMeanwhile:
             assert httpx.post(f"{url}/v1/search", json={"like": "k2"}, timeout=30).status_code == 200
             # Those that had begun went on to their end.
             assert len(index.asked) <= 4 + 1
+
+    @pytest.mark.parametrize("left", [True, False])
+    def test_what_nobody_waits_for_is_cancelled_before_its_request_is_over(self, left):
+        """Not in a later turn of the loop, in which a thread that is free would begin it."""
+
+        class Request:
+            async def receive(self):
+                await asyncio.sleep(0 if left else 60)
+                return {"type": "http.disconnect"}
+
+        serving = ServerContext("fake", None, Admission(Limits(answer_seconds=0.01)), Metrics())
+
+        async def give_up(future):
+            with pytest.raises(ClientGone if left else RequestError):
+                await serving.wait(Request(), future)
+            return future.cancelled()
+
+        assert asyncio.run(give_up(Future()))

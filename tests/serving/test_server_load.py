@@ -162,10 +162,14 @@ def ready(url):
 @pytest.mark.slow
 @pytest.mark.process
 def test_told_to_end_it_finishes_what_it_has():
-    """Clients that never try twice: each request is answered, until connections are refused."""
+    """Clients that never try twice: each request is answered, until connections are refused.
+
+    A request may cross the closing of a connection that had nothing to answer; of those that are being answered, there
+    are more.
+    """
     with process(0.01, 2) as (child, url, said):
         told, stop = threading.Event(), time.monotonic() + 30
-        outcomes, wrong = [], []
+        outcomes, wrong, crossed = [], [], []
 
         def client(name):
             number = 0
@@ -185,6 +189,9 @@ def test_told_to_end_it_finishes_what_it_has():
                         if "reset by peer" not in str(error) or ready(url) is not None:
                             wrong.append(repr(error))
                         return
+                    except httpx.RemoteProtocolError as error:
+                        (wrong if ready(url) is not None else crossed).append(repr(error))
+                        return
                     except Exception as error:
                         wrong.append(repr(error))
                         return
@@ -201,6 +208,7 @@ def test_told_to_end_it_finishes_what_it_has():
         for thread in clients:
             thread.join()
         assert wrong == []
+        assert len(crossed) <= 1
         assert sum(outcomes) > 12
     assert "SIGTERM: finishing what is in flight" in "".join(said)
     assert "quokka" not in "".join(said)

@@ -180,7 +180,7 @@ class ServerContext:
             self.map.close()
 
     async def wait(self, request: Request, future: Future[T]) -> T:
-        """What a future of the batcher gives; it is cancelled when nobody waits for it any more.
+        """What a future gives that another thread works on; it is cancelled when nobody waits for it any more.
 
         Raises:
             RequestError: 503, it took too long.
@@ -198,6 +198,9 @@ class ServerContext:
             raise RequestError(503, f"no answer was found in {seconds:g} s", code="timeout")
         finally:
             gone.cancel()
+            # At once: the wrapped one passes a cancellation on in a later turn of the loop, and a request that has
+            # been given up would be begun meanwhile.
+            future.cancel()
             result.cancel()
 
 

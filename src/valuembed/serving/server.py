@@ -53,8 +53,10 @@ KEEP_ALIVE_SECONDS = 75
 ACCEPT_SECONDS = 0.05
 """How long connections are still accepted that were made before the port is closed."""
 
-SETTLE_SECONDS = 1.0
-"""How long connections may still finish what they have begun after the port is closed."""
+SETTLE_TICKS = 10
+"""Turns of the main loop, of a tenth of a second at least, in which connections may still finish what they have begun
+after the port is closed. Turns, as a clock goes on while a machine stands still, and a request that came meanwhile
+would be dropped unread."""
 
 NO_TELEMETRY: Any = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False)
 """For FastAPI, which would otherwise report to whatever collector a process or its environment names."""
@@ -306,7 +308,7 @@ class Server(uvicorn.Server):
         self._url = url
         self._described = app.openapi_url is not None
         self._told: float | None = None
-        self._closed: float | None = None
+        self._ticks_since_closed: int | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """On the first signal leave, on the second go at once."""
@@ -328,16 +330,17 @@ class Server(uvicorn.Server):
         if self._url and self._serving.ready:
             self._say_where(self._url)
             self._url = None
-        now = time.monotonic()
         if self._told is None or stop:
             return stop
-        if self._closed is None and now >= self._told + self._drain_seconds:
-            self._closed = now
+        if self._ticks_since_closed is None:
+            if time.monotonic() < self._told + self._drain_seconds:
+                return False
             await self._close()
-        if self._closed is None:
-            return False
+            self._ticks_since_closed = 0
+        else:
+            self._ticks_since_closed += 1
         # Each answer closes its connection, so those that are left are idle, or busy still.
-        return not self.server_state.connections or now >= self._closed + SETTLE_SECONDS
+        return not self.server_state.connections or self._ticks_since_closed >= SETTLE_TICKS
 
     def _say_where(self, url: str) -> None:
         logger.info("serving %s at %s/v1", self._serving.name, url)
