@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 import valuembed
 from valuembed.execution import executor
-from valuembed.execution.scheduler import ATTENTION_REACH, schedule, shared_tokens
+from valuembed.execution.scheduler import ATTENTION_REACH, Packing, schedule, shared_tokens
 from valuembed.testing import tiny_checkpoint
 from valuembed.tokenization.tokenizer import TokenSequence
 
@@ -45,7 +45,8 @@ def test_long_sequences_share_no_prefix():
     longest = math.isqrt(8 * ATTENTION_REACH)
     assert [shared_tokens(_sequence(tokens, 8)) for tokens in (16, longest, longest + 1)] == [8, 8, 0]
     # In one row with others attention needs no mask.
-    assert shared_tokens(_sequence(longest + 1, 8), packed=True) == 8
+    assert shared_tokens(_sequence(longest + 1, 8), packing=Packing(1000)) == 8
+    assert shared_tokens(_sequence(longest + 1, 8), packing=Packing(1000, masked=True)) == 0
     assert shared_tokens(_sequence(16, 8), share=False) == shared_tokens(_sequence(16, 3)) == 0
 
 
@@ -53,7 +54,7 @@ def test_a_call_with_long_and_short_sequences_shares_for_the_short_ones():
     texts = [(_sequence(tokens, 8),) for tokens in (700, 16, 15, 14)]
     found = {row: batch.steps[0].p for batch in schedule(texts, 2048, 128, share=True) for row in batch.rows}
     assert found == {0: 0, 1: 8, 2: 8, 3: 8}
-    packed = schedule(texts, 2048, 128, share=True, packed_up_to=1000)
+    packed = schedule(texts, 2048, 128, share=True, packing=Packing(1000))
     assert {step.p for batch in packed for step in batch.steps} == {8}
 
 

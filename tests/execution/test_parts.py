@@ -93,7 +93,7 @@ def test_every_span_is_the_mean_of_its_tokens(architecture, layout):
     executor.layout = layout
     tolerance = 1e-4 if architecture == "lfm2" else 1e-5
     vectors = {name: [] for name in _expected(architecture)}
-    batches = executor.schedule(_sequences(), executor.packed_up_to())
+    batches = executor.schedule(_sequences(), executor.packing(8))
     for batch in batches:
         read = executor.read(batch, _plans(decoder_spec))
         for name, of_plan in zip(vectors, read, strict=True):

@@ -120,10 +120,11 @@ def test_most_families_can():
 
 @pytest.fixture
 def fed(monkeypatch):
-    """How many tokens each pass was fed, rows times columns."""
+    """How many tokens each pass was fed, rows times columns, where texts are padded."""
     seen = []
 
     def watch(encoder):
+        encoder[0].executor.layout = "padded"
         # Not those of the trial.
         encoder[0].executor.prefix_unsupported_reason()
         encoder[0].model.register_forward_pre_hook(

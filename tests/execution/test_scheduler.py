@@ -39,8 +39,9 @@ LONGROPE = {
 }
 
 
-def computed(step, lengths, packed):
-    return sum(lengths[row] for row in step) if packed else len(step) * max(lengths[row] for row in step)
+def computed(step, lengths, packed_cost=None):
+    padded = len(step) * max(lengths[row] for row in step)
+    return padded if packed_cost is None else min(padded, packed_cost * sum(lengths[row] for row in step))
 
 
 class TestSteps:
@@ -60,11 +61,11 @@ class TestSteps:
         # Four rows of 9 are more than 35 tokens; 10, 9 and 9, 9, 2 are 2 * 10 + 3 * 9, one less than 3 * 10 + 2 * 9.
         assert plan_steps([9, 10, 2, 9, 9], 35, 100) == [[1, 0], [3, 4, 2]]
         # In one row 9, 9 and 2 are just 20.
-        assert plan_steps([9, 10, 2, 9, 9], 20, 100, packed=True) == [[1, 0], [3, 4, 2]]
+        assert plan_steps([9, 10, 2, 9, 9], 20, 100, packed_cost=1.0) == [[1, 0], [3, 4, 2]]
 
     def test_a_row_over_the_budget_goes_alone(self):
         assert plan_steps([3, 40, 3], 10, 100) == [[1], [0, 2]]
-        assert plan_steps([3, 40, 3], 10, 100, packed=True) == [[1], [0, 2]]
+        assert plan_steps([3, 40, 3], 10, 100, packed_cost=1.0) == [[1], [0, 2]]
 
     def test_no_rows_no_steps(self):
         assert plan_steps([]) == []
@@ -74,17 +75,17 @@ class TestSteps:
         budget=st.integers(1, 100),
         cost=st.integers(0, 40),
         border=st.integers(0, 30),
-        packed=st.booleans(),
+        packed_cost=st.sampled_from([None, 1.0, 1.25]),
     )
-    def test_no_legal_cut_costs_less(self, lengths, budget, cost, border, packed):
+    def test_no_legal_cut_costs_less(self, lengths, budget, cost, border, packed_cost):
         def legal(steps):
-            fits = all(len(step) == 1 or computed(step, lengths, packed) <= budget for step in steps)
+            fits = all(len(step) == 1 or computed(step, lengths, packed_cost) <= budget for step in steps)
             return fits and all(len({lengths[row] > border for row in step}) == 1 for step in steps)
 
         def price(steps):
-            return sum(cost + computed(step, lengths, packed) for step in steps)
+            return sum(cost + computed(step, lengths, packed_cost) for step in steps)
 
-        steps = plan_steps(lengths, budget, cost, lambda length: length > border, packed=packed)
+        steps = plan_steps(lengths, budget, cost, lambda length: length > border, packed_cost=packed_cost)
         order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
         assert [row for step in steps for row in step] == order
         assert legal(steps)
@@ -103,14 +104,14 @@ class TestSteps:
         lengths = np.maximum(drawn.astype(int), 1).tolist()
         budget, cost = usual_step(torch.device(device))
         steps = plan_steps(lengths, budget, cost)
-        sizes = [computed(step, lengths, packed=False) for step in steps]
+        sizes = [computed(step, lengths) for step in steps]
         assert max(sizes) <= budget
         assert sum(sizes) / sum(lengths) < 1.05
         # Nor is that bought with small steps: on average they hold more than a third of the budget.
         assert sum(sizes) / len(steps) > budget / 3
         # The measure means something: in the order of arrival, 64 at a time, twice the tokens would be computed.
         blocks = [range(start, min(start + 64, 4000)) for start in range(0, 4000, 64)]
-        assert sum(computed(block, lengths, packed=False) for block in blocks) / sum(lengths) > 2
+        assert sum(computed(block, lengths) for block in blocks) / sum(lengths) > 2
 
     def test_padding_is_on_the_right_and_masked(self):
         ids, mask = pad_right([[5, 6, 7], [8], [9, 10]])

@@ -17,6 +17,7 @@ from valuembed.backbone.tracing import trace_architecture
 from valuembed.execution import capabilities
 from valuembed.execution.capabilities import packed_up_to, prefix_unsupported_reason
 from valuembed.execution.executor import Executor, PrefixCache
+from valuembed.execution.scheduler import Packing
 from valuembed.readout import varlen
 from valuembed.readout.hooks import install_attention_hooks
 from valuembed.readout.layout import PackedLayout
@@ -71,11 +72,11 @@ def _texts(lengths=LENGTHS, shared=SHARED):
     ]
 
 
-def _read(model, plans, texts, packed_up_to=0, prefixes=None):
+def _read(model, plans, texts, up_to=0, prefixes=None):
     """The vectors of texts in their order, each of the plans."""
     executor = Executor(model, plans[0])
     executor.tokens_per_step = 8192
-    batches = executor.schedule(texts, packed_up_to, share=prefixes is not None)
+    batches = executor.schedule(texts, Packing(up_to), share=prefixes is not None)
     order = torch.tensor([row for batch in batches for row in batch.rows]).argsort()
     vectors = [executor.read(batch, plans, prefixes) for batch in batches]
     return [torch.cat(of_plan)[order] for of_plan in zip(*vectors, strict=True)]
@@ -152,10 +153,38 @@ class TestEncoder:
         np.testing.assert_allclose(model.encode(TEXTS), padded, atol=1e-6)
         assert {rows for rows, _ in shapes} == {1}
 
-    def test_a_cpu_pads_unless_told(self, folder, caplog):
-        model = valuembed.load(folder, "va", device="cpu")
+    @pytest.mark.parametrize("method", ["va", "aligned_wva", "meta_eol"])
+    def test_a_cpu_packs_where_padding_costs_more(self, folder, method):
+        model = valuembed.load(folder, method, dtype="float32", device="cpu")
+        mixed = [" ".join(["word"] * count) for count in (1, 2, 3, 5, 8, 13, 21, 34)]
+        alike = ["one two three"] * 8
+        model.encode(mixed)
+        shapes = []
+        model.reader.model.register_forward_pre_hook(
+            lambda _, args, given: shapes.append(tuple(given["input_ids"].shape)), with_kwargs=True
+        )
+        packed = model.encode(mixed)
+        assert {rows for rows, _ in shapes} == {1}
+        shapes.clear()
+        model.encode(alike)
+        assert {rows for rows, _ in shapes} <= {1, 8}
+        assert any(rows == 8 for rows, _ in shapes)
+        shapes.clear()
+        # Fewer are not worth a trial.
+        few = model.encode(mixed[-3:])
+        assert sum(rows for rows, _ in shapes) == 3 * len(model.recipe.template)
+        np.testing.assert_allclose(few, packed[-3:], atol=1e-6)
+        model.reader.executor.layout = "padded"
+        np.testing.assert_allclose(packed, model.encode(mixed), atol=1e-6)
+
+    def test_a_cpu_pads_where_another_kernel_was_asked_for(self, folder, caplog):
+        model = valuembed.load(folder, "va", device="cpu", model_kwargs={"attn_implementation": "eager"})
         assert packed_up_to(model.reader.model, model.reader.plan) == 0
-        assert packed_up_to(model.reader.model, model.reader.plan, "padded") == 0
+        assert caplog.messages == []
+
+    def test_a_cpu_that_has_to_pad_says_nothing(self, caplog):
+        with caplog.at_level(logging.INFO, logger="valuembed"):
+            assert packed_up_to(_opened("gemma2")[0], _plans(_opened("gemma2")[1])[0]) == 0
         assert caplog.messages == []
 
     def test_a_shared_prefix_is_in_every_row_once(self, folder):
@@ -202,8 +231,8 @@ class TestReasons:
         caplog.clear()
         with caplog.at_level(logging.WARNING, logger="valuembed"):
             assert packed_up_to(model, _plans(decoder_spec)[0], layout) == 0
-        assert len(caplog.messages) == 1
-        return caplog.messages[0].partition(f"{type(model).__name__} ")[2]
+        (said,) = (message for message in caplog.messages if message.startswith("texts are padded"))
+        return said.partition(f"{type(model).__name__} ")[2]
 
     def test_sinks_and_softcaps(self, caplog):
         assert self.why(*_opened("gpt_oss"), caplog) == "no kernel of the packed layout has sinks"
@@ -223,7 +252,7 @@ class TestReasons:
         # Rotary positions are relative, and may count on over the row; learned ones have to begin anew.
         model, decoder_spec = _opened("gpt2")
         monkeypatch.setattr(PackedLayout, "positions", property(lambda layout: torch.arange(layout.tokens)[None]))
-        assert self.why(model, decoder_spec, caplog).startswith("a trial of the packed layout was off by 1.")
+        assert self.why(model, decoder_spec, caplog).startswith("a trial of the packed layout was off by 0.")
 
     def test_a_trial_that_fails(self, caplog, monkeypatch):
         model, decoder_spec = _opened("qwen3")

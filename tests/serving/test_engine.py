@@ -97,13 +97,13 @@ def test_texts_of_other_manners_share_steps(encoder, engine):
     """Whole sequences of any template can; those behind shared beginnings only with their own kind."""
     manners = [EmbedRequest(template="{text} one"), EmbedRequest(template="two {text}"), EmbedRequest(prompt="three ")]
     prepared = [engine.prepare([text], manner)[0] for text, manner in zip(TEXTS, manners, strict=False)]
-    assert {item.group for item in prepared} == {1}
+    assert {item.group for item in prepared} == {(1, True)}
     alone = [vectors(engine, [text], manner)[0] for text, manner in zip(TEXTS, manners, strict=False)]
     np.testing.assert_allclose(engine.run(prepared), alone, **CLOSE)
     groups = {engine.prepare(["x"], EmbedRequest(role))[0].group for role in (None, "query", "document")}
     assert len(groups) == 3
     (eight,) = engine.prepare(["x"], EmbedRequest(template="meta_eol"))
-    assert eight.group == 8
+    assert eight.group == (8, True)
 
 
 def test_own_beginnings_are_computed_once_for_all_requests(folder, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 LayoutName = Literal["auto", "padded", "packed"]
 
-LENGTHS = (47, 47, 47, 8)
+LENGTHS = (23, 23, 23, 8)
 """Tokens of the texts of a parity check. They are unlike any number of heads, and the last one's place in a packed row
 is far from its beginning."""
 
@@ -128,17 +129,22 @@ def packed_up_to(model: PreTrainedModel, plan: Plan, layout: LayoutName = "auto"
     Args:
         model: the decoder.
         plan: any of its plans.
-        layout: ``"auto"`` packs on CUDA; ``"packed"`` on any device, on the CPU by the slow plain kernel.
+        layout: ``"auto"`` packs on CUDA and CPUs, there with torch's own kernel alone; ``"packed"`` on any device.
     """
-    if layout == "padded" or (layout == "auto" and model.device.type != "cuda"):
+    chosen, device = layout == "auto", model.device.type
+    if layout == "padded" or (chosen and device not in ("cpu", "cuda")):
+        return 0
+    if chosen and device == "cpu" and model.config._attn_implementation != ATTENTION_PREFIX + "sdpa":
         return 0
     reason = (
         varlen.unsupported_reason(model, plan.decoder_spec)
         or _no_kernel(model, layout)
-        or _disagreement(model, plan, "the packed layout", packed=True)
+        or _disagreement(model, plan, "the packed layout", (True,))
     )
     if reason:
-        logger.warning("texts are padded, for in %s %s", type(model).__name__, reason)
+        # On a CPU that costs some padding, which is nothing to worry about.
+        level = logging.DEBUG if chosen and device == "cpu" else logging.WARNING
+        logger.log(level, "texts are padded, for in %s %s", type(model).__name__, reason)
         return 0
     return varlen.longest_text(model) or sys.maxsize
 
@@ -152,9 +158,10 @@ def prefix_unsupported_reason(model: PreTrainedModel, plan: Plan, *, packed: boo
     Args:
         model: the decoder.
         plan: any of its plans.
-        packed: whether texts lie packed in one row.
+        packed: whether some texts lie packed in one row.
     """
-    return _looks_further(model) or _disagreement(model, plan, "it", packed=packed, share=True)
+    layouts = (False, True) if packed else (False,)
+    return _looks_further(model) or _disagreement(model, plan, "it", layouts, share=True)
 
 
 def _looks_further(model: PreTrainedModel) -> str | None:
@@ -175,19 +182,20 @@ def _looks_further(model: PreTrainedModel) -> str | None:
 
 
 def _no_kernel(model: PreTrainedModel, layout: LayoutName) -> str | None:
-    if layout == "packed" or varlen.fast_kernel(model.device.type, model.dtype):
+    if layout == "packed" or model.device.type == "cpu" or varlen.fast_kernel(model.device.type, model.dtype):
         return None
     return f"no kernel packs {str(model.dtype).removeprefix('torch.')} on this device"
 
 
 def _disagreement(
-    model: PreTrainedModel, plan: Plan, what: str, *, packed: bool = False, share: bool = False
+    model: PreTrainedModel, plan: Plan, what: str, layouts: Sequence[bool], *, share: bool = False
 ) -> str | None:
-    """What short texts show that no configuration tells; None where both ways give the same."""
+    """What short texts show that no configuration tells; None where all these ways give the same as the plain one."""
     try:
-        plain, other = read_probe(model, plan), read_probe(model, plan, packed=packed, share=share)
+        plain = read_probe(model, plan)
+        others = [read_probe(model, plan, packed=packed, share=share) for packed in layouts]
     except Exception as error:
         # Whatever a family does not take in one way, it takes in the other.
         return f"a trial of {what} failed: {type(error).__name__}"
-    reason = beyond_rounding(model, plan, plain, other)
-    return reason and f"a trial of {what} was {reason}"
+    reasons = (beyond_rounding(model, plan, plain, other) for other in others)
+    return next((f"a trial of {what} was {reason}" for reason in reasons if reason), None)

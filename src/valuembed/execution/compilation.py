@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from transformers import PreTrainedModel
 
 from valuembed.backbone import Plan
@@ -23,7 +25,7 @@ def check_compile(compile: bool) -> bool:
     return compile
 
 
-def compile_layers(model: PreTrainedModel, plan: Plan, *, packed: bool = False) -> str | None:
+def compile_layers(model: PreTrainedModel, plan: Plan, layouts: Sequence[bool] = (False,)) -> str | None:
     """Compile each layer of a decoder, and hold it to what it gave before.
 
     Layers are alike, so all of them share what is compiled once. Attention and reading stay as they are.
@@ -31,17 +33,20 @@ def compile_layers(model: PreTrainedModel, plan: Plan, *, packed: bool = False) 
     Args:
         model: the decoder.
         plan: any of its plans.
-        packed: whether short texts lie packed in one row.
+        layouts: whether texts lie packed in one row: both where some do and some do not. A compiler makes layers for
+            one row apart from those for any number.
 
     Returns:
         Why the layers are as they were; None where they are compiled.
     """
     layers = list(model.get_submodule(plan.decoder_spec.layers_path).children())
-    before = read_probe(model, plan, packed=packed)
+    before = [read_probe(model, plan, packed=packed) for packed in layouts]
     for layer in layers:
         layer.compile(dynamic=True)
     try:
-        reason = beyond_rounding(model, plan, before, read_probe(model, plan, packed=packed))
+        after = (read_probe(model, plan, packed=packed) for packed in layouts)
+        reasons = (beyond_rounding(model, plan, *pair) for pair in zip(before, after, strict=True))
+        reason = next((reason for reason in reasons if reason), None)
     except Exception as error:
         # A compiler that is missing or fails must not stop anyone: what it would have made faster runs without it.
         said = " ".join(line.strip() for line in str(error).strip().splitlines()[:MESSAGE_LINES])

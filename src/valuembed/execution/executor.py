@@ -18,7 +18,15 @@ from valuembed.errors import ReadingError
 from valuembed.execution.capabilities import LayoutName, packed_up_to, prefix_unsupported_reason
 from valuembed.execution.compilation import compile_layers
 from valuembed.execution.fused_norms import fuse_norms, unfuse_norms
-from valuembed.execution.scheduler import Batch, Step, schedule, usual_step
+from valuembed.execution.scheduler import (
+    PACKED_COST_ON_CPU,
+    PADDED,
+    Batch,
+    Packing,
+    Step,
+    schedule,
+    usual_step,
+)
 from valuembed.readout import BatchLayout, PrefixKV, Readout, centre, is_compiled, join, lay_out, read_prefix
 from valuembed.recipes import Recipe
 from valuembed.tokenization import TokenSequence
@@ -57,7 +65,7 @@ class Executor:
         plan: any of its plans.
 
     Attributes:
-        layout: how texts lie in a step: ``"auto"``, ``"padded"`` or ``"packed"``.
+        layout: how texts lie in a step: ``"auto"`` packs where that costs less, ``"padded"`` and ``"packed"`` all.
         compile: whether layers are compiled before the first pass.
         fuse: whether RMS norms run as one operation where layers are not compiled; None is on CUDA.
     """
@@ -92,6 +100,17 @@ class Executor:
             self._packing[place] = packed_up_to(self.model, self.plan, self.layout)
         return self._packing[place]
 
+    def packing(self, texts: int) -> Packing:
+        """Which texts of a call may lie in one row, and what that costs.
+
+        Args:
+            texts: how many the call has: on a CPU, fewer than :data:`SHARED_FROM` are not worth the trial.
+        """
+        on_cuda, chosen = self.model.device.type == "cuda", self.layout == "auto"
+        if chosen and not on_cuda and texts < SHARED_FROM:
+            return PADDED
+        return Packing(self.packed_up_to(), PACKED_COST_ON_CPU if chosen and not on_cuda else 1.0, masked=not on_cuda)
+
     @default_device_and_precision()
     def prefix_unsupported_reason(self) -> str | None:
         """Why texts cannot share what they begin with; found out once for each place the decoder is in."""
@@ -114,18 +133,16 @@ class Executor:
         return PrefixCache(self.model, self.plan.decoder_spec)
 
     def schedule(
-        self, texts: Sequence[Sequence[TokenSequence]], packed_up_to: int = 0, *, share: bool = False
+        self, texts: Sequence[Sequence[TokenSequence]], packing: Packing = PADDED, *, share: bool = False
     ) -> list[Batch]:
         """Plan how the k sequences of each of b texts are read; see :func:`valuembed.execution.scheduler.schedule`."""
         _, cost = usual_step(self.model.device)
-        return schedule(
-            texts, self.tokens_per_step, cost, rope_groups(self.model), packed_up_to=packed_up_to, share=share
-        )
+        return schedule(texts, self.tokens_per_step, cost, rope_groups(self.model), packing=packing, share=share)
 
     def batch(self, texts: Sequence[Sequence[TokenSequence]], *, share: bool = False) -> Batch:
         """The k sequences of each of b texts as one batch, where others have planned which texts are read together."""
-        packed = max(len(one.ids) for text in texts for one in text) <= self.packed_up_to()
-        return Batch.of(range(len(texts)), texts, rope_groups(self.model), packed=packed, share=share)
+        packing = self.packing(SHARED_FROM)
+        return Batch.of(range(len(texts)), texts, rope_groups(self.model), packing=packing, share=share)
 
     @default_device_and_precision()
     def read(self, batch: Batch, plans: Sequence[Plan], prefixes: PrefixCache | None = None) -> list[Tensor]:
@@ -219,9 +236,12 @@ class Executor:
             logger.warning("norms are not fused: %s", reason)
 
     def _compile(self) -> None:
-        if not is_compiled(self.model, self.plan.decoder_spec) and (
-            reason := compile_layers(self.model, self.plan, packed=self.packed_up_to() > 0)
-        ):
+        if is_compiled(self.model, self.plan.decoder_spec):
+            return
+        packing = self.packing(SHARED_FROM)
+        always = packing.token_cost <= 1
+        layouts = [False] if not packing.up_to else [True] if always else [False, True]
+        if reason := compile_layers(self.model, self.plan, layouts):
             logger.warning("layers are not compiled: %s", reason)
             self.compile = False
 

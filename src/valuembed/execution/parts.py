@@ -99,8 +99,7 @@ def read_parts(
             yield found
 
     def placed() -> Iterator[BatchResult]:
-        ahead = len(texts) >= stream.PREFETCH_FROM
-        for result in stream.read_sequences(executor, tokenized(), [plan], prefixes, ahead=ahead):
+        for result in stream.read_sequences(executor, tokenized(), [plan], prefixes, count=len(texts)):
             yield replace(result, rows=[row for sequence in result.rows for row in rows[sequence]])
 
     # With several templates a vector is finished when all of them are there.

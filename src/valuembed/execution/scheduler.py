@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +19,9 @@ TOKENS_PER_STEP_ON_CPU = 2048
 STEP_COST, STEP_COST_ON_CPU = 256, 128
 """What a step costs beside its tokens, in tokens: a GPU is slow to start and then fast, on a CPU tokens cost most."""
 
+PACKED_COST_ON_CPU = 1.05
+"""What a token of a packed row costs on a CPU, in tokens of padded rows: some texts are laid out anew for attention."""
+
 LEAST_TOKENS = 4
 """A shorter prefix is not worth the joining of its keys and values to every text's."""
 
@@ -34,13 +37,40 @@ def usual_step(device: torch.device) -> tuple[int, int]:
     return (TOKENS_PER_STEP_ON_CPU, STEP_COST_ON_CPU) if device.type == "cpu" else (TOKENS_PER_STEP, STEP_COST)
 
 
+@dataclass(frozen=True)
+class Packing:
+    """Which texts may lie packed in one row, and what that costs.
+
+    Attributes:
+        up_to: tokens of the longest that may; 0 for none.
+        token_cost: of a packed row, in tokens of padded rows; rows are packed where that costs no more.
+        masked: whether attention behind a prefix needs a mask, as it does in padded rows.
+    """
+
+    up_to: int = 0
+    token_cost: float = 1.0
+    masked: bool = False
+
+    def may(self, sequences: Iterable[TokenSequence]) -> bool:
+        """Whether some sequences may lie in one row."""
+        return all(len(one.ids) <= self.up_to for one in sequences)
+
+    def pays(self, fed: Sequence[int]) -> bool:
+        """Whether so many tokens of each sequence cost no more in one row than padded."""
+        return len(fed) * max(fed) >= self.token_cost * sum(fed)
+
+
+PADDED = Packing()
+"""No text is packed."""
+
+
 def plan_steps(
     lengths: Sequence[int],
     budget: int = TOKENS_PER_STEP,
     cost: int = STEP_COST,
     group: Callable[[int], Hashable] = lambda length: None,
     *,
-    packed: bool = False,
+    packed_cost: float | None = None,
 ) -> list[list[int]]:
     """Sort rows by exact length, longest first, and cut them where that costs least: the best of all cuts.
 
@@ -49,7 +79,8 @@ def plan_steps(
         budget: a step computes at most so many tokens, except where a single row is longer.
         cost: what a step costs beside the tokens that it computes, in tokens.
         group: rows share a step only if this gives the same for their lengths.
-        packed: a step computes the tokens of its rows; False for rows x longest row, padding among them.
+        packed_cost: of a token, where rows that are padded for more may be packed; None, and a step computes rows x
+            longest row, padding among them.
 
     Returns:
         Indices of the rows of each step; each row is in exactly one.
@@ -59,16 +90,16 @@ def plan_steps(
     before = np.concatenate(([0], ordered.cumsum()))
     counts = np.arange(1, len(order) + 1)
     # least[j]: of the first j rows, cut at their best; begin[j]: where the last step of that cut begins.
-    least = np.concatenate(([0], np.full(len(order), np.iinfo(np.int64).max)))
+    least = np.concatenate(([0.0], np.full(len(order), np.inf)))
     begin = np.zeros(len(order) + 1, dtype=np.int64)
     for first, end in _ends_of_groups(ordered.tolist(), group):
-        if packed:
-            most = int(before.searchsorted(before[first] + budget, side="right")) - 1
-            last = min(end, max(most, first + 1))
-            computed = before[first + 1 : last + 1] - before[first]
-        else:
-            last = min(end, first + max(1, budget // int(ordered[first])))
-            computed = counts[: last - first] * ordered[first]
+        last = min(end, first + max(1, budget // int(ordered[first])))
+        if packed_cost is not None:
+            most = int(before.searchsorted(before[first] + budget / packed_cost, side="right")) - 1
+            last = max(last, min(end, most))
+        computed = counts[: last - first] * ordered[first]
+        if packed_cost is not None:
+            computed = np.minimum(computed, packed_cost * (before[first + 1 : last + 1] - before[first]))
         total = least[first] + cost + computed
         better = total < least[first + 1 : last + 1]
         least[first + 1 : last + 1][better] = total[better]
@@ -91,17 +122,18 @@ def _ends_of_groups(lengths: Sequence[int], group: Callable[[int], Hashable]) ->
         yield first, end
 
 
-def shared_tokens(sequence: TokenSequence, share: bool = True, *, packed: bool = False) -> int:
+def shared_tokens(sequence: TokenSequence, share: bool = True, packing: Packing = PADDED) -> int:
     """How many tokens at the beginning of a sequence are computed once for many.
 
     Args:
         sequence: of t tokens.
         share: whether prefixes are shared at all.
-        packed: whether it lies in one row with others, where attention needs no mask.
+        packing: what may lie in one row with others; there attention may need no mask.
     """
     if not share or sequence.prefix < LEAST_TOKENS:
         return 0
-    pays = packed or len(sequence.ids) ** 2 <= ATTENTION_REACH * sequence.prefix
+    unmasked = packing.may([sequence]) and not packing.masked
+    pays = unmasked or len(sequence.ids) ** 2 <= ATTENTION_REACH * sequence.prefix
     return sequence.prefix if pays else 0
 
 
@@ -112,14 +144,24 @@ class Step:
     Attributes:
         sequences: b of them.
         places: of each, among the sequences of its batch.
-        packed: whether they lie in one row without padding.
-        p: tokens at the beginning of each, the same in all, that are computed once for many steps.
+        packing: what may lie in one row.
+        p: tokens at the beginning of each, the same in all, that are computed once for many.
     """
 
     sequences: list[TokenSequence]
     places: list[int]
-    packed: bool = False
+    packing: Packing = PADDED
     p: int = 0
+
+    @property
+    def fed(self) -> list[int]:
+        """Tokens of each sequence that are its own."""
+        return [len(sequence.ids) - self.p for sequence in self.sequences]
+
+    @property
+    def packed(self) -> bool:
+        """Whether they lie in one row without padding."""
+        return self.packing.may(self.sequences) and self.packing.pays(self.fed)
 
     @property
     def prefix(self) -> tuple[int, ...]:
@@ -145,14 +187,14 @@ class Step:
             budget, cost, group: as for :func:`plan_steps`.
             most_padding: more tokens of padding than these are a reason too; None is any number.
         """
-        fed = [len(sequence.ids) - self.p for sequence in self.sequences]
+        fed, packed_cost = self.fed, self.packing.token_cost if self.packing.may(self.sequences) else None
         computed = sum(fed) if self.packed else len(fed) * max(fed)
         padded = most_padding is not None and computed - sum(fed) > most_padding
         if len(fed) == 1 or not (computed > budget or padded):
             return [self]
         return [
             replace(self, sequences=[self.sequences[i] for i in rows], places=[self.places[i] for i in rows])
-            for rows in plan_steps(fed, budget, cost, group, packed=self.packed)
+            for rows in plan_steps(fed, budget, cost, group, packed_cost=packed_cost)
         ]
 
 
@@ -179,7 +221,7 @@ class Batch:
         texts: Sequence[Sequence[TokenSequence]],
         group: Callable[[int], Hashable] = lambda length: None,
         *,
-        packed: bool = False,
+        packing: Packing = PADDED,
         share: bool = False,
     ) -> Batch:
         """The batch of some texts, in as few steps as their sequences allow.
@@ -187,13 +229,12 @@ class Batch:
         Args:
             rows: which texts they are.
             texts: the k sequences of each.
-            group, share: as for :func:`schedule`.
-            packed: whether they lie in one row.
+            group, packing, share: as for :func:`schedule`.
         """
         alike: dict[Hashable, Step] = {}
         for place, one in enumerate(one for text in texts for one in text):
-            p = shared_tokens(one, share, packed=packed)
-            step = alike.setdefault((tuple(one.ids[:p]), group(len(one.ids) - p)), Step([], [], packed, p))
+            p = shared_tokens(one, share, packing)
+            step = alike.setdefault((tuple(one.ids[:p]), group(len(one.ids) - p)), Step([], [], packing, p))
             step.sequences.append(one)
             step.places.append(place)
         truncated = [row for row, text in zip(rows, texts, strict=True) if any(one.truncated for one in text)]
@@ -227,7 +268,7 @@ def schedule(
     cost: int,
     group: Callable[[int], Hashable] = lambda length: None,
     *,
-    packed_up_to: int = 0,
+    packing: Packing = PADDED,
     share: bool = False,
 ) -> list[Batch]:
     """Plan how texts are read: batches of about one length, longest first, each in as few steps as its sequences allow.
@@ -235,24 +276,21 @@ def schedule(
     Args:
         texts: the k sequences of each of b texts.
         budget, cost, group: of a step, as for :func:`plan_steps`.
-        packed_up_to: texts of at most so many tokens lie packed in one row.
+        packing: which texts may lie packed in one row.
         share: compute the prefixes that the sequences tell of once; those that share one are read in a step of their
             own.
     """
     k = len(texts[0]) if texts else 1
-    packs = [max(len(one.ids) for one in text) <= packed_up_to for text in texts]
-    fed = [
-        max(len(one.ids) - shared_tokens(one, share, packed=takes) for one in text)
-        for text, takes in zip(texts, packs, strict=True)
-    ]
+    fed = [max(len(one.ids) - shared_tokens(one, share, packing) for one in text) for text in texts]
     # Without prefixes the k sequences of a text are in one step.
     within = budget if share else max(1, budget // k)
     batches = []
-    for packed in (False, True):
-        members = [row for row, takes in enumerate(packs) if takes is packed]
-        for cut in plan_steps([fed[row] for row in members], within, cost, group, packed=packed) if members else ():
+    for packed_cost in (None, packing.token_cost):
+        members = [row for row, text in enumerate(texts) if packing.may(text) is (packed_cost is not None)]
+        lengths = [fed[row] for row in members]
+        for cut in plan_steps(lengths, within, cost, group, packed_cost=packed_cost) if members else ():
             rows = [members[i] for i in cut]
-            batch = Batch.of(rows, [texts[row] for row in rows], group, packed=packed, share=share)
+            batch = Batch.of(rows, [texts[row] for row in rows], group, packing=packing, share=share)
             if k > 1:
                 # Templates of one text may differ much in length, and would be padded to the longest.
                 steps = [part for step in batch.steps for part in step.cut(budget, cost, group, most_padding=cost)]

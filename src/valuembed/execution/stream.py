@@ -99,7 +99,7 @@ def read_texts(
                 by_template = [[sequence.by_token() for sequence in of_template] for of_template in by_template]
             yield list(zip(*by_template, strict=True))
 
-    yield from read_sequences(executor, tokenized(), plans, prefixes, ahead=len(texts) >= PREFETCH_FROM)
+    yield from read_sequences(executor, tokenized(), plans, prefixes, count=len(texts))
 
 
 def read_sequences(
@@ -108,7 +108,7 @@ def read_sequences(
     plans: Sequence[Plan],
     prefixes: PrefixCache | None,
     *,
-    ahead: bool,
+    count: int,
 ) -> Iterator[BatchResult]:
     """Read what is tokenized, window by window, in batches of a token budget.
 
@@ -117,19 +117,20 @@ def read_sequences(
         windows: the k sequences of each text, of as many texts as are sorted together.
         plans: of this decoder, which feed the same tokens.
         prefixes: where what the sequences tell they begin with is kept; None where each is run whole.
-        ahead: tokenize in a thread of its own, while others are computed.
+        count: texts of the call. Where they are many, they are tokenized in a thread of its own, while others are
+            computed.
     """
     # Here and not in the thread that makes the batches, where gradients would always seem to be wanted.
-    packed_up_to = executor.packed_up_to()
+    packing = executor.packing(count)
 
     def scheduled() -> Iterator[Batch]:
         start = 0
         for texts in windows:
-            batches = executor.schedule(texts, packed_up_to, share=prefixes is not None)
+            batches = executor.schedule(texts, packing, share=prefixes is not None)
             yield from (batch.moved(start) for batch in batches)
             start += len(texts)
 
-    for batch in prefetch(scheduled()) if ahead else scheduled():
+    for batch in prefetch(scheduled()) if count >= PREFETCH_FROM else scheduled():
         vectors = executor.read(batch, plans, prefixes)
         yield BatchResult(batch.rows, vectors, batch.tokens, batch.reused, batch.truncated, batch.counts)
 

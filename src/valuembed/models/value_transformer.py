@@ -115,7 +115,8 @@ class ValueTransformer(ValueReader, Transformer):
         Returns:
             For each plan ``[b, width]``, float32.
         """
-        batches = self.executor.schedule(_sequences(features), self.executor.packed_up_to())
+        sequences = _sequences(features)
+        batches = self.executor.schedule(sequences, self.executor.packing(len(sequences)))
         vectors = [self.executor.read(batch, plans) for batch in batches]
         order = torch.tensor([row for batch in batches for row in batch.rows]).argsort()
         return [torch.cat(of_plan)[order.to(of_plan[0].device)] for of_plan in zip(*vectors, strict=True)]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from valuembed.errors import ReadingError
 from valuembed.readout import pooling
+from valuembed.readout.grouped_attention import Group, group_texts
 
 
 class PrefixKV:
@@ -215,6 +216,11 @@ class PackedLayout:
             begins += [0, start]
             counts += [self.p, length]
         return _to(pooling.range_index(torch.tensor(begins), torch.tensor(counts)), self.device)
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """What a kernel takes together that wants rows of one length."""
+        return group_texts(self.lengths, self.p, self.device)
 
     def mean_values(self, values: Tensor) -> Tensor:
         """``[b, g, d]`` float32 of values ``[1, g, t, d]``."""

@@ -1,7 +1,6 @@
 """The packed layout: attention within the texts of one flat row, and which decoders it is right for.
 
-The fast kernels run on CUDA in half precision. The plain one, a call a text, runs anywhere: it is what tests hold the
-layout's arithmetic to, and too slow for anything else.
+The fast kernels run on CUDA in half precision. Elsewhere torch's own kernel is called for groups of texts.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ from inspect import signature
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionCacheLayerMixin
 
 from valuembed.backbone import DecoderSpec
+from valuembed.readout.grouped_attention import grouped_attention
 from valuembed.readout.layout import PackedLayout
 
 WIDEST_HEAD = 256
@@ -45,28 +44,12 @@ def attend(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scal
         ``[1, t, h, d]``.
     """
     queries, keys, values = (states[0].transpose(0, 1) for states in (query, key, value))
+    kernel = fast_kernel(query.device.type, query.dtype)
+    if kernel is None:
+        return grouped_attention(queries, keys, values, layout.groups, scaling)[None]
     if (order := layout.key_order) is not None:
         keys, values = keys.index_select(0, order), values.index_select(0, order)
-    kernel = fast_kernel(query.device.type, query.dtype) or plain_kernel
     return kernel(queries, keys, values, layout, scaling)[None]
-
-
-def plain_kernel(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float | None) -> Tensor:
-    """One call of torch's own attention for each stretch of the row."""
-    outputs = []
-    queries = torch.split(query, layout.query_lengths)
-    keys, values = (torch.split(states, layout.key_lengths) for states in (key, value))
-    for stretch in zip(queries, keys, values, strict=True):
-        q, k, v = (states.transpose(0, 1)[None] for states in stretch)
-        # Each token sees the whole beginning, and its own text up to itself.
-        n, m = q.shape[2], k.shape[2]
-        seen = torch.ones(n, m, dtype=torch.bool, device=query.device).tril(diagonal=m - n)
-        outputs.append(
-            F.scaled_dot_product_attention(
-                q, k, v, attn_mask=seen, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
-            )[0].transpose(0, 1)
-        )
-    return torch.cat(outputs)
 
 
 @lru_cache

@@ -299,7 +299,10 @@ class Batcher:
             [group[row] for row in step]
             for group in groups.values()
             for step in plan_steps(
-                [piece.ready.length for piece in group], self.engine.step_tokens, self.engine.step_cost
+                [piece.ready.length for piece in group],
+                self.engine.step_tokens,
+                self.engine.step_cost,
+                packed_cost=group[0].ready.packed_cost,
             )
         ]
 

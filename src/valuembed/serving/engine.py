@@ -83,17 +83,15 @@ class EncoderEngine(Engine):
         k = len(by_template)
         # Behind different prefixes texts cannot share a step.
         group = (k, recipe.templates_for(manner.role), prompt) if prefixes else k
-        packed_up_to = reader.executor.packed_up_to()
+        packing = reader.executor.packing(SHARED_FROM)
         return [
             Tokenized(
                 tokens=sum(len(one.ids) for one in sequences),
-                length=max(
-                    len(one.ids) - shared_tokens(one, prefixes is not None, packed=len(one.ids) <= packed_up_to)
-                    for one in sequences
-                ),
+                length=max(len(one.ids) - shared_tokens(one, prefixes is not None, packing) for one in sequences),
                 truncated=any(one.truncated for one in sequences),
-                group=group,
+                group=(group, packing.may(sequences)),
                 payload=_Fed(sequences, prefixes),
+                packed_cost=packing.token_cost if packing.may(sequences) else None,
             )
             for sequences in zip(*by_template, strict=True)
         ]

@@ -49,6 +49,8 @@ class Tokenized:
         truncated: whether it lost tokens of its end.
         group: only texts of the same can share a step.
         payload: the engine's own.
+        packed_cost: of its tokens where texts of its group are packed, as in
+            :func:`valuembed.execution.plan_steps`; None where they are padded.
     """
 
     tokens: int
@@ -56,6 +58,7 @@ class Tokenized:
     truncated: bool
     group: Hashable
     payload: Any
+    packed_cost: float | None = None
 
 
 @dataclass(frozen=True)
