@@ -3,11 +3,12 @@
     python benchmarks/throughput.py [--shape qwen3-0.6b] [--texts 400] [--rounds 5] [--dtype bfloat16] [--device cpu]
         [--only NAME ...] [--name throughput]
     python benchmarks/throughput.py --model DIR --sts FILE [--gguf FILE ...] --name throughput-NAME
+    python benchmarks/throughput.py --model DIR --paragraphs FILE [--gguf FILE ...] --name throughput-NAME-paragraphs
     python benchmarks/throughput.py memory [--texts 100000]
 
 Without --model the decoder is a random checkpoint in a known shape, and the texts are made. With it, they are the
-sentences of --sts, whose pairs each contender's vectors are scored on, and --gguf lets llama.cpp (package xllamacpp)
-take its turns with the same decoder.
+sentences of --sts, whose pairs each contender's vectors are scored on, or the texts of --paragraphs, and --gguf lets
+llama.cpp (package xllamacpp) take its turns with the same decoder.
 
 Everyone runs in a process of its own and they take turns, round by round; ratios are formed within a round. MetaEOL
 gets every eighth text and llama.cpp every fourth, as they take many times as long, and rates are texts a second. A
@@ -25,6 +26,7 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import argparse
+import json
 import platform
 import statistics
 import tempfile
@@ -144,7 +146,11 @@ def measure(
     args: argparse.Namespace, path: Path, pairs: StsFile | None
 ) -> tuple[dict[str, list[tuple[int, float, Work]]], dict[str, float]]:
     """For each contender and round: texts, seconds, work; and the score of its vectors."""
-    texts = [*pairs.sentences1, *pairs.sentences2] if pairs else some_texts(args.texts)
+    if args.paragraphs:
+        records = map(json.loads, args.paragraphs.read_text(encoding="utf-8").splitlines())
+        texts = [record["text"] for record in records if record["text"].strip()][: args.texts]
+    else:
+        texts = [*pairs.sentences1, *pairs.sentences2] if pairs else some_texts(args.texts)
     names = args.only or [*CONTENDERS, *(BESIDE if args.model else ()), *LLAMA_CPP]
     files = {name: [f"{name}: {file.name}" for file in args.gguf] for name in LLAMA_CPP}
     names = [each for name in names for each in files.get(name, [name])]
@@ -194,11 +200,13 @@ def report(args: argparse.Namespace, found: dict[str, list[tuple[int, float, Wor
     import torch
 
     best = [work.flops for _, _, work in found[MACHINE]]
-    given = f"--model DIR/{args.model.name} --sts {args.sts.name}" if args.model else f"--shape {args.shape}"
+    source = f"--paragraphs {args.paragraphs.name}" if args.paragraphs else f"--sts {args.sts.name}" if args.sts else ""
+    given = f"--model DIR/{args.model.name} {source}" if args.model else f"--shape {args.shape}"
     given += " --gguf " + " ".join(f"DIR/{file.name}" for file in args.gguf) if args.gguf else ""
     given += " --only " + " ".join(f"'{name}'" for name in args.only) if args.only else ""
     if args.model:
-        about = f"The decoder {args.model.name}, {args.texts} sentences of {args.sts.name}"
+        of = f"texts of {args.paragraphs.name}" if args.paragraphs else f"sentences of {args.sts.name}"
+        about = f"The decoder {args.model.name}, {args.texts} {of}"
     else:
         about = (
             f"A random checkpoint in the shape of {args.shape} (vocabulary of 8,192), {args.texts} texts of log-normal "
@@ -322,6 +330,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="qwen3-0.6b")
     parser.add_argument("--model", type=Path, help="folder of a decoder, in place of a random one")
     parser.add_argument("--sts", type=Path, help="with --model, file of pairs whose sentences are embedded")
+    parser.add_argument("--paragraphs", type=Path, help="in place of --sts, a .jsonl with a text a line")
     parser.add_argument("--gguf", type=Path, nargs="+", default=[], help="with --model, files of it for llama.cpp")
     parser.add_argument("--texts", type=int)
     parser.add_argument("--rounds", type=int, default=5)
@@ -337,8 +346,8 @@ def main() -> None:
     if args.what == "memory":
         memory(args)
         return
-    if bool(args.model) != bool(args.sts):
-        parser.error("--model and --sts belong together")
+    if bool(args.model) != bool(args.sts or args.paragraphs):
+        parser.error("--model and one of --sts and --paragraphs belong together")
     with tempfile.TemporaryDirectory() as folder:
         path = args.model or make_checkpoint(Path(folder), args.shape, args.dtype)
         found, scores = measure(args, path, pairs_of(args))

@@ -17,6 +17,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import valuembed
 from valuembed.errors import RecipeError
+from valuembed.execution import executor
+from valuembed.execution.compilation import seconds_of_pass
 from valuembed.readout.readout import is_compiled
 from valuembed.testing import tiny_checkpoint
 
@@ -166,7 +168,59 @@ class TestStaysOutOfTheWay:
         assert said.startswith("layers are not compiled: off by ")
 
 
-@pytest.mark.parametrize("given", ["auto", 1])
+@pytest.mark.slow
+class TestAuto:
+    """What is compiled, by what passes are said to take."""
+
+    @pytest.fixture
+    def seconds(self, monkeypatch):
+        """Seconds of the passes that are timed, in their order."""
+        given = []
+        monkeypatch.setattr(executor, "seconds_of_pass", lambda model, plan, *, packed: given.pop(0))
+        return given
+
+    def encoded(self, folder, monkeypatch, after):
+        monkeypatch.setattr(executor, "TRIAL_AFTER_SECONDS", after)
+        expected = valuembed.load(folder, "wva", dtype="float32").encode(TEXTS)
+        model = valuembed.load(folder, "wva", dtype="float32", compile="auto")
+        for _ in range(2):
+            np.testing.assert_allclose(model.encode(TEXTS), expected, atol=1e-6)
+        return is_compiled(model.reader.model, model.reader.plan.decoder_spec), model.reader.executor.compile
+
+    def test_layers_that_are_faster_are_kept(self, folder, graphs, monkeypatch, seconds):
+        seconds += [1.0, 0.9]
+        assert self.encoded(folder, monkeypatch, 0.0) == (True, True)
+        assert seconds == []
+
+    def test_layers_that_are_hardly_faster_are_taken_back(self, folder, graphs, monkeypatch, seconds, caplog):
+        seconds += [1.0, 0.97]
+        with caplog.at_level(logging.INFO, logger="valuembed"):
+            assert self.encoded(folder, monkeypatch, 0.0) == (False, False)
+        assert warned(caplog) == ["layers are not compiled: they are 1.03 times as fast"]
+
+    def test_nothing_is_compiled_before_there_was_work_enough(self, folder, graphs, monkeypatch, seconds):
+        before = graphs.frame_count
+        assert self.encoded(folder, monkeypatch, 1e9) == (False, "auto")
+        assert graphs.frame_count == before
+
+    def test_a_compiler_that_fails_is_asked_once(self, folder, fresh, monkeypatch, seconds, caplog):
+        def fail(*args: Any, **options: Any) -> Any:
+            raise RuntimeError("no compiler")
+
+        real = nn.Module.compile
+        monkeypatch.setattr(nn.Module, "compile", lambda module, **options: real(module, backend=fail, **options))
+        seconds += [1.0]
+        assert self.encoded(folder, monkeypatch, 0.0) == (False, False)
+        (said,) = warned(caplog)
+        assert said.startswith("layers are not compiled: ")
+
+    def test_a_pass_is_timed(self, folder):
+        reader = valuembed.load(folder, "va", dtype="float32").reader
+        for packed in (False, True):
+            assert seconds_of_pass(reader.model, reader.plan, packed=packed) > 0
+
+
+@pytest.mark.parametrize("given", ["always", 1])
 def test_anything_else_is_an_error(folder, given):
-    with pytest.raises(RecipeError, match=rf"^compile={given!r} is unknown; legal: True, False$"):
+    with pytest.raises(RecipeError, match=rf"^compile={given!r} is unknown; legal: True, False, 'auto'$"):
         valuembed.load(folder, "va", compile=given)

@@ -1,6 +1,6 @@
 from . import cpu_memory as cpu_memory
 from .capabilities import LayoutName as LayoutName
-from .compilation import check_compile as check_compile
+from .compilation import CompileChoice as CompileChoice, check_compile as check_compile
 from .cpu_memory import tune_memory as tune_memory
 from .executor import SHARED_FROM as SHARED_FROM, Executor as Executor, PrefixCache as PrefixCache
 from .int8_products import Int8Linear as Int8Linear, use_int8_products as use_int8_products

@@ -43,7 +43,9 @@ MOST_ERROR = 0.25
 
 
 @torch.inference_mode()
-def read_probe(model: PreTrainedModel, plan: Plan, *, packed: bool = False, share: bool = False) -> Tensor:
+def read_probe(
+    model: PreTrainedModel, plan: Plan, *, packed: bool = False, share: bool = False, copies: int = 1
+) -> Tensor:
     """Read a few short texts, after all layers that are loaded.
 
     Args:
@@ -51,6 +53,7 @@ def read_probe(model: PreTrainedModel, plan: Plan, *, packed: bool = False, shar
         plan: any of its plans.
         packed: in one row without padding.
         share: with the tokens that all texts begin with computed once for all of them.
+        copies: how often each of the texts is among them.
 
     Returns:
         ``[b, width]``.
@@ -63,7 +66,7 @@ def read_probe(model: PreTrainedModel, plan: Plan, *, packed: bool = False, shar
         [(row * longest + place) * 7919 % int(config.vocab_size) for place in range(min(length, longest))]
         for row, length in enumerate(LENGTHS)
     ]
-    rows = [rows[0][:SHARED_TOKENS] + row[SHARED_TOKENS:] for row in rows]
+    rows = [rows[0][:SHARED_TOKENS] + row[SHARED_TOKENS:] for row in rows] * copies
     shared = SHARED_TOKENS if share else 0
     prefix = read_prefix(model, plan.decoder_spec, rows[0][:shared]) if share and not packed else None
     spans = [(shared, len(row)) for row in rows]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -16,7 +17,14 @@ from valuembed._utils.torch_settings import default_device_and_precision
 from valuembed.backbone import DecoderSpec, Plan, rope_groups
 from valuembed.errors import ReadingError
 from valuembed.execution.capabilities import LayoutName, packed_up_to, prefix_unsupported_reason
-from valuembed.execution.compilation import compile_layers
+from valuembed.execution.compilation import (
+    LEAST_GAIN,
+    TRIAL_AFTER_SECONDS,
+    CompileChoice,
+    compile_layers,
+    seconds_of_pass,
+    uncompile_layers,
+)
 from valuembed.execution.fused_norms import fuse_norms, unfuse_norms
 from valuembed.execution.scheduler import (
     PACKED_COST_ON_CPU,
@@ -66,7 +74,8 @@ class Executor:
 
     Attributes:
         layout: how texts lie in a step: ``"auto"`` packs where that costs less, ``"padded"`` and ``"packed"`` all.
-        compile: whether layers are compiled before the first pass.
+        compile: whether layers are compiled before the first pass; ``"auto"`` compiles them when passes have taken
+            long enough to pay for it, and only where they are faster then.
         fuse: whether RMS norms run as one operation where layers are not compiled; None is on CUDA.
     """
 
@@ -74,9 +83,10 @@ class Executor:
         self.model = model
         self.plan = plan
         self.layout: LayoutName = "auto"
-        self.compile = False
+        self.compile: CompileChoice = False
         self.fuse: bool | None = None
         self._fused = False
+        self._seconds = 0.0
         self._tokens_per_step: int | None = None
         self._packing: dict[object, int] = {}
         self._whole: dict[object, str | None] = {}
@@ -162,10 +172,14 @@ class Executor:
         """
         if not torch.is_grad_enabled():
             self._set_norms()
-            if self.compile:
+            if self.compile == "auto":
+                self._compile_where_it_pays()
+            elif self.compile:
                 self._compile()
         parts = [part for plan in plans for part in plan.parts]
+        start = time.perf_counter()
         read = [done for step in batch.steps for done in self._within_memory(step, parts, prefixes)]
+        self._seconds += time.perf_counter() - start
         order = torch.tensor([place for step, _ in read for place in step.places_of_vectors]).argsort(stable=True)
         by_part = []
         for of_part in zip(*(vectors for _, vectors in read), strict=True):
@@ -227,7 +241,7 @@ class Executor:
     def _set_norms(self) -> None:
         """Fuse norms or take that back; a compiler fuses them by itself."""
         wanted = self.model.device.type == "cuda" if self.fuse is None else self.fuse
-        if (wanted := wanted and not self.compile) is self._fused:
+        if (wanted := wanted and self.compile is not True) is self._fused:
             return
         self._fused = wanted
         if not wanted:
@@ -235,14 +249,35 @@ class Executor:
         elif reason := fuse_norms(self.model, self.plan):
             logger.warning("norms are not fused: %s", reason)
 
-    def _compile(self) -> None:
+    def _compile(self) -> bool:
+        """Compile layers that are not; whether they are."""
         if is_compiled(self.model, self.plan.decoder_spec):
-            return
-        packing = self.packing(SHARED_FROM)
-        always = packing.token_cost <= 1
-        layouts = [False] if not packing.up_to else [True] if always else [False, True]
-        if reason := compile_layers(self.model, self.plan, layouts):
+            return True
+        if reason := compile_layers(self.model, self.plan, self._layouts()):
             logger.warning("layers are not compiled: %s", reason)
+            self.compile = False
+        return not reason
+
+    def _layouts(self) -> list[bool]:
+        """Whether texts of a step lie packed in one row: both where some do."""
+        packing = self.packing(SHARED_FROM)
+        if not packing.up_to:
+            return [False]
+        return [True] if packing.token_cost <= 1 else [False, True]
+
+    def _compile_where_it_pays(self) -> None:
+        if self._seconds < TRIAL_AFTER_SECONDS:
+            return
+        packed = self._layouts()[-1]
+        before = seconds_of_pass(self.model, self.plan, packed=packed)
+        self.compile = True
+        self._set_norms()
+        if not self._compile():
+            return
+        gain = before / seconds_of_pass(self.model, self.plan, packed=packed)
+        if gain < LEAST_GAIN:
+            logger.info("layers are not compiled: they are %.2f times as fast", gain)
+            uncompile_layers(self.model, self.plan)
             self.compile = False
 
 

@@ -12,6 +12,7 @@ from sentence_transformers.base.modules import Normalize
 from valuembed._utils.torch_settings import building, default_device_and_precision
 from valuembed.backbone import LoadKwargs, LoadOptions
 from valuembed.backbone.checkpoints import EARLY_TRANSFORMER_TYPE, TRANSFORMER_TYPE, Checkpoint
+from valuembed.execution import CompileChoice
 from valuembed.models.centring import centre_reader
 from valuembed.models.encoder import ValueEncoder
 from valuembed.models.reader_loading import check_prompts, load_reader
@@ -34,7 +35,7 @@ def load(
     normalize: bool = True,
     *,
     purpose: str | None = None,
-    compile: bool = False,
+    compile: CompileChoice = False,
     **options: Unpack[LoadKwargs],
 ) -> ValueEncoder:
     """Turn a decoder into a sentence-embedding model, without training.
@@ -66,6 +67,7 @@ def load(
         max_tokens: longest sequence fed, template included; None is the model's own limit.
         compile: True compiles the layers with torch before the first pass, which takes from seconds to a minute and
             makes every later pass faster. Where compiling fails, the layers run as they are, and a warning says why.
+            ``"auto"`` does so once passes have taken half a minute, and takes it back where they are no faster then.
         revision, token, cache_folder, local_files_only: as on the hub.
         trust_remote_code: run code that comes with the checkpoint. Never needed for this library's own folders.
         model_kwargs: for transformers' ``from_pretrained``: ``attn_implementation``, ``device_map``, quantization, ...

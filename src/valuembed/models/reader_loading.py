@@ -13,7 +13,7 @@ from valuembed._utils.text_warnings import callers_level
 from valuembed.backbone import LoadOptions, computes_in_int8, prepare, split_dtype
 from valuembed.backbone.checkpoints import Checkpoint, SavedSettings, locate, saved_config, saved_settings
 from valuembed.errors import RecipeError, UnusedModulesWarning
-from valuembed.execution import check_compile
+from valuembed.execution import CompileChoice, check_compile
 from valuembed.models.recipe_choice import DEFAULT_METHOD, calibration_of, resolve_for
 from valuembed.models.value_reader import Reader, build
 from valuembed.recipes import LayerSpec, Recipe, TemplateSpec
@@ -57,7 +57,7 @@ def load_reader(
     cleaning: str | None = None,
     *,
     options: LoadOptions,
-    compile: bool = False,
+    compile: CompileChoice = False,
 ) -> LoadedReader[Reader]:
     """Load a decoder cut for a recipe, with the module around it that reads it.
 

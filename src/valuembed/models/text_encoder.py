@@ -19,7 +19,7 @@ from valuembed._utils.torch_settings import building, default_device_and_precisi
 from valuembed.backbone import LoadKwargs, LoadOptions, compute_dtype_of
 from valuembed.backbone.checkpoints import locate, saved_config
 from valuembed.data import as_text, as_texts, check_texts
-from valuembed.execution import EncodeReport, check_vectors, collect, read_texts, warn_of
+from valuembed.execution import CompileChoice, EncodeReport, check_vectors, collect, read_texts, warn_of
 from valuembed.models.centring import centre_reader
 from valuembed.models.reader_loading import load_reader
 from valuembed.models.recipe_choice import DEFAULT_METHOD
@@ -156,7 +156,7 @@ def load_text_encoder(
     template: TemplateSpec | Mapping[str, TemplateSpec] = "auto",
     cleaning: str | None = None,
     *,
-    compile: bool = False,
+    compile: CompileChoice = False,
     **options: Unpack[LoadKwargs],
 ) -> TextEncoder | None:
     """Load a model for texts alone.
