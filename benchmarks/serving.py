@@ -39,6 +39,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from real import cpu_name
 from shapes import SHAPES, VOCABULARY, make_checkpoint, some_texts
 
 HERE = Path(__file__).parent
@@ -331,8 +332,8 @@ def main() -> None:
         "# Serving",
         "",
         f"Made by `python benchmarks/serving.py{' ' + given if given else ''}`,",
-        f"on {os.cpu_count()} CPU cores that server, clients and offline encoding share, Python "
-        f"{platform.python_version()},",
+        f"on {os.cpu_count()} cores of {cpu_name()} that server, clients and offline encoding share,",
+        f"Python {platform.python_version()},",
         f"{', '.join(f'{name} {version(name)}' for name in packages)}.",
         "",
         *measured,

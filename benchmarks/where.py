@@ -76,6 +76,31 @@ TRIED = [
         "mean cosine to float32 0.997; by sentences 0.999",
         "sentences",
     ),
+    (
+        "huge pages (`glibc.malloc.hugetlb=1`), 200 sentences, SmolLM2, VA, compiled, three processes of each in turns",
+        "120, 82 and 74 texts/s; without 123, 80 and 77",
+        "as it is",
+    ),
+    (
+        "the compiler's own matrix products (`max_autotune`, backends CPP and ATEN), the same sentences",
+        "82 texts/s beside 77 to 80, which is noise; the first call takes 25 s in place of 15",
+        "oneDNN's",
+    ),
+    (
+        "the same with frozen weights",
+        "71 texts/s; the first call takes 114 s, as each layer is compiled by itself",
+        "one compilation for all layers",
+    ),
+    (
+        "packed steps of 384 to 2,048 tokens, 256 sentences, SmolLM2, VA",
+        "0.99 to 1.09 times padded steps in float32, 0.92 to 1.07 in int8, without an order",
+        "2,048",
+    ),
+    (
+        "packed rows whose texts of up to 64 tokens attend in one group, SmolLM2, AlignedWVA, int8, calls of 64",
+        "0.77 times padded rows; in groups of up to 16, 32 and 64 tokens 1.23",
+        "groups from 16 on",
+    ),
 ]
 """What was tried, what was found, and what stands in its place."""
 
