@@ -102,8 +102,8 @@ def grouped_attention(
         q = group.take(query, group.rows, group.queries)
         rows = group.rows if group.key_rows is None else group.key_rows
         k, v = (group.take(states, rows, group.keys) for states in (key, value))
-        # Behind a beginning each token sees all of it, and its own text up to itself.
-        mask = None if group.keys == group.queries else _mask(group, query)
+        p = group.keys - group.queries
+        mask = mask_behind(p, group.queries, query.dtype, query.device) if p else None
         output = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=shares
         )
@@ -128,8 +128,7 @@ def _rows(texts: Sequence[tuple[int, int]], longest: int, p: int = 0) -> Tensor:
     return torch.cat([torch.arange(p).expand(len(texts), p), own], dim=1).flatten()
 
 
-def _mask(group: Group, query: Tensor) -> Tensor:
-    p = group.keys - group.queries
-    least = torch.finfo(query.dtype).min
-    hidden = torch.full((group.queries, group.keys), least, dtype=query.dtype, device=query.device)
+def mask_behind(p: int, tokens: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """``[tokens, p + tokens]`` to be added to scores: each token sees the p in front, and its own text up to itself."""
+    hidden = torch.full((tokens, p + tokens), torch.finfo(dtype).min, dtype=dtype, device=device)
     return hidden.triu_(diagonal=p + 1)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from valuembed.errors import ReadingError
 from valuembed.readout import pooling
-from valuembed.readout.grouped_attention import Group, group_texts
+from valuembed.readout.grouped_attention import Group, group_texts, mask_behind
 
 
 class PrefixKV:
@@ -309,9 +309,8 @@ def lay_out(
         "position_ids": torch.arange(p, t, device=device).repeat(len(ids), 1),
     }
     if prefix:
-        # A mask in its final form is passed on as it is: each token sees the prefix, and its own text up to itself.
-        hidden = torch.full((t - p, t), torch.finfo(dtype).min, dtype=dtype, device=device)
-        inputs["attention_mask"] = hidden.triu_(diagonal=p + 1)[None, None]
+        # A mask in its final form is passed on as it is.
+        inputs["attention_mask"] = mask_behind(p, t - p, dtype, device)[None, None]
     mask = pooling.span_mask(_to(torch.tensor(spans), device), t)
     return PaddedLayout(_to(last, device), mask, prefix, several), inputs
 
