@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from valuembed.readout import pooling
+
 ALIKE_FROM = 8
 """Texts of one length that are attended to as they lie: for fewer, a call of the kernel costs more than copies."""
 
@@ -103,7 +105,7 @@ def grouped_attention(
         rows = group.rows if group.key_rows is None else group.key_rows
         k, v = (group.take(states, rows, group.keys) for states in (key, value))
         p = group.keys - group.queries
-        mask = mask_behind(p, group.queries, query.dtype, query.device) if p else None
+        mask = pooling.mask_behind(p, group.queries, query.dtype, query.device) if p else None
         output = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=shares
         )
@@ -126,9 +128,3 @@ def _rows(texts: Sequence[tuple[int, int]], longest: int, p: int = 0) -> Tensor:
     starts, lengths = torch.tensor(texts).unbind(1)
     own = starts[:, None] + torch.minimum(torch.arange(longest)[None], lengths[:, None] - 1)
     return torch.cat([torch.arange(p).expand(len(texts), p), own], dim=1).flatten()
-
-
-def mask_behind(p: int, tokens: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """``[tokens, p + tokens]`` to be added to scores: each token sees the p in front, and its own text up to itself."""
-    hidden = torch.full((tokens, p + tokens), torch.finfo(dtype).min, dtype=dtype, device=device)
-    return hidden.triu_(diagonal=p + 1)

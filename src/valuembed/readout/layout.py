@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from valuembed.errors import ReadingError
 from valuembed.readout import pooling
-from valuembed.readout.grouped_attention import Group, group_texts, mask_behind
+from valuembed.readout.grouped_attention import Group, group_texts
 
 
 class PrefixKV:
@@ -310,7 +310,7 @@ def lay_out(
     }
     if prefix:
         # A mask in its final form is passed on as it is.
-        inputs["attention_mask"] = mask_behind(p, t - p, dtype, device)[None, None]
+        inputs["attention_mask"] = pooling.mask_behind(p, t - p, dtype, device)[None, None]
     mask = pooling.span_mask(_to(torch.tensor(spans), device), t)
     return PaddedLayout(_to(last, device), mask, prefix, several), inputs
 

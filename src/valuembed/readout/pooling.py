@@ -1,7 +1,7 @@
 """The arithmetic of pooling: tensors in, tensors out, sums in float32.
 
-Mask convention: 1 is a real token that counts. A mask enters as a weight of zero in a sum, so no number that stands
-in the padding reaches a result.
+Mask convention: 1 is a real token that counts; scores of attention have a mask of their own, which is added. A mask
+enters as a weight of zero in a sum, so no number that stands in the padding reaches a result.
 """
 
 from __future__ import annotations
@@ -29,6 +29,12 @@ def span_mask(span: Tensor, length: int) -> Tensor:
     """
     positions = torch.arange(length, device=span.device)
     return (positions >= span[:, :1]) & (positions < span[:, 1:])
+
+
+def mask_behind(p: int, tokens: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """``[tokens, p + tokens]`` to be added to scores: each token sees the p in front, and its own text up to itself."""
+    hidden = torch.full((tokens, p + tokens), torch.finfo(dtype).min, dtype=dtype, device=device)
+    return hidden.triu_(diagonal=p + 1)
 
 
 def mean_over_tokens(signal: Tensor, mask: Tensor) -> Tensor:
